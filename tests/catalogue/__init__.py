@@ -1,0 +1,59 @@
+"""Every public object of the package, one `Case` each.
+
+A module here per folder of the package holds a list `CASES`. Being in it means being
+held to every contract in `tests/contracts`.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+CONTRACTS = (
+    "config",
+    "keras_file",
+    "xla",
+    "mixed_bfloat16",
+    "steps_per_execution",
+    "no_retrace",
+    "two_replicas",
+    "jax",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One public object under contract.
+
+    Attributes:
+        name: shown in the test id.
+        kind: `"optimizer"`, `"schedule"`, `"callback"`, `"layer"`, `"transform"`,
+            or `"model"`; decides how `contracts.building` puts it in a model.
+        make: builds a new object, without arguments.
+        input_shape: of one example, for layers and models.
+        random: draws random numbers in training, so only finiteness and shapes are
+            compared between backends and strategies.
+        exempt: contract name -> the documented reason why it does not apply.
+    """
+
+    name: str
+    kind: str
+    make: Callable[[], Any]
+    input_shape: tuple[int, ...] = (8,)
+    random: bool = False
+    exempt: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        unknown = set(self.exempt) - set(CONTRACTS)
+        assert not unknown, f"{self.name}: unknown contracts {unknown}"
+
+
+def all_cases() -> list[Case]:
+    """The cases of every module in this folder, sorted by module name."""
+    cases = []
+    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
+        cases += importlib.import_module(f"catalogue.{info.name}").CASES
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names), "two cases share a name"
+    return cases

@@ -1,0 +1,1 @@
+"""What every public object must survive, and the models it is tried in."""

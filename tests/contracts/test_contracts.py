@@ -1,0 +1,125 @@
+"""The contracts that one process on the TensorFlow backend can check."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from catalogue import all_cases
+from contracts.building import trial
+
+CASES = all_cases()
+
+
+def _cases(contract, kinds=None):
+    params = []
+    for case in CASES:
+        if kinds and case.kind not in kinds:
+            continue
+        marks = []
+        if contract in case.exempt:
+            marks.append(pytest.mark.skip(reason=case.exempt[contract]))
+        params.append(pytest.param(case, id=case.name, marks=marks))
+    return pytest.mark.parametrize("case", params)
+
+
+def _close(case, left, right, atol):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        if np.issubdtype(a.dtype, np.floating):
+            assert np.all(np.isfinite(a))
+            assert np.all(np.isfinite(b))
+        if not case.random:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
+
+
+def _plain(value):
+    """A config with live objects made comparable."""
+    return keras.saving.serialize_keras_object(value)
+
+
+@_cases("config", kinds=("optimizer", "schedule", "callback", "layer", "transform"))
+def test_config_round_trip(case):
+    obj = case.make()
+    config = obj.get_config()
+    again = type(obj).from_config(config)
+    assert type(again) is type(obj)
+    assert _plain(again.get_config()) == _plain(config)
+
+
+@_cases("config", kinds=("optimizer", "schedule", "callback", "layer", "transform"))
+def test_config_keys_are_the_constructor_arguments_in_order(case):
+    obj = case.make()
+    arguments = [
+        name
+        for name, p in inspect.signature(type(obj).__init__).parameters.items()
+        if name != "self"
+        and p.kind
+        not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    ]
+    keys = [key for key in obj.get_config() if key in arguments]
+    if case.kind in ("optimizer", "layer"):  # Keras' base classes add their own first
+        assert set(arguments) <= set(obj.get_config())
+    else:
+        assert keys == arguments
+
+
+@_cases("keras_file", kinds=("optimizer", "schedule", "layer", "transform", "model"))
+def test_keras_file_round_trip(case, tmp_path):
+    first = trial(case)
+    first.fit()
+    first.model.compile(  # a loss that a file can name
+        optimizer=first.model.optimizer, loss=None, metrics=None
+    )
+    path = tmp_path / "model.keras"
+    first.model.save(path)
+    again = keras.saving.load_model(path)
+    np.testing.assert_array_equal(
+        first.model.predict(first.x, verbose=0), again.predict(first.x, verbose=0)
+    )
+    for a, b in zip(first.model.weights, again.weights, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    if again.optimizer is not None:
+        for a, b in zip(
+            first.model.optimizer.variables, again.optimizer.variables, strict=True
+        ):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@_cases("xla")
+def test_xla_equals_graph(case):
+    graph, xla = trial(case), trial(case, jit=True)
+    graph.fit()
+    xla.fit()
+    _close(case, graph.weights(), xla.weights(), 2e-5)
+
+
+@_cases("mixed_bfloat16")
+def test_mixed_bfloat16(case):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    t = trial(case)
+    dtypes = [v.dtype for v in t.model.trainable_variables]
+    history = t.fit(epochs=2)
+    assert np.all(np.isfinite(history.history["loss"]))
+    assert [v.dtype for v in t.model.trainable_variables] == dtypes
+    assert set(dtypes) == {"float32"}
+
+
+@_cases("steps_per_execution")
+def test_steps_per_execution_changes_nothing(case):
+    one, two = trial(case), trial(case, steps_per_execution=2)
+    one.fit(epochs=2)
+    two.fit(epochs=2)
+    _close(case, one.weights(), two.weights(), 1e-6)
+
+
+@_cases("no_retrace")
+def test_second_fit_does_not_retrace(case):
+    t = trial(case)
+    t.fit()
+    before = len(t.traces)
+    t.fit()
+    assert len(t.traces) == before
