@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+
 from catalogue import Case
 
 BATCH, STEPS, CLASSES = 8, 4, 4

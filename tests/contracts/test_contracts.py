@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+
 from catalogue import all_cases
 from contracts.building import trial
 

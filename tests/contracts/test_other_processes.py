@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from catalogue import all_cases
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]

@@ -14,6 +14,7 @@ if CONTRACT == "jax":
     os.environ["KERAS_BACKEND"] = "jax"
 
 import numpy as np
+
 from catalogue import all_cases
 
 if CONTRACT == "two_replicas":
