@@ -1,0 +1,132 @@
+"""Where arrays come from: scikit-learn, idx folders, `.npz` files, image folders.
+
+Each function returns a `Raw`, or raises `DataError` with a text that says what is wrong
+with what it found.
+"""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from keras_dlopt.data.idx import IMAGES, LABELS, find_idx, read_idx
+from keras_dlopt.data.split import Raw
+from keras_dlopt.errors import DataError
+
+MNIST_CLASSES = tuple("0123456789")
+FASHION_CLASSES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+# name -> class names, number of validation images.
+IDX_SETS: dict[str, tuple[tuple[str, ...], int]] = {
+    "mnist": (MNIST_CLASSES, 5_000),
+    "fashion_mnist": (FASHION_CLASSES, 10_000),
+}
+IDX_STEMS = tuple(f"{p}-{k}" for p in ("train", "t10k") for k in (IMAGES, LABELS))
+
+
+def digits(seed: int) -> Raw:
+    """scikit-learn's 1,797 digits of 8x8 pixels, shuffled by `seed`."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    # 17 gray levels, 0 to 16; as bytes they are rounded to multiples of 255/16.
+    x = np.rint(x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    order = np.random.default_rng(seed).permutation(len(x))
+    x, y = x[order], y[order]
+    return Raw(
+        "digits",
+        *(x[:1437], y[:1437]),
+        x_test=x[1437:],
+        y_test=y[1437:],
+        class_names=MNIST_CLASSES,
+        validation=180,
+    )
+
+
+def has_idx(folder: pathlib.Path) -> bool:
+    """Whether all four files of an idx data set are in `folder`."""
+    return all(find_idx(folder, stem) for stem in IDX_STEMS)
+
+
+def from_idx(folder: pathlib.Path, name: str) -> Raw:
+    """The four idx files in `folder`."""
+    arrays = []
+    for stem in IDX_STEMS:
+        path = find_idx(folder, stem)
+        if path is None:
+            raise DataError(
+                f"{folder} has no {stem} or {stem}.gz. It needs all of "
+                f"{', '.join(IDX_STEMS)}."
+            )
+        array = read_idx(path)
+        if array.ndim != (3 if IMAGES in stem else 1):
+            raise DataError(f"{path} holds an array of shape {array.shape}.")
+        arrays.append(array)
+    names, validation = IDX_SETS.get(name, (None, 0.1))
+    x_train, y_train, x_test, y_test = arrays
+    return Raw(
+        name,
+        *(x_train, y_train),
+        x_test=x_test,
+        y_test=y_test,
+        class_names=names,
+        validation=validation,
+    )
+
+
+def from_keras(name: str) -> Raw:
+    """Keras' own copy, downloaded into `~/.keras` where it is not yet there."""
+    import keras
+
+    module = getattr(keras.datasets, name)
+    try:
+        (x_train, y_train), (x_test, y_test) = module.load_data()
+    except Exception as error:  # whatever the network, the disk or the hash say
+        raise DataError(f"{type(error).__name__}: {error}") from error
+    names, validation = IDX_SETS[name]
+    return Raw(
+        name,
+        *(x_train, y_train),
+        x_test=x_test,
+        y_test=y_test,
+        class_names=names,
+        validation=validation,
+    )
+
+
+def from_npz(path: pathlib.Path) -> Raw:
+    """A NumPy archive with `x_train, y_train, x_test, y_test`, maybe `x_val, y_val`."""
+    arrays: dict[str, np.ndarray] = {}
+    keys = [f"{a}_{p}" for p in ("train", "val", "test") for a in "xy"]
+    try:
+        # Opened here: np.load leaves its own file open when it fails.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            names = list(archive.files)
+            for key in keys:
+                if key in names:
+                    arrays[key] = archive[key]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        raise DataError(
+            f"{path} cannot be read as an .npz archive of plain arrays: {error}. "
+            "Arrays of Python objects are refused, since loading them runs code; "
+            "write it with np.savez(path, x_train=..., y_train=..., x_test=..., "
+            "y_test=...)."
+        ) from error
+    needed = ("x_train", "y_train", "x_test", "y_test")
+    absent = [key for key in needed if key not in arrays]
+    if absent or ("x_val" in arrays) != ("y_val" in arrays):
+        raise DataError(
+            f"{path} holds {names}; expected {', '.join(needed)} and, if it has its "
+            "own validation part, both x_val and y_val."
+        )
+    return Raw(path.stem, **arrays)

@@ -1,0 +1,363 @@
+import gzip
+import os
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+
+from keras_dlopt.data import Dataset, load, loading
+from keras_dlopt.data.idx import read_idx
+from keras_dlopt.errors import ConfigError, DataError
+
+REAL = os.environ.get("KERAS_DLOPT_DATA")
+
+
+def write_idx(path, array, *, shape=None, head=None):
+    shape = array.shape if shape is None else shape
+    head = head if head is not None else bytes([0, 0, 8, len(shape)])
+    data = head + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_set(folder, *, train=20, test=6, suffix=".gz"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for stem, count in (("train", train), ("t10k", test)):
+        arrays[stem] = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        write_idx(folder / f"{stem}-images-idx3-ubyte{suffix}", arrays[stem])
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte{suffix}", labels)
+    return arrays
+
+
+@pytest.fixture
+def no_download(monkeypatch):
+    import keras
+
+    def refuse():
+        raise OSError("no network here")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", refuse)
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", refuse)
+    monkeypatch.delenv("KERAS_DLOPT_DATA", raising=False)
+
+
+def test_digits_is_split_without_overlap_and_always_alike():
+    a, b = load(), load("digits")
+    assert (len(a.x_train), len(a.x_val), len(a.x_test)) == (1257, 180, 360)
+    assert a.x_train.dtype == np.float32
+    assert a.y_train.dtype == np.int32
+    assert a.x_train.min() == 0
+    assert a.x_train.max() == 1
+    np.testing.assert_array_equal(a.x_test, b.x_test)
+    from sklearn.datasets import load_digits
+
+    every = np.concatenate([a.x_train, a.x_val, a.x_test]).reshape(1797, -1)
+    expected = np.rint(load_digits().data * 255 / 16) / 255
+    np.testing.assert_allclose(
+        np.sort(every.sum(1)), np.sort(expected.sum(1)), rtol=1e-5
+    )
+
+
+def test_another_seed_shuffles_digits_differently():
+    assert not np.array_equal(load(seed=1).y_train, load().y_train)
+
+
+def test_uint8_is_the_same_images():
+    a, b = load(dtype="uint8"), load()
+    assert a.x_train.dtype == np.uint8
+    np.testing.assert_array_equal(
+        a.x_train.astype("float32") / np.float32(255), b.x_train
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_folder_as_argument(tmp_path, suffix):
+    arrays = write_set(tmp_path / "mnist", suffix=suffix)
+    for folder in (tmp_path, tmp_path / "mnist"):
+        data = load("mnist", folder=folder, validation=5, dtype="uint8")
+        np.testing.assert_array_equal(data.x_train[..., 0], arrays["train"][:15])
+        np.testing.assert_array_equal(data.x_val[..., 0], arrays["train"][15:])
+        np.testing.assert_array_equal(data.x_test[..., 0], arrays["t10k"])
+        assert data.y_val.tolist() == [5, 6, 7, 8, 9]
+
+
+def test_environment_variable_and_hyphenated_folder(tmp_path, monkeypatch):
+    write_set(tmp_path / "fashion-mnist")
+    monkeypatch.setenv(loading.ENVIRONMENT, str(tmp_path))
+    data = load("fashion_mnist", validation=0.25)
+    assert len(data.x_val) == 5
+    assert data.class_names[9] == "ankle boot"
+
+
+def test_a_folder_called_after_the_other_set_is_not_used(tmp_path, no_download):
+    write_set(tmp_path / "mnist")
+    with pytest.raises(DataError, match="fashion_mnist was not found"):
+        load("fashion_mnist", folder=tmp_path / "mnist")
+
+
+def test_path_of_an_idx_folder(tmp_path):
+    write_set(tmp_path / "kana")
+    data = load(tmp_path / "kana")
+    assert data.name == "kana"
+    assert (len(data.x_train), len(data.x_val), data.classes) == (18, 2, 10)
+
+
+def test_the_error_names_all_that_was_tried_in_order(
+    tmp_path, no_download, monkeypatch
+):
+    with pytest.raises(DataError) as error:
+        load("mnist")
+    text = str(error.value)
+    assert "1. the environment variable KERAS_DLOPT_DATA: not set" in text
+    assert (
+        "2. Keras' own copy in ~/.keras, or its download: OSError: no network" in text
+    )
+    monkeypatch.setenv(loading.ENVIRONMENT, str(tmp_path))
+    with pytest.raises(DataError) as error:
+        load("mnist")
+    text = str(error.value)
+    first = text.index(f"1. KERAS_DLOPT_DATA, {tmp_path / 'mnist'}: no such folder")
+    second = text.index(f"2. KERAS_DLOPT_DATA, {tmp_path}: no train-images-idx3-ubyte")
+    assert first < second < text.index("3. Keras' own copy")
+    assert "'digits', which needs no download" in text
+
+
+def test_an_explicit_folder_is_the_only_place(tmp_path, no_download):
+    with pytest.raises(DataError) as error:
+        load("mnist", folder=tmp_path / "nowhere")
+    assert "no such folder" in str(error.value)
+    assert "Keras' own" not in str(error.value)
+
+
+def test_keras_own_copy_is_the_last_resort(monkeypatch):
+    import keras
+
+    x = np.zeros((6000, 2, 2), np.uint8)
+    y = (np.arange(6000) % 10).astype(np.uint8)
+    monkeypatch.delenv("KERAS_DLOPT_DATA", raising=False)
+    monkeypatch.setattr(
+        keras.datasets.mnist, "load_data", lambda: ((x, y), (x[:10], y[:10]))
+    )
+    data = load("mnist")
+    assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (1000, 5000, 10)
+
+
+def test_npz(tmp_path):
+    x = np.linspace(0, 1, 40 * 4, dtype=np.float64).reshape(40, 4)
+    y = np.arange(40) % 3
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y[:, None], x_test=x, y_test=y)
+    data = load(tmp_path / "a.npz")
+    assert data.name == "a"
+    assert data.x_train.dtype == np.float32
+    assert (len(data.x_train), len(data.x_val), data.classes) == (36, 4, 3)
+    np.savez(
+        tmp_path / "b.npz",
+        **dict(x_train=x, y_train=y, x_val=x[:7], y_val=y[:7], x_test=x, y_test=y),
+    )
+    assert len(load(tmp_path / "b.npz").x_val) == 7
+    with pytest.raises(ConfigError, match="brings its own validation part"):
+        load(tmp_path / "b.npz", validation=3)
+    with pytest.raises(DataError, match="cannot be given as uint8"):
+        load(tmp_path / "b.npz", dtype="uint8")
+
+
+def test_npz_is_never_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (tmp_path / "exploded",))
+
+    y = np.zeros(3, int)
+    bomb = np.array([Bomb()], object)
+    np.savez(tmp_path / "a.npz", x_train=bomb, y_train=y, x_test=y, y_test=y)
+    with pytest.raises(DataError, match="since loading them runs code"):
+        load(tmp_path / "a.npz")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_npz_with_the_wrong_keys_or_damaged(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    with pytest.raises(DataError, match=r"holds \['x'\]; expected x_train, y_train"):
+        load(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes(b"PK\3\4 not a zip")
+    with pytest.raises(DataError, match="cannot be read as an"):
+        load(tmp_path / "b.npz")
+
+
+def _images(folder, *, count=10, size=(4, 6), mode="RGB"):
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+            Image.fromarray(pixels).convert(mode).save(folder / name / f"{i}.png")
+
+
+def test_folder_of_images(tmp_path):
+    _images(tmp_path / "pets")
+    data = load(tmp_path / "pets")
+    assert data.class_names == ("cat", "dog")
+    assert data.input_shape == (4, 6, 3)
+    assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (14, 2, 4)
+    assert load(tmp_path / "pets", image_size=(8, 8)).input_shape == (8, 8, 3)
+
+
+def test_folder_of_images_in_parts(tmp_path):
+    _images(tmp_path / "train", mode="L")
+    _images(tmp_path / "test", count=3, mode="L")
+    data = load(tmp_path)
+    assert data.input_shape == (4, 6, 1)
+    assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (18, 2, 6)
+    (tmp_path / "test" / "cat").rename(tmp_path / "test" / "cow")
+    with pytest.raises(DataError, match=r"has classes \['cow'\]"):
+        load(tmp_path)
+
+
+def test_image_folder_errors(tmp_path):
+    _images(tmp_path / "a")
+    (tmp_path / "a" / "cat" / "3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"3\.png cannot be read as an image"):
+        load(tmp_path / "a")
+    _images(tmp_path / "b")
+    _images(tmp_path / "other", size=(5, 5))
+    (tmp_path / "other" / "dog" / "0.png").rename(tmp_path / "b" / "dog" / "z.png")
+    with pytest.raises(DataError, match=r"Give image_size=\(height, width\)"):
+        load(tmp_path / "b")
+    _images(tmp_path / "c" / "train")
+    with pytest.raises(DataError, match="and no folder test"):
+        load(tmp_path / "c")
+    _images(tmp_path / "d" / "test")
+    (tmp_path / "d" / "train").mkdir()
+    with pytest.raises(DataError, match="train has no images"):
+        load(tmp_path / "d")
+
+
+def test_an_image_folder_without_images_says_so(tmp_path):
+    from keras_dlopt.data.folders import from_folder
+
+    with pytest.raises(DataError, match="has no images"):
+        from_folder(tmp_path, image_size=None, seed=0)
+
+
+def test_unknown_names_and_paths(tmp_path):
+    with pytest.raises(DataError, match="a known name: digits, mnist, fashion_mnist"):
+        load("mnits")
+    with pytest.raises(DataError, match="neither the four idx files"):
+        load(tmp_path)
+    (tmp_path / "a.csv").write_text("1,2")
+    with pytest.raises(DataError, match=r"it is not an \.npz file"):
+        load(tmp_path / "a.csv")
+
+
+def test_arguments_that_do_not_fit(tmp_path):
+    with pytest.raises(ConfigError, match="dtype must be one of float32, uint8"):
+        load(dtype="float16")
+    with pytest.raises(ConfigError, match="folder goes with mnist or fashion_mnist"):
+        load("digits", folder=tmp_path)
+    with pytest.raises(ConfigError, match="image_size applies to folders of images"):
+        load("digits", image_size=(8, 8))
+    for bad in (1437, -1, 1.0, True):
+        with pytest.raises(ConfigError, match="validation must be a share"):
+            load("digits", validation=bad)
+
+
+def test_labels_that_are_no_classes(tmp_path):
+    x = np.zeros((10, 2))
+    np.savez(
+        tmp_path / "a.npz", x_train=x, y_train=x[:, 0] + 0.5, x_test=x, y_test=x[:, 0]
+    )
+    with pytest.raises(DataError, match="expected integer class labels"):
+        load(tmp_path / "a.npz")
+    s = np.array(["a"] * 10)
+    np.savez(tmp_path / "b.npz", x_train=s, y_train=x[:, 0], x_test=x, y_test=x[:, 0])
+    with pytest.raises(DataError, match="expected numbers"):
+        load(tmp_path / "b.npz")
+
+
+def test_a_hostile_header_is_refused_before_memory_is_asked_for(tmp_path):
+    path = tmp_path / "a-idx3-ubyte"
+    for suffix in ("", ".gz"):
+        path = tmp_path / f"a{suffix}"
+        write_idx(path, np.zeros(3, np.uint8), shape=(2**32 - 1, 2**31, 2))
+        with pytest.raises(DataError, match="bytes cannot hold"):
+            read_idx(path)
+
+
+def test_damaged_idx_files(tmp_path):
+    path = tmp_path / "x"
+    values = np.arange(12, dtype=np.uint8)
+    write_idx(path, values, head=b"\0\0\x0d\x01")
+    with pytest.raises(DataError, match="idx type 0x0d; expected 0x08"):
+        read_idx(path)
+    path.write_bytes(b"PNG!")
+    with pytest.raises(DataError, match="is not an idx file"):
+        read_idx(path)
+    path.write_bytes(b"\0\0\x08\x03\0\0")
+    with pytest.raises(DataError, match="ends inside its header"):
+        read_idx(path)
+    write_idx(path, values, shape=(11,))
+    with pytest.raises(DataError, match=r"announces 11 values .* holds more"):
+        read_idx(path)
+    write_idx(path, values, shape=(13,))
+    with pytest.raises(DataError, match="holds only 12"):
+        read_idx(path)
+    packed = tmp_path / "x.gz"
+    write_idx(packed, np.random.default_rng(0).integers(0, 256, 9000).astype(np.uint8))
+    packed.write_bytes(packed.read_bytes()[:-1000])
+    with pytest.raises(DataError, match=r"x\.gz is damaged"):
+        read_idx(packed)
+
+
+def test_idx_arrays_of_the_wrong_rank_and_missing_files(tmp_path):
+    from keras_dlopt.data.sources import from_idx
+
+    write_set(tmp_path / "a")
+    write_idx(tmp_path / "a" / "train-images-idx3-ubyte.gz", np.zeros(4, np.uint8))
+    with pytest.raises(DataError, match=r"holds an array of shape \(4,\)"):
+        load(tmp_path / "a")
+    with pytest.raises(DataError, match="has no train-images-idx3-ubyte"):
+        from_idx(tmp_path, "mnist")
+
+
+def test_dataset_refuses_parts_that_do_not_fit():
+    x, y = np.zeros((4, 2), "float32"), np.zeros(4, "int32")
+
+    def make(**kwargs):
+        parts = dict(x_train=x, y_train=y, x_val=x, y_val=y, x_test=x, y_test=y)
+        return Dataset(name="toy", class_names=("a",), **(parts | kwargs))
+
+    with pytest.raises(DataError, match="one integer label per example"):
+        make(y_val=y[:2])
+    with pytest.raises(DataError, match=r"examples of shape \(3,\)"):
+        make(x_test=np.zeros((4, 3), "float32"))
+    with pytest.raises(DataError, match="expected 0 to 0 for 1 classes"):
+        make(y_test=y + 1)
+    with pytest.raises(DataError, match="no training examples are left"):
+        make(x_train=x[:0], y_train=y[:0])
+    assert make().take(2, test=1).val[0].shape == (1, 2)
+    assert make().take(2).test[1].shape == (4,)
+    assert make().train[0] is x
+
+
+def test_a_source_without_test_part():
+    from keras_dlopt.data.split import Raw, finish
+
+    with pytest.raises(DataError, match="toy has no test part"):
+        finish(
+            Raw("toy", np.zeros((2, 2)), np.zeros(2)), dtype="float32", validation=None
+        )
+
+
+@pytest.mark.skipif(
+    not REAL, reason="KERAS_DLOPT_DATA does not name the real idx files"
+)
+@pytest.mark.parametrize(("name", "val"), [("mnist", 5000), ("fashion_mnist", 10000)])
+def test_the_real_files(name, val):
+    data = load(name, dtype="uint8")
+    assert (len(data.x_train), len(data.x_val)) == (60_000 - val, val)
+    assert data.x_test.shape == (10_000, 28, 28, 1)
+    assert np.bincount(data.y_test).min() > 800
