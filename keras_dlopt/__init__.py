@@ -1,3 +1,75 @@
-"""Keras 3 models that train better, get smaller and run faster."""
+"""Keras 3 models that train better, get smaller and run faster.
+
+Everything Keras must be able to find when it loads a model is imported here; the parts
+that pull in plotting, converters or search load when they are first used.
+"""
+
+import importlib
+from typing import Any
+
+from keras_dlopt import schedules
+from keras_dlopt.select import at, everything, inside, matching, named, rank
+from keras_dlopt.transforms import (
+    Chain,
+    Cluster,
+    FakeQuant,
+    FakeQuantActivation,
+    Prune,
+    Recipe,
+    Transform,
+    TransformedLayer,
+    TransformedModel,
+    UpdateTransforms,
+    finalize,
+    transform,
+)
 
 __version__ = "0.1.0"
+
+_MODULES = ("data", "export", "models", "report", "storage")
+_NAMES = {
+    "load_compressed": "storage",
+    "save_compressed": "storage",
+}
+
+__all__ = [
+    "Chain",
+    "Cluster",
+    "FakeQuant",
+    "FakeQuantActivation",
+    "Prune",
+    "Recipe",
+    "Transform",
+    "TransformedLayer",
+    "TransformedModel",
+    "UpdateTransforms",
+    "at",
+    "data",
+    "everything",
+    "export",
+    "finalize",
+    "inside",
+    "load_compressed",
+    "matching",
+    "models",
+    "named",
+    "rank",
+    "report",
+    "save_compressed",
+    "schedules",
+    "storage",
+    "transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

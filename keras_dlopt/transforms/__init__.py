@@ -1,0 +1,30 @@
+"""Weight transforms, and the models that run with them."""
+
+from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
+from keras_dlopt.transforms.cluster import Cluster
+from keras_dlopt.transforms.finalize import coding_hints, finalize
+from keras_dlopt.transforms.layer import TransformedLayer
+from keras_dlopt.transforms.model import TransformedModel, transform
+from keras_dlopt.transforms.prune import Prune
+from keras_dlopt.transforms.quantize import FakeQuant, FakeQuantActivation
+from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.updating import UpdateTransforms
+
+__all__ = [
+    "Chain",
+    "Cluster",
+    "Context",
+    "FakeQuant",
+    "FakeQuantActivation",
+    "Member",
+    "Prune",
+    "Recipe",
+    "State",
+    "Transform",
+    "TransformedLayer",
+    "TransformedModel",
+    "UpdateTransforms",
+    "coding_hints",
+    "finalize",
+    "transform",
+]

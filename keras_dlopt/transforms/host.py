@@ -1,0 +1,207 @@
+"""What a transformed model and a transformed layer share: slots, values, updates."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlopt import _compat
+from keras_dlopt.errors import ModelError
+from keras_dlopt.select import Target, activation_targets, weight_targets
+from keras_dlopt.transforms import activations
+from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
+from keras_dlopt.transforms.recipe import Recipe
+
+NEVER = -1
+
+
+def to_numpy(variable: Any) -> np.ndarray:
+    """A variable's value on the host; also for mirrored variables."""
+    return np.asarray(ops.convert_to_numpy(variable.value))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slot:
+    """One target with the variables that hold its transform's state."""
+
+    target: Target
+    state: dict[str, Any]
+
+    def tensors(self) -> dict[str, Any]:
+        """The state as tensors of the current graph."""
+        return {k: ops.convert_to_tensor(v) for k, v in self.state.items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The state on the host."""
+        return {k: to_numpy(v) for k, v in self.state.items()}
+
+    def write(self, name: str, value: Any) -> None:
+        """Assigns one state variable."""
+        self.state[name].assign(value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """One recipe entry at work: its transform, its slots, its last update's step."""
+
+    transform: Transform
+    slots: tuple[Slot, ...]
+    last: Any
+
+    def members(self) -> list[Member]:
+        """The group as `Transform.update` sees it."""
+        return [
+            Member(s.target, to_numpy(s.target.variable), s.arrays())
+            for s in self.slots
+        ]
+
+
+class TransformHost:
+    """Mixin for a Keras layer or model that runs another one with computed weights."""
+
+    groups: tuple[Group, ...]
+
+    def _attach(self, wrapped: Any, recipe: Recipe) -> None:
+        """Creates the state variables for every target that the recipe matches."""
+        # Keras tracks layers and variables held in attributes; what a group holds is
+        # tracked already, so it is kept out of Keras' sight.
+        self._wrapped = _Hidden(wrapped)
+        targets = weight_targets(wrapped) + activation_targets(wrapped)
+        groups = []
+        for number, ((_, transform), matched) in enumerate(
+            zip(recipe.entries, recipe.assign(targets), strict=True)
+        ):
+            slots = tuple(self._slot(number, transform, t) for t in matched)
+            last = self._state_variable(f"last_update_{number}", State(np.int32(NEVER)))
+            groups.append(Group(transform, slots, last))
+        self._hidden_groups = _Hidden(tuple(groups))
+        activations.install(
+            slot.target.layer
+            for g in groups
+            for slot in g.slots
+            if g.transform.kind == "activation"
+        )
+
+    @property
+    def groups(self) -> tuple[Group, ...]:  # type: ignore[no-redef]
+        """The recipe entries at work."""
+        return self._hidden_groups.value
+
+    def _slot(self, number: int, transform: Transform, target: Target) -> Slot:
+        weight = None if target.variable is None else to_numpy(target.variable)
+        state = {
+            name: self._state_variable(f"{target.path}/{number}_{name}", spec)
+            for name, spec in transform.init(target, weight).items()
+        }
+        return Slot(target, state)
+
+    def _state_variable(self, name: str, spec: State) -> Any:
+        value = np.asarray(spec.value)
+        floating = np.issubdtype(value.dtype, np.floating)
+        return self.add_weight(  # type: ignore[attr-defined]
+            shape=value.shape,
+            dtype=str(value.dtype),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype=dtype),
+            trainable=spec.trainable,
+            autocast=False,
+            name=name.replace("/", "_"),
+            aggregation="mean" if floating else "only_first_replica",
+        )
+
+    def _run(self, call: Callable[[], Any], *, training: bool) -> Any:
+        """Runs `call` with the effective weights and quantized activations."""
+        seed = getattr(self, "seed_generator", None)
+        values, taps = [], {}
+        for group in self.groups:
+            for slot in group.slots:
+                context = Context(
+                    target=slot.target,
+                    training=training,
+                    seed=seed,
+                    write=slot.write if training else lambda *_: None,
+                    add_loss=self.add_loss,  # type: ignore[attr-defined]
+                )
+                if group.transform.kind == "activation":
+                    key = (id(slot.target.layer), slot.target.name)
+                    taps[key] = activations.tap(group.transform, slot, context)
+                    continue
+                weight = ops.convert_to_tensor(slot.target.variable)
+                values.append(
+                    (
+                        slot.target.variable,
+                        group.transform.apply(weight, slot.tensors(), context),
+                    )
+                )
+        scope = _compat.WeightOverlay(values)
+        with scope, activations.active(taps):
+            outputs = call()
+        scope.commit(self)  # type: ignore[arg-type]
+        return outputs
+
+    def next_update(self) -> int | None:
+        """The first step before which `update_transforms` has work to do."""
+        due = [g.transform.next_due(int(to_numpy(g.last))) for g in self.groups]
+        return min((d for d in due if d is not None), default=None)
+
+    def update_transforms(self, step: int) -> None:
+        """Runs every scheduled update that is due before training step `step`.
+
+        `fit` does this by itself; a custom training loop calls it before each step.
+
+        Args:
+            step: number of training steps done so far, 0 before the first.
+        """
+        for group in self.groups:
+            last = int(to_numpy(group.last))
+            due = group.transform.next_due(last)
+            if due is None or due > step:
+                continue
+            members = group.members()
+            if isinstance(group.transform, Chain):
+                changes = group.transform.update(members, step, last=last)
+            else:
+                changes = group.transform.update(members, step)
+            for slot, change in zip(group.slots, changes, strict=True):
+                for name, value in change.items():
+                    if name == "weight":
+                        slot.target.variable.assign(value)
+                    else:
+                        slot.write(name, value)
+            group.last.assign(step)
+
+    def final_values(self) -> Iterator[tuple[Target, np.ndarray, Any]]:
+        """For every weight of the recipe: target, exact final value, coding hint.
+
+        Raises:
+            ModelError: if a scheduled transform was never updated.
+        """
+        for group in self.groups:
+            never = int(to_numpy(group.last)) == NEVER
+            if never and group.transform.next_due(NEVER) is not None:
+                raise ModelError(
+                    f"{group.transform!r} follows a schedule and was never updated, so "
+                    "there is nothing to finalize. Train with fit(), which updates by "
+                    "itself, or call update_transforms(step) in your own loop."
+                )
+            if group.transform.kind == "activation":
+                continue
+            for slot in group.slots:
+                weight = to_numpy(slot.target.variable)
+                value, hint = group.transform.finalize(
+                    slot.target, weight, slot.arrays()
+                )
+                yield slot.target, value, hint
+
+    def remaining(self) -> list[str]:
+        """What of each schedule is still to come."""
+        texts = [g.transform.remaining(int(to_numpy(g.last))) for g in self.groups]
+        return [text for text in texts if text]
+
+
+class _Hidden:
+    """Holds an object where Keras' attribute tracking does not look."""
+
+    def __init__(self, value: Any):
+        self.value = value

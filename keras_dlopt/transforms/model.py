@@ -1,0 +1,153 @@
+"""A model that runs another model with transformed weights."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_dlopt.errors import ModelError
+from keras_dlopt.transforms.copying import copy_model
+from keras_dlopt.transforms.host import TransformHost
+from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.updating import UpdateTransforms
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class TransformedModel(TransformHost, keras.Model):
+    """Runs `model` with its weights and activations transformed by `recipe`.
+
+    The wrapped model's layers and names stay as they are; `compile`, `fit`, `save` and
+    strategies work as for any Keras model. `fit` runs scheduled updates by itself; a
+    custom training loop calls `update_transforms(step)`. Use `transform` to build one.
+
+    Args:
+        model: a built Keras model of any kind; it is not copied.
+        recipe: which transform for which weights.
+
+    Raises:
+        ModelError: for a model that is not built.
+        ConfigError: for a recipe that matches nothing.
+
+    Example:
+        >>> import keras
+        >>> from keras_dlopt import FakeQuant, Recipe, named
+        >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> recipe = Recipe([(named("kernel"), FakeQuant(bits=8))])
+        >>> small = TransformedModel(net, recipe)
+        >>> [variable.name for variable in small.trainable_variables]
+        ['kernel', 'bias']
+    """
+
+    def __init__(self, model: keras.Model, recipe: Recipe, **kwargs: Any):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ModelError(
+                f"The model must be a built keras.Model. Received: {model!r}. Start it "
+                "with keras.Input, call model.build(input_shape), or call it once on "
+                "data."
+            )
+        kwargs.setdefault("name", model.name)
+        # Transforms compute in float32; the model inside keeps its own dtype policy.
+        super().__init__(dtype="float32", **kwargs)
+        self.model = model
+        self.recipe = recipe
+        if any(transform.random for _, transform in recipe.entries):
+            self.seed_generator = keras.random.SeedGenerator(0)
+        self._attach(model, recipe)
+        # Losses and metrics may be given by the names of a functional model's ends.
+        for name in ("input_names", "output_names"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
+        self.built = True
+
+    def build(self, input_shape=None):
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self._run(
+            lambda: self.model(inputs, training=training), training=bool(training)
+        )
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        **kwargs,
+    ):
+        """As `keras.Model.fit`; updates scheduled transforms between steps."""
+        if type(self.model).train_step is not keras.Model.train_step:
+            warnings.warn(
+                f"{type(self.model).__name__} defines its own train_step, which "
+                "TransformedModel.fit does not run. Put its losses into compile() or "
+                "add_loss(), or train in your own loop with update_transforms(step).",
+                stacklevel=2,
+            )
+        update = UpdateTransforms()
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(update)
+        else:
+            if callbacks is not None and not isinstance(callbacks, list | tuple):
+                callbacks = [callbacks]
+            # First, so that checkpoints see the state after the update.
+            callbacks = [update, *(callbacks or [])]
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            **kwargs,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The wrapped model, the recipe and the name."""
+        return {
+            "model": keras.saving.serialize_keras_object(self.model),
+            "recipe": self.recipe.to_dict(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the transformed model from its `get_config()`."""
+        config = dict(config)
+        model = keras.saving.deserialize_keras_object(
+            config.pop("model"), custom_objects=custom_objects
+        )
+        return cls(model, Recipe.from_dict(config.pop("recipe")), **config)
+
+
+def transform(
+    model: keras.Model, recipe: Recipe, *, copy: bool = True
+) -> TransformedModel:
+    """Wraps a model so that it trains and predicts with transformed weights.
+
+    Args:
+        model: any built Keras model: Sequential, Functional, subclassed, nested.
+        recipe: which transform for which weights; see `Recipe`.
+        copy: whether to work on a copy, so that `model` keeps its weights while the
+            result trains. False shares them, and also serves subclassed models without
+            `get_config`.
+
+    Returns:
+        A model to `compile` and `fit`, then to `finalize`.
+
+    Raises:
+        ModelError: for an unbuilt model, or one that cannot be copied.
+        ConfigError: for a recipe that matches nothing.
+
+    Example:
+        >>> import keras
+        >>> from keras_dlopt import Prune, Recipe, finalize, named
+        >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> small = transform(net, Recipe([(named("kernel"), Prune(0.5))]))
+        >>> int((finalize(small).layers[0].kernel.numpy() == 0).sum())
+        4
+    """
+    if copy and isinstance(model, keras.Model) and model.built:
+        model = copy_model(model)
+    return TransformedModel(model, recipe)

@@ -1,0 +1,126 @@
+"""A recipe: which transform for which weights, as plain data."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.select import Selector, Target, selector_from_dict
+from keras_dlopt.serialize import decode, encode
+from keras_dlopt.transforms.base import Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An ordered list of (selector, transform); for each weight the first match wins.
+
+    Args:
+        entries: pairs of a selector and a transform; may be empty.
+
+    Raises:
+        ConfigError: for anything else.
+
+    Example:
+        >>> from keras_dlopt import Prune, named
+        >>> recipe = Recipe([(named("kernel"), Prune(0.9))])
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+    """
+
+    entries: tuple[tuple[Selector, Transform], ...] = ()
+
+    def __init__(self, entries: Iterable[tuple[Selector, Transform]] = ()):
+        checked = []
+        for entry in entries:
+            match entry:
+                case (Selector() as selector, Transform() as transform):
+                    checked.append((selector, transform))
+                case _:
+                    raise ConfigError(
+                        "A recipe is a list of (selector, transform) pairs, such as "
+                        f"[(named('kernel'), Prune(0.9))]. Received: {entry!r}."
+                    )
+        object.__setattr__(self, "entries", tuple(checked))
+
+    def assign(self, targets: Iterable[Target]) -> list[list[Target]]:
+        """The targets of each entry.
+
+        Raises:
+            ConfigError: if a recipe with entries matches nothing at all.
+        """
+        groups: list[list[Target]] = [[] for _ in self.entries]
+        targets = list(targets)
+        for target in targets:
+            for group, (selector, transform) in zip(groups, self.entries, strict=True):
+                if transform.kind == target.kind and selector(target):
+                    group.append(target)
+                    break
+        if self.entries and not any(groups):
+            weights = [t.path for t in targets if t.kind == "weight"]
+            raise ConfigError(
+                "The recipe matches nothing in this model. "
+                f"Selectors: {[s.to_dict() for s, _ in self.entries]}. "
+                f"Weights there are: {weights[:20]}"
+                f"{' ...' if len(weights) > 20 else ''}. "
+                "An entry of activation transforms needs paths that end in "
+                "'/input' or '/output'."
+            )
+        for group, (selector, transform) in zip(groups, self.entries, strict=True):
+            if not group:
+                warnings.warn(
+                    f"The recipe entry {selector.to_dict()} -> {transform!r} matches "
+                    "nothing, or only what earlier entries took.",
+                    stacklevel=4,
+                )
+        return groups
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The recipe as JSON-ready data."""
+        return [
+            {"select": selector.to_dict(), "transform": encode(transform)}
+            for selector, transform in self.entries
+        ]
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Recipe":
+        """The recipe that `to_dict` wrote.
+
+        Raises:
+            ConfigError: for data that is not a recipe.
+        """
+        keys = {"select", "transform"}
+        if not isinstance(data, list) or any(
+            not isinstance(entry, dict) or set(entry) != keys for entry in data
+        ):
+            raise ConfigError(
+                f"A recipe is a list of dicts with the keys {sorted(keys)}. "
+                f"Received: {data!r}."
+            )
+        return cls(
+            (selector_from_dict(e["select"]), decode(e["transform"])) for e in data
+        )
+
+    def to_json(self) -> str:
+        """The recipe as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The recipe from JSON text.
+
+        Raises:
+            ConfigError: for text that is not JSON or not a recipe.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"The recipe is not valid JSON: {error}.") from None
+        return cls.from_dict(data)
+
+    def __eq__(self, other):
+        return isinstance(other, Recipe) and self.to_dict() == other.to_dict()
+
+    def __hash__(self):
+        return hash(self.to_json())
