@@ -1,0 +1,134 @@
+"""Positions of the non-zeros of a sparse array, as the zeros between them.
+
+A gap of g zeros before a non-zero is the symbol g if g < limit; each whole `limit` of
+zeros before that is the escape symbol `limit` on its own. Zeros after the last
+non-zero are not coded.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlopt.codecs.huffman import read_stream, stream_bits, write_stream
+from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.errors import ConfigError, FormatError
+
+LIMITS = tuple(2**k for k in range(1, 13))
+
+
+def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
+    """Gap symbols of strictly rising positions.
+
+    >>> to_symbols(np.array([0, 1, 9]), 4).tolist()
+    [0, 0, 4, 3]
+    """
+    escapes, rest = np.divmod(_gaps(positions), limit)
+    symbols = np.full(int(escapes.sum()) + rest.size, limit, np.int64)
+    symbols[np.cumsum(escapes + 1) - 1] = rest
+    return symbols
+
+
+def to_positions(symbols: np.ndarray, limit: int) -> np.ndarray:
+    """The inverse of `to_symbols`."""
+    ends = np.cumsum(symbols + (symbols != limit))
+    return ends[symbols != limit] - 1
+
+
+def best_limit(positions: np.ndarray) -> int:
+    """The limit among powers of two up to 4096 whose Huffman stream is smallest."""
+    gaps = _gaps(positions)
+    best, fewest = LIMITS[0], None
+    for limit in LIMITS:
+        escapes, rest = np.divmod(gaps, limit)
+        counts = np.bincount(rest, minlength=limit + 1)
+        counts[limit] = escapes.sum()
+        bits = stream_bits(counts)
+        if fewest is None or bits < fewest:
+            best, fewest = limit, bits
+        if counts[limit] == 0:
+            break
+    return best
+
+
+def _gaps(positions: np.ndarray) -> np.ndarray:
+    return np.diff(positions, prepend=-1) - 1
+
+
+def write_positions(positions: np.ndarray, *, limit: int | None = None) -> bytes:
+    """log2 of the limit, number of symbols, Huffman stream; no limit: the best one."""
+    limit = limit or best_limit(positions)
+    symbols = to_symbols(positions, limit)
+    return (
+        bytes([limit.bit_length() - 1]) + varint(symbols.size) + write_stream(symbols)
+    )
+
+
+def read_positions(reader: Reader, size: int) -> np.ndarray:
+    """Strictly rising positions in an array of `size` elements.
+
+    Raises:
+        FormatError: if there are more than `size`, or one lies outside.
+    """
+    log_limit = reader.take(1, "the gap limit")[0]
+    count = reader.varint("the number of gaps")
+    if log_limit > 15 or count > size:
+        raise FormatError(
+            f"The file is damaged: {count} gaps of limit 2**{log_limit} for an array "
+            f"of {size} elements. {REPAIR}"
+        )
+    reader.account("header")
+    symbols = read_stream(reader, count, "the gaps", kind="positions")
+    limit = 2**log_limit
+    if count and (symbols.max() > limit or symbols[-1] == limit):
+        raise FormatError(
+            f"The file is damaged: a gap above its limit {limit}, or an escape at the "
+            f"end. {REPAIR}"
+        )
+    positions = to_positions(symbols, limit)
+    if count and positions[-1] >= size:
+        raise FormatError(
+            f"The file is damaged: position {positions[-1]} in an array of {size} "
+            f"elements. {REPAIR}"
+        )
+    return positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaps:
+    """Sparse positions as Huffman-coded gaps.
+
+    Args:
+        limit: gaps up to `limit - 1` have a symbol; a power of two up to 32768, or
+            `None` to choose the best up to 4096 for each input.
+
+    >>> data = Gaps().encode([2, 5, 40])
+    >>> Gaps().decode(data, size=64).tolist()
+    [2, 5, 40]
+    """
+
+    limit: int | None = None
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit not in [2**k for k in range(16)]:
+            raise ConfigError(
+                "limit must be None or a power of two up to 32768. "
+                f"Received: {self.limit!r}."
+            )
+
+    def encode(self, positions) -> bytes:
+        """The positions, which must rise strictly from 0 or more."""
+        positions = np.asarray(positions, np.int64).reshape(-1)
+        if (_gaps(positions) < 0).any():
+            raise ConfigError(
+                "positions must be non-negative and rise strictly. Received: "
+                f"{positions[:8].tolist()} ... Pass np.flatnonzero(mask)."
+            )
+        return write_positions(positions, limit=self.limit)
+
+    def decode(self, data: bytes, *, size: int) -> np.ndarray:
+        """The positions, in an array of `size` elements."""
+        return read_positions(Reader(data, max_bytes=8 * size), size)
+
+    def config(self) -> dict:
+        """What `codecs.get` needs to build this codec again."""
+        return {"codec": "gaps", "limit": self.limit}

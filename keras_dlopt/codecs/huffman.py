@@ -1,0 +1,223 @@
+"""Canonical Huffman coding with a length limit.
+
+Lengths come from package-merge (Larmore and Hirschberg 1990, "A fast algorithm for
+optimal length-limited Huffman codes"), which is optimal under the limit. Codes are
+canonical: shorter codes first, equal lengths in the order of the symbols, each code
+the previous one plus one. So the lengths alone are the table.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlopt.codecs.bits import BitReader, BitWriter, windows
+from keras_dlopt.codecs.huffman_table import MAX_LENGTH, read_lengths, write_lengths
+from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.errors import ConfigError, FormatError
+
+FAST_BITS = 12  # codes up to this length are found by one table look-up
+CHUNK_BYTES = 1 << 16
+
+
+def code_lengths(counts, *, limit: int = MAX_LENGTH) -> np.ndarray:
+    """Optimal code lengths under a limit.
+
+    Args:
+        counts: occurrences of each symbol of the alphabet.
+        limit: longest code in bits, 1 .. 24.
+
+    Returns:
+        One length per symbol; 0 for a symbol that does not occur, and for the only
+        one that does.
+
+    >>> code_lengths([5, 2, 1, 1, 0]).tolist()
+    [1, 2, 3, 3, 0]
+    """
+    counts = np.asarray(counts, np.int64)
+    used = np.flatnonzero(counts)
+    if not 1 <= limit <= MAX_LENGTH or used.size > 2**limit:
+        raise ConfigError(
+            f"limit must be in [1, {MAX_LENGTH}] and 2**limit at least the number of "
+            f"symbols in use. Received: limit={limit}, {used.size} symbols."
+        )
+    lengths = np.zeros(counts.size, np.uint8)
+    if used.size < 2:
+        return lengths
+    order = used[np.argsort(counts[used], kind="stable")]
+    coins = counts[order]
+    # Level by level: pair up neighbours, merge the pairs with the coins.
+    levels, merged = [np.ones(coins.size, bool)], coins
+    for _ in range(limit - 1):
+        even = merged[: merged.size // 2 * 2]
+        both = np.concatenate([coins, even[::2] + even[1::2]])
+        rank = np.argsort(both, kind="stable")
+        merged = both[rank]
+        levels.append(rank < coins.size)
+    # Backwards: the first `take` items of a level; its packages open two items each.
+    take = 2 * (coins.size - 1)
+    for is_coin in reversed(levels):
+        chosen = int(is_coin[:take].sum())
+        lengths[order[:chosen]] += 1
+        take = 2 * (take - chosen)
+    return lengths
+
+
+def canonical_codes(lengths) -> np.ndarray:
+    """The code of every symbol, as an integer of `lengths[i]` bits.
+
+    >>> [f"{c:03b}"[-n:] for c, n in zip(canonical_codes([1, 2, 3, 3]), [1, 2, 3, 3])]
+    ['0', '10', '110', '111']
+    """
+    lengths = np.asarray(lengths, np.int64)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    codes = np.zeros(lengths.size, np.uint32)
+    # On a scale of MAX_LENGTH bits a code begins where the one before it ends.
+    step = np.left_shift(1, MAX_LENGTH - lengths[order])
+    start = np.cumsum(step) - step
+    codes[order] = start >> (MAX_LENGTH - lengths[order])
+    return codes
+
+
+def stream_bits(counts) -> int:
+    """Bits that `write_stream` takes for symbols with these counts, padding aside."""
+    counts = np.asarray(counts, np.int64)
+    if not counts.any():
+        return 0
+    lengths = code_lengths(counts)
+    table = BitWriter()
+    write_lengths(table, lengths, counts > 0)
+    return table.bits + int((counts * lengths).sum())
+
+
+def write_stream(symbols: np.ndarray, *, limit: int = MAX_LENGTH) -> bytes:
+    """Table and codes of non-negative symbols; their number is kept by the caller."""
+    if symbols.size == 0:
+        return b""
+    counts = np.bincount(symbols)
+    lengths = code_lengths(counts, limit=limit)
+    writer = BitWriter()
+    write_lengths(writer, lengths, counts > 0)
+    writer.write(canonical_codes(lengths)[symbols], lengths[symbols])
+    return writer.to_bytes()
+
+
+def read_stream(
+    reader: Reader, count: int, what: str, *, kind: str = "values"
+) -> np.ndarray:
+    """The next `count` symbols of `reader`.
+
+    Args:
+        reader: stands at the table.
+        count: number of symbols, already checked against the reader's allowance.
+        what: names the stream in errors.
+        kind: the account of the codes (the table's is `"tables"`).
+    """
+    if count == 0:
+        return np.zeros(0, np.int64)
+    bits = BitReader(reader.data, start=reader.position)
+    begin = bits.position
+    symbols, lengths = read_lengths(bits)
+    table_bits = bits.position - begin
+    if symbols.size == 1:
+        decoded = np.full(count, symbols[0])
+    else:
+        decoded = _Decoder(symbols, lengths).decode(bits, count, what)
+    reader.position = bits.finish()
+    reader.account(kind, table_bits=table_bits)
+    return decoded
+
+
+class _Decoder:
+    """Finds the code length at every bit position at once, then follows the chain."""
+
+    def __init__(self, symbols: np.ndarray, lengths: np.ndarray):
+        order = np.argsort(lengths, kind="stable")
+        self.symbols = symbols[order]
+        self.lengths = lengths[order].astype(np.int64)
+        step = np.left_shift(1, MAX_LENGTH - self.lengths)
+        # ends[i]: the first 24-bit window above the i-th code.
+        self.ends = np.cumsum(step)
+        self.longest = int(self.lengths[-1])
+        prefixes = np.arange(2**FAST_BITS) << (MAX_LENGTH - FAST_BITS)
+        fast = self.lengths[np.searchsorted(self.ends, prefixes, side="right")]
+        self.fast = np.where(fast <= FAST_BITS, fast, 0).astype(np.uint8)
+        self.mean = float((self.lengths * 0.5**self.lengths).sum())
+
+    def decode(self, bits: BitReader, count: int, what: str) -> np.ndarray:
+        parts, done = [], 0
+        while done < count:
+            first, offset = divmod(bits.position, 8)
+            size = min(CHUNK_BYTES, int((count - done) * self.mean / 7) + 16)
+            size = min(size, bits.data.size - first)
+            if size <= 0:
+                raise self._cut(what, done, count)
+            window = windows(bits.data, first, size)
+            starts, end = _follow(self._lengths_at(window), offset)
+            if len(starts) > count - done:
+                end = starts[count - done]
+                del starts[count - done :]
+            found = np.searchsorted(self.ends, window[starts], side="right")
+            parts.append(self.symbols[found])
+            done += len(starts)
+            bits.position += end - offset
+        if bits.position > 8 * bits.data.size:
+            raise self._cut(what, done, count)
+        return np.concatenate(parts)
+
+    def _lengths_at(self, window: np.ndarray) -> bytes:
+        length = self.fast[window >> (MAX_LENGTH - FAST_BITS)]
+        if self.longest > FAST_BITS:
+            rare = np.flatnonzero(length == 0)
+            found = np.searchsorted(self.ends, window[rare], side="right")
+            length[rare] = self.lengths[found]
+        return length.tobytes()
+
+    @staticmethod
+    def _cut(what: str, done: int, count: int) -> FormatError:
+        return FormatError(
+            f"The file is damaged: {what} end after {done} of {count} codes. {REPAIR}"
+        )
+
+
+def _follow(lengths: bytes, at: int) -> tuple[list[int], int]:
+    """Start of every code from bit `at` on, and the bit after the last one."""
+    starts: list[int] = []
+    append, end = starts.append, len(lengths)
+    while at < end:
+        append(at)
+        at += lengths[at]
+    return starts, at
+
+
+@dataclasses.dataclass(frozen=True)
+class Huffman:
+    """Canonical Huffman code of an array of integers in 0 .. 65536.
+
+    The table travels with the data. A single distinct symbol costs no bits beyond it.
+
+    Args:
+        limit: longest code in bits, 1 .. 24.
+
+    >>> data = Huffman().encode([3, 3, 3, 0])
+    >>> Huffman().decode(data).tolist()
+    [3, 3, 3, 0]
+    """
+
+    limit: int = MAX_LENGTH
+
+    def encode(self, symbols) -> bytes:
+        """The number of symbols, the table, the codes."""
+        symbols = np.asarray(symbols, np.int64).reshape(-1)
+        return varint(symbols.size) + write_stream(symbols, limit=self.limit)
+
+    def decode(self, data: bytes, *, max_bytes: int = 2**31) -> np.ndarray:
+        """The symbols, as a flat `int64` array."""
+        reader = Reader(data, max_bytes=max_bytes)
+        count = reader.varint("the number of symbols")
+        reader.reserve(8 * count, "the symbols")
+        return read_stream(reader, count, "the symbols")
+
+    def config(self) -> dict:
+        """What `codecs.get` needs to build this codec again."""
+        return {"codec": "huffman", "limit": self.limit}
