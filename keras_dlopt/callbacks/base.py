@@ -1,0 +1,65 @@
+"""Base class of the callbacks that work inside the train step."""
+
+import keras
+
+from keras_dlopt.callbacks.in_graph import Controller, hub_of
+from keras_dlopt.callbacks.state import host
+
+
+class InGraphCallback(keras.callbacks.Callback):
+    """A callback whose work is traced into the train step.
+
+    Subclasses write `make_controller`, and `get_config`. The rate at the end of each
+    epoch is added to the logs as `learning_rate`.
+
+    Each `fit` starts the state afresh, unless `keras.callbacks.BackupAndRestore`
+    resumes it: the state is written and read with the model's weights.
+    """
+
+    # Nothing here runs per batch, so Keras need not wait for it.
+    async_safe = True
+
+    def __init__(self):
+        super().__init__()
+        self.controller: Controller = self.make_controller()
+        self._training = False
+
+    def make_controller(self) -> Controller:
+        """The work to put into the train step."""
+        raise NotImplementedError
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._training = False
+        hub_of(model).attach(self.controller)
+
+    def on_train_begin(self, logs=None):
+        self._training = True
+
+    def on_train_end(self, logs=None):
+        self._training = False
+        hub_of(self.model).detach(self.controller)
+
+    def on_test_begin(self, logs=None):
+        if not self._training:  # given to evaluate(), where nothing is trained
+            hub_of(self.model).detach(self.controller)
+
+    def on_predict_begin(self, logs=None):
+        self.on_test_begin()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["learning_rate"] = self.current_rate()
+
+    def current_rate(self) -> float:
+        """The learning rate of the coming step."""
+        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def state(self) -> list:
+        """The controller's state as NumPy arrays."""
+        return [host(v) for v in hub_of(self.model).slots(self.controller)]
+
+    @classmethod
+    def from_config(cls, config: dict) -> "InGraphCallback":
+        """Builds the callback from its `get_config()`."""
+        return cls(**config)

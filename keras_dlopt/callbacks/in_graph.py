@@ -1,0 +1,389 @@
+"""Work that callbacks put into the compiled train step.
+
+Keras calls a callback between executions of the train function: with
+`steps_per_execution=32` it sees every 32nd step, and each look at the loss is a round
+trip from the device. A `Controller` is instead traced into the train step itself.
+
+Mechanism, public Keras API only, one `StepHub` per model:
+
+- `Callback.set_model` runs before `fit` makes the train function and before
+  `BackupAndRestore` loads. There the hub puts its own `train_step` on the model
+  instance and has the train function made again.
+- The hub's step runs the model's step and then reads what that step added to Keras'
+  own loss metric: the batch's loss, without regard to how `compute_loss` or a custom
+  `train_step` came to it. Under MirroredStrategy the replicas' sums are added up, so
+  that every replica sees the loss of the global batch.
+- A controller answers with its next state and a factor for the learning rate. The
+  factor is multiplied into the optimizer's rate variable; for an optimizer that holds a
+  schedule, into the factor of a `schedules.Scaled` put around it.
+- State lives in variables that the model does not track. On TensorFlow the graph
+  assigns them. On JAX they travel as a fifth part of the trainer's state tuple, from
+  and to the variables around each call of the train function.
+- The variables are saved through a layer that is an ordinary, untracked attribute of
+  the model while it trains: `save_weights`, hence `BackupAndRestore`, writes and reads
+  them in a group of their own, which a model without callbacks ignores. Weights, config
+  and optimizer variables of the model stay what they were.
+- `on_train_end` takes the hook off. The traced function is kept for the next `fit` and
+  used again if the model was not compiled anew in between.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlopt.callbacks.rate import Rate, rate_of
+from keras_dlopt.callbacks.state import host, make_slot
+from keras_dlopt.errors import ConfigError, ModelError
+
+_HUB = "dlopt_step_hub"
+_STATE = "dlopt_step_state"
+
+
+@dataclasses.dataclass
+class Seen:
+    """What a controller sees of one train step.
+
+    Attributes:
+        loss: mean loss of the (global) batch, a scalar tensor.
+        rate: learning rate that the step used, a scalar tensor.
+        before: trainable weights before the step, if the controller asked.
+        after: trainable weights after the step, if the controller asked.
+        gradients: gradients that the optimizer got, if the controller asked; under a
+            strategy this replica's share, to be added up with `total`.
+        variables: every weight and optimizer variable after the step, if the
+            controller can undo steps.
+        total: adds a tensor up over the replicas.
+    """
+
+    loss: Any
+    rate: Any
+    before: list[Any] | None = None
+    after: list[Any] | None = None
+    gradients: list[Any] | None = None
+    variables: list[Any] | None = None
+    total: Any = None
+
+
+class Controller:
+    """Pure step of one callback, traced into the train step.
+
+    Attributes:
+        key: name of the state in checkpoints.
+        wants_weights: set to see the weights before and after the step.
+        wants_gradients: set to see the gradients.
+        undoes: set if `after_step` may ask to take the step back.
+    """
+
+    key = "controller"
+    wants_weights = False
+    wants_gradients = False
+    undoes = False
+
+    def initial(self, model: keras.Model) -> list[np.ndarray]:
+        """The state at the start of `fit`, float32 arrays."""
+        raise NotImplementedError
+
+    def after_step(self, state: list[Any], seen: Seen) -> tuple[list[Any], Any, Any]:
+        """Returns the next state, the factor for the rate, and whether to keep.
+
+        The last is a boolean tensor, or None to keep the step always.
+        """
+        raise NotImplementedError
+
+
+class StepState(keras.layers.Layer):
+    """Saves and loads the controllers' variables with the model's weights."""
+
+    def __init__(self, hub: "StepHub"):
+        super().__init__(name=_STATE)
+        object.__setattr__(self, "hub", hub)
+
+    def save_own_variables(self, store):
+        store["optimizer"] = _label(self.hub.optimizer_name)
+        for key, variable in self.hub.named_variables():
+            store[key] = host(variable)
+
+    def load_own_variables(self, store):
+        if "optimizer" not in store.keys():  # noqa: SIM118  (a store is no dict)
+            return  # saved without these callbacks: start afresh
+        _check_optimizer(store, self.hub.optimizer_name)
+        for key, variable in self.hub.named_variables():
+            if key not in store.keys():  # noqa: SIM118
+                continue
+            value = np.asarray(store[key])
+            if value.shape != tuple(variable.shape):
+                raise ConfigError(
+                    f"The checkpoint's state {key!r} has shape {value.shape}, this "
+                    f"run's has {tuple(variable.shape)}. Resume with the callbacks, "
+                    "model and arguments that the checkpoint was saved with, or "
+                    "delete the checkpoint to start afresh."
+                )
+            variable.assign(value)
+
+
+def _label(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def _check_optimizer(store, name: str) -> None:
+    saved = bytes(np.asarray(store["optimizer"]).astype(np.uint8)).decode()
+    if saved != name:
+        raise ConfigError(
+            f"The checkpoint was saved by a run with the optimizer {saved}, this run "
+            f"has {name}. Compile the model with {saved} to resume, or delete the "
+            "checkpoint to start afresh."
+        )
+
+
+class StepHub:
+    """The controllers of one model, and the hook that runs them."""
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.state = StepState(self)
+        self.controllers: list[Controller] = []
+        self.rate: Rate | None = None
+        self._slots: dict[int, list[keras.Variable]] = {}
+        self._functions: dict[tuple, tuple[list[Controller], Any]] = {}
+        self._left: Any = None
+        self._history: Any = None
+        self._original: Any = None
+        self._caught: dict[Any, list[Any]] = {}
+
+    # -- attaching -------------------------------------------------------------
+
+    @property
+    def installed(self) -> bool:
+        """Whether the model's train step is the hub's."""
+        return self._original is not None
+
+    @property
+    def optimizer_name(self) -> str:
+        """Class of the optimizer, for checkpoints."""
+        return type(self.model.optimizer).__name__
+
+    def attach(self, controller: Controller) -> None:
+        """Adds a controller, with its state at the start, to the train step."""
+        if self.installed and self.model.history is not self._history:
+            self.uninstall()  # an earlier fit was interrupted
+        if not self.installed:
+            self._install()
+        if controller not in self.controllers:
+            self.controllers.append(controller)
+        self._start(controller)
+        self._choose_function()
+
+    def detach(self, controller: Controller) -> None:
+        """Takes a controller off; the last one takes the hook with it."""
+        if controller in self.controllers:
+            self.controllers.remove(controller)
+        if self.installed and not self.controllers:
+            self.uninstall()
+
+    def _install(self) -> None:
+        model = self.model
+        if model.train_function is None or model.train_function is not self._left:
+            self._functions.clear()
+            self._slots.clear()
+        self._history = getattr(model, "history", None)
+        self._original = model.train_step
+        self.rate = rate_of(model)
+        self.rate.install()
+        object.__setattr__(model, "train_step", self._step)
+        object.__setattr__(model, _STATE, self.state)
+
+    def uninstall(self) -> None:
+        """Gives the model its own train step back."""
+        model = self.model
+        self.controllers.clear()
+        self._release_apply()
+        object.__delattr__(model, "train_step")
+        object.__delattr__(model, _STATE)
+        if self._original != model.train_step:  # it was an instance attribute
+            object.__setattr__(model, "train_step", self._original)
+        self._original = None
+        if self.rate is not None:
+            self.rate.uninstall()
+        model.make_train_function(force=True)
+        self._left = model.train_function
+
+    def _start(self, controller: Controller) -> None:
+        values = controller.initial(self.model)
+        old = self._slots.get(id(controller), [])
+        if [tuple(v.shape) for v in old] == [np.shape(a) for a in values]:
+            for variable, value in zip(old, values, strict=True):
+                variable.assign(value)
+            return
+        self._slots[id(controller)] = [make_slot(self.model, a) for a in values]
+
+    def slots(self, controller: Controller) -> list[keras.Variable]:
+        """The state variables of one controller."""
+        return self._slots[id(controller)]
+
+    def named_variables(self) -> list[tuple[str, keras.Variable]]:
+        """Every state variable with its name in checkpoints."""
+        assert self.rate is not None
+        named = [(f"rate_{i}", v) for i, v in enumerate(self.rate.slots)]
+        seen: dict[str, int] = {}
+        for controller in self.controllers:
+            number = seen[controller.key] = seen.get(controller.key, -1) + 1
+            named += [
+                (f"{controller.key}_{number}_{i}", v)
+                for i, v in enumerate(self.slots(controller))
+            ]
+        return named
+
+    def _variables(self) -> list[keras.Variable]:
+        return [variable for _, variable in self.named_variables()]
+
+    # -- the train function ----------------------------------------------------
+
+    def _choose_function(self) -> None:
+        assert self.rate is not None
+        model = self.model
+        self._release_apply()
+        if self.wants("wants_gradients"):
+            self._catch_gradients()
+        key = (id(model.optimizer), self.rate.kind, *map(id, self.controllers))
+        if key not in self._functions:
+            model.make_train_function(force=True)
+            made = self._around(model.train_function)
+            self._functions[key] = (list(self.controllers), made)
+        model.train_function = self._functions[key][1]
+
+    def _around(self, inner):
+        if keras.backend.backend() == "jax":
+            if keras.distribution.distribution() is not None:
+                raise ModelError(
+                    "In-graph callbacks cannot be used with keras.distribution: the "
+                    "trainer fixes the layout of its state. Received distribution="
+                    f"{keras.distribution.distribution()!r}. Train without it, or use "
+                    "a schedule as learning_rate."
+                )
+            run = self._jax_function(inner)
+        else:
+            run = inner
+
+        def function(*args):
+            if self.model.history is not self._history:
+                self.uninstall()  # a later fit without these callbacks
+                return self.model.train_function(*args)
+            return run(*args)
+
+        return function
+
+    def _jax_function(self, inner):
+        def run(state, iterator):
+            variables = self._variables()
+            held = [v.value for v in variables]
+            logs, state = inner((*state, held), iterator)
+            for variable, value in zip(variables, state[4], strict=True):
+                variable.assign(value)
+            return logs, state[:4]
+
+        return run
+
+    # -- the train step --------------------------------------------------------
+
+    def _step(self, *args):
+        from keras_dlopt.callbacks import in_graph_jax, in_graph_tf
+
+        if keras.backend.backend() == "jax":
+            return in_graph_jax.step(self, self._original, *args)
+        return in_graph_tf.step(self, self._original, *args)
+
+    def advance(self, values: list[Any], seen: Seen) -> tuple[list[Any], Any, Any]:
+        """Runs the controllers: next state, factor for the rate, keep or None."""
+        assert self.rate is not None
+        skip = len(self.rate.slots)
+        values, factor, keep = list(values), 1.0, None
+        position = skip
+        for controller in self.controllers:
+            count = len(self.slots(controller))
+            part = values[position : position + count]
+            part, its_factor, its_keep = controller.after_step(part, seen)
+            values[position : position + count] = part
+            position += count
+            factor = factor * its_factor
+            if its_keep is not None:
+                keep = its_keep if keep is None else ops.logical_and(keep, its_keep)
+        return values, factor, keep
+
+    def wants(self, what: str) -> bool:
+        """Whether any controller has the attribute `what` set."""
+        return any(getattr(controller, what) for controller in self.controllers)
+
+    def _catch_gradients(self) -> None:
+        optimizer = self.model.optimizer
+        if hasattr(optimizer, "inner_optimizer"):
+            raise ModelError(
+                "This callback needs the gradients, which "
+                f"{type(optimizer).__name__} handles inside a condition. Compile with "
+                "auto_scale_loss=False, or use LossDrivenLearningRate instead."
+            )
+        plain = optimizer.apply
+
+        def apply(grads, trainable_variables=None):
+            self._caught[_replica()] = list(grads)
+            return plain(grads, trainable_variables)
+
+        object.__setattr__(optimizer, "apply", apply)
+
+    def _release_apply(self) -> None:
+        self._caught.clear()
+        self.model.optimizer.__dict__.pop("apply", None)
+
+    def take_gradients(self) -> list[Any] | None:
+        """The gradients that the optimizer got in the step just traced."""
+        return self._caught.pop(_replica(), None)
+
+    def loss_metric(self) -> keras.metrics.Metric:
+        """Keras' own mean of the loss over the epoch."""
+        for metric in self.model.metrics:
+            if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
+                return metric
+        raise ModelError(
+            "The model keeps no mean of its loss: model.metrics has no "
+            f"keras.metrics.Mean named 'loss'. Received: "
+            f"{[metric.name for metric in self.model.metrics]}. In a model with its "
+            "own `metrics` property, add keras.metrics.Mean(name='loss') and update "
+            "it in train_step."
+        )
+
+
+def _replica() -> Any:
+    """Which replica is being traced."""
+    if keras.backend.backend() != "tensorflow":
+        return 0
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return None if context is None else str(context.replica_id_in_sync_group)
+
+
+def hub_of(model: keras.Model) -> StepHub:
+    """The model's hub; made at the first call.
+
+    Raises:
+        ModelError: if the model is not compiled, or the backend has no train step to
+            hook.
+    """
+    if not getattr(model, "compiled", False) or model.optimizer is None:
+        raise ModelError(
+            "The learning-rate callbacks need a compiled model with an optimizer. "
+            f"Received: {model!r}. Call model.compile(optimizer=..., loss=...) first."
+        )
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        raise ModelError(
+            "In-graph callbacks run on the tensorflow and jax backends. Received "
+            f"backend: {keras.backend.backend()!r}. Use keras.callbacks."
+            "ReduceLROnPlateau or a schedule instead."
+        )
+    hub = model.__dict__.get(_HUB)
+    if hub is None:
+        hub = StepHub(model)
+        object.__setattr__(model, _HUB, hub)
+    return hub

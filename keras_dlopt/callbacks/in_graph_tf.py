@@ -1,0 +1,90 @@
+"""The hooked train step on TensorFlow: variables are read and assigned in the graph."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_dlopt.callbacks.in_graph import Seen, StepHub
+from keras_dlopt.callbacks.state import read
+
+
+def step(hub: StepHub, original, data):
+    """Runs `original(data)`, then the controllers of `hub`."""
+    metric = hub.loss_metric()
+    total, count = metric.variables[:2]
+    held = _read([total, count])
+    total.assign(ops.zeros_like(held[0]))
+    count.assign(ops.zeros_like(held[1]))
+    trainable = hub.model.trainable_variables
+    before = _read(trainable) if hub.wants("wants_weights") else None
+    undo = _undoable(hub) if hub.wants("undoes") else []
+    old = _read(undo)
+    rate = hub.rate.current()
+
+    logs = original(data)
+
+    new = _read([total, count])
+    total.assign(held[0] + new[0])
+    count.assign(held[1] + new[1])
+    both = _total(ops.stack(new))
+    seen = Seen(
+        loss=both[0] / both[1],
+        rate=rate,
+        before=before,
+        after=_read(trainable) if before is not None else None,
+        gradients=hub.take_gradients(),
+        variables=_read(undo),
+        total=_total,
+    )
+    variables = [v for _, v in hub.named_variables()]
+    values, factor, keep = hub.advance(_read(variables), seen)
+    if keep is not None:
+        _select(undo, keep, seen.variables, old)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    hub.rate.multiply(factor)
+    if isinstance(logs, dict) and "loss" in logs:
+        logs = {**logs, "loss": metric.result()}
+    return logs
+
+
+def _read(variables) -> list[Any]:
+    return [read(variable) for variable in variables]
+
+
+def _total(tensor):
+    """The sum over the replicas."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensor
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def _undoable(hub: StepHub) -> list[Any]:
+    model = hub.model
+    return [*model.trainable_variables, *model.non_trainable_variables] + list(
+        model.optimizer.variables
+    )
+
+
+def _select(variables, keep, new, old) -> None:
+    """Assigns `new` where `keep` holds, else `old`."""
+    import tensorflow as tf
+
+    values = [tf.where(keep, n, o) for n, o in zip(new, old, strict=True)]
+    tensors = [v.value for v in variables]
+
+    def update(strategy, values):
+        for variable, value in zip(tensors, values, strict=True):
+            strategy.extended.update(
+                variable, lambda v, x: v.assign(x), args=(value,), group=False
+            )
+
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync > 1:
+        context.merge_call(update, args=(values,))
+    else:
+        for variable, value in zip(tensors, values, strict=True):
+            variable.assign(value)
