@@ -1,0 +1,103 @@
+"""One update of one weight, or of the slab: by a fused kernel or by the rule."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_dlopt.optimizers._cells import Cell, assign, compute_dtype, read
+from keras_dlopt.optimizers._replicas import is_sparse, on_tensorflow
+from keras_dlopt.optimizers._slab import Slab, SlabSlice
+
+
+def update_one(optimizer: Any, gradient: Any, cell: Cell, lr: Any, step: Any) -> None:
+    """Updates one weight and its state."""
+    dtype = compute_dtype(cell.weight)
+    lr = ops.cast(lr, dtype) * cell.multiplier if cell.multiplier != 1.0 else lr
+    lr, step = ops.cast(lr, dtype), ops.cast(step, dtype)
+    if is_sparse(gradient):
+        _shrink(cell, lr)
+        optimizer.update_step(gradient, cell.weight, lr)
+    elif _can_fuse(optimizer, cell):
+        _shrink(cell, lr)
+        optimizer.fused(gradient, cell.weight, cell.slots, lr, step)
+    else:
+        weight = read(cell.weight)
+        slots = {name: _read_slot(v) for name, v in cell.slots.items()}
+        change, slots = optimizer.rule(gradient, weight, slots, lr, step)
+        if optimizer.cautious:
+            change = cautious(change, gradient)
+        if cell.decay:
+            change = change + lr * cell.decay * weight
+        assign(cell.weight, weight - change)
+        for name, value in slots.items():
+            assign(cell.slots[name], value)
+
+
+def update_slab(
+    optimizer: Any, grads: list[Any], cells: list[Cell], slab: Slab, lr: Any, step: Any
+) -> None:
+    """Updates all small weights at once; `cells` in the slab's order."""
+    gradient = slab.join(grads)
+    decay = _decay_of(cells, slab)
+    if optimizer.fusable:
+        # The kernel subtracts its step from a scratch variable that starts at minus the
+        # decay; what it leaves there is added to each weight.
+        start = (
+            ops.zeros((slab.total,), slab.dtype)
+            if decay is None
+            else -lr * decay * slab.join([read(c.weight) for c in cells])
+        )
+        slab.scratch.assign(start, read_value=False)
+        optimizer.fused(gradient, slab.scratch, slab.flat, lr, step)
+        change = slab.scratch.read_value()
+    else:
+        weight = slab.join([read(c.weight) for c in cells])
+        state = {name: v.read_value() for name, v in slab.flat.items()}
+        change, state = optimizer.rule(gradient, weight, state, lr, step)
+        if decay is not None:
+            change = change + lr * decay * weight
+        change = -change
+        for name, value in state.items():
+            slab.flat[name].assign(value, read_value=False)
+    for cell, part in zip(cells, slab.split(change), strict=True):
+        cell.weight.assign_add(part, read_value=False)
+
+
+def cautious(change: Any, gradient: Any) -> Any:
+    """The change without the entries that point against the gradient, scaled up."""
+    agrees = ops.cast(change * gradient > 0, change.dtype)
+    return change * agrees / ops.maximum(ops.mean(agrees), 1e-3)
+
+
+def _can_fuse(optimizer: Any, cell: Cell) -> bool:
+    held = (cell.weight, *cell.slots.values())
+    return (
+        optimizer.fusable
+        and not optimizer.cautious
+        and on_tensorflow()
+        and not any(isinstance(v, SlabSlice) for v in held)
+        and all(v.dtype == cell.weight.dtype for v in held)
+        and cell.weight.dtype in ("float32", "float64")
+    )
+
+
+def _shrink(cell: Cell, lr: Any) -> None:
+    """Decays in place: w <- w - lr * decay * w."""
+    if cell.decay:
+        weight = cell.weight
+        weight.assign_sub(weight * (lr * cell.decay), read_value=False)
+
+
+def _decay_of(cells: list[Cell], slab: Slab) -> Any:
+    """The decay of each entry of the slab: None, one number, or a flat tensor."""
+    decays = [c.decay for c in cells]
+    if not any(decays):
+        return None
+    if len(set(decays)) == 1:
+        return decays[0]
+    return ops.repeat(ops.array(decays, slab.dtype), slab.sizes)
+
+
+def _read_slot(variable: Any) -> Any:
+    """State in its own dtype where it is not floating (8-bit codes), else for sums."""
+    return read(variable)
