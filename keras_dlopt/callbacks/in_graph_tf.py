@@ -64,9 +64,11 @@ def _total(tensor):
 
 def _undoable(hub: StepHub) -> list[Any]:
     model = hub.model
-    return [*model.trainable_variables, *model.non_trainable_variables] + list(
-        model.optimizer.variables
-    )
+    return [
+        *model.trainable_variables,
+        *model.non_trainable_variables,
+        *model.optimizer.variables,
+    ]
 
 
 def _select(variables, keep, new, old) -> None:

@@ -1,14 +1,31 @@
 """Schedules: step -> float, one type for learning rate, sparsity, temperature, bits."""
 
 from keras_dlopt.schedules.base import Schedule
+from keras_dlopt.schedules.cycles import CosineRestarts, Cyclical
+from keras_dlopt.schedules.join import Join
 from keras_dlopt.schedules.parts import Constant
+from keras_dlopt.schedules.plotting import plot
 from keras_dlopt.schedules.scaled import Scaled
 from keras_dlopt.schedules.sparsity import ConstantSparsity, PolynomialSparsity
+from keras_dlopt.schedules.warmup import (
+    OneCycle,
+    PowerCooldown,
+    Warmup,
+    WarmupStableDecay,
+)
 
 __all__ = [
     "Constant",
     "ConstantSparsity",
+    "CosineRestarts",
+    "Cyclical",
+    "Join",
+    "OneCycle",
     "PolynomialSparsity",
+    "PowerCooldown",
     "Scaled",
     "Schedule",
+    "Warmup",
+    "WarmupStableDecay",
+    "plot",
 ]
