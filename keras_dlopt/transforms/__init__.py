@@ -7,6 +7,7 @@ from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel, transform
 from keras_dlopt.transforms.prune import Prune
 from keras_dlopt.transforms.quantize import FakeQuant, FakeQuantActivation
+from keras_dlopt.transforms.quantize.placement import int8_recipe
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
 
@@ -26,5 +27,6 @@ __all__ = [
     "UpdateTransforms",
     "coding_hints",
     "finalize",
+    "int8_recipe",
     "transform",
 ]

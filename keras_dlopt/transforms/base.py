@@ -162,8 +162,7 @@ class Transform:
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON-ready data, in order."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {k: encode(getattr(self, k)) for k in names if k != "self"}
+        return {k: encode(getattr(self, k)) for k in _arguments(type(self))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Transform":
@@ -173,6 +172,13 @@ class Transform:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _arguments(cls: type) -> list[str]:
+    """The names of a constructor's arguments."""
+    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.kind not in variadic]
 
 
 def _links(transform) -> tuple[Transform, ...]:

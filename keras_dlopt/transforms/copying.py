@@ -34,9 +34,10 @@ def copy_model(model: keras.Model) -> keras.Model:
         if not twin.built:
             twin.build_from_config(model.get_build_config() or {})
     except Exception as error:
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
         raise ModelError(
             f"The model {model.name!r} cannot be copied from its config "
-            f"({type(error).__name__}: {error}). Give it get_config() and "
+            f"({type(error).__name__}: {reason}). Give it get_config() and "
             "from_config(), or pass copy=False to work on the model itself."
         ) from error
     if [v.shape for v in twin.variables] != [v.shape for v in model.variables]:

@@ -52,6 +52,8 @@ def finalize(model: keras.Model) -> keras.Model:
             f"The model {model.name!r} holds no transforms, so there is nothing to "
             "finalize. Build one with keras_dlopt.transform(model, recipe)."
         )
+    for host in found:
+        host.check_updated()
     left = [text for host in found for text in host.remaining()]
     if left:
         warnings.warn(

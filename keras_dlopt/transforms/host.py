@@ -171,20 +171,22 @@ class TransformHost:
                         slot.write(name, value)
             group.last.assign(step)
 
-    def final_values(self) -> Iterator[tuple[Target, np.ndarray, Any]]:
-        """For every weight of the recipe: target, exact final value, coding hint.
-
-        Raises:
-            ModelError: if a scheduled transform was never updated.
-        """
+    def check_updated(self) -> None:
+        """Raises `ModelError` if a scheduled transform was never updated."""
         for group in self.groups:
             never = int(to_numpy(group.last)) == NEVER
             if never and group.transform.next_due(NEVER) is not None:
                 raise ModelError(
                     f"{group.transform!r} follows a schedule and was never updated, so "
                     "there is nothing to finalize. Train with fit(), which updates by "
-                    "itself, or call update_transforms(step) in your own loop."
+                    "itself (a model built from TransformedLayer needs "
+                    "UpdateTransforms() among its callbacks), or call "
+                    "update_transforms(step) in your own loop."
                 )
+
+    def final_values(self) -> Iterator[tuple[Target, np.ndarray, Any]]:
+        """For every weight of the recipe: target, exact final value, coding hint."""
+        for group in self.groups:
             if group.transform.kind == "activation":
                 continue
             for slot in group.slots:

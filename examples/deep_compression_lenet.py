@@ -1,0 +1,177 @@
+"""Deep Compression's LeNets: prune, cluster and entropy-code under one recipe.
+
+    python examples/deep_compression_lenet.py --data mnist
+
+trains LeNet-300-100 and LeNet-5 on MNIST, compresses each with one recipe in one `fit`,
+writes the coded file, reads it back and reports error, bytes and ratio, as the mean
+over seeds. `--validate` holds out the last 5,000 training images and reports on those:
+that is how the settings below were chosen. Without it all 60,000 train, and the test
+images are used once per network and seed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+
+import keras
+import numpy as np
+
+import keras_dlopt as dlopt
+from keras_dlopt import data, models
+from keras_dlopt.schedules import PolynomialSparsity
+
+BATCH = 128
+# Per network: builder, ratio of Deep Compression, epochs of float training, of pruning,
+# of training with the final mask, and of training with shared values; sparsity and
+# number of shared values by layer.
+SETTINGS = {
+    "lenet_300_100": {
+        "build": models.lenet_300_100,
+        "record": 40,
+        "epochs": (20, 15, 25, 10),
+        "layers": {"ip1": (0.96, 16), "ip2": (0.92, 16), "ip3": (0.7, 16)},
+    },
+    "lenet5": {
+        "build": models.lenet5,
+        "record": 39,
+        "epochs": (15, 8, 10, 4),
+        "layers": {
+            "conv1": (0.4, 16),
+            "conv2": (0.92, 16),
+            "ip1": (0.985, 16),
+            "ip2": (0.9, 16),
+        },
+    },
+}
+
+
+def recipe(layers, prune_end, cluster_begin):
+    """One recipe: a polynomial schedule down to each layer's share, then clustering."""
+    return dlopt.Recipe(
+        (
+            dlopt.at(f"{layer}/kernel"),
+            dlopt.Prune(PolynomialSparsity(sparsity, end=prune_end, frequency=100))
+            >> dlopt.Cluster(clusters, begin=cluster_begin),
+        )
+        for layer, (sparsity, clusters) in layers.items()
+    )
+
+
+def compiled(model, *, steps, rate):
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=16,
+    )
+    return model
+
+
+def error(model, x, y):
+    """Share of wrong labels, in percent."""
+    labels = model.predict(x, batch_size=1000, verbose=0).argmax(-1)
+    return 100 * float(np.mean(labels != y)), labels
+
+
+def run(name, train, test, *, seed, scale, folder):
+    """Trains and compresses one network; returns its row."""
+    setting = SETTINGS[name]
+    keras.utils.set_random_seed(seed)
+    base, prune, sparse, shared = (max(1, round(e * scale)) for e in setting["epochs"])
+    batches = data.batches(*train, batch_size=BATCH, shuffle=True, seed=seed)
+    per_epoch = len(batches)
+
+    model = compiled(setting["build"](), steps=base * per_epoch, rate=2e-3)
+    model.fit(batches, epochs=base, verbose=0)
+    before, labels = error(model, *test)
+
+    end = prune * per_epoch
+    begin = end + sparse * per_epoch
+    small = dlopt.transform(model, recipe(setting["layers"], end, begin))
+    total = prune + sparse + shared
+    compiled(small, steps=total * per_epoch, rate=2e-3)
+    small.fit(batches, epochs=total, verbose=0)
+
+    path = folder / f"{name}-{seed}.dlopt"
+    dlopt.save_compressed(dlopt.finalize(small), path)
+    again = dlopt.load_compressed(path)
+    after, new_labels = error(again, *test)
+    kernels = [v for v in again.weights if v.name == "kernel"]
+    zeros = sum(int((v.numpy() == 0).sum()) for v in kernels)
+    plain = 4 * again.count_params()
+    return {
+        "network": name,
+        "seed": seed,
+        "error_float": before,
+        "error_compressed": after,
+        "bytes_plain": plain,
+        "bytes": path.stat().st_size,
+        "ratio": plain / path.stat().st_size,
+        "sparsity": zeros / sum(v.numpy().size for v in kernels),
+        "churn": 100 * float(np.mean(labels != new_labels)),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="mnist", help="name or folder of idx files")
+    parser.add_argument("--network", choices=[*SETTINGS, "both"], default="both")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs")
+    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on digits")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file for the results")
+    args = parser.parse_args()
+
+    loaded = data.load("digits" if args.smoke else args.data)
+    x, y = loaded.x_train, loaded.y_train
+    if args.smoke:
+        args.seeds, args.scale = 1, 0.05
+        grow = keras.layers.Resizing(28, 28)
+        x, x_test = np.asarray(grow(x[:256])), np.asarray(grow(loaded.x_test))
+        train, test = (x, y[:256]), (x_test, loaded.y_test)
+    elif args.validate:
+        train, test = (x, y), (loaded.x_val, loaded.y_val)
+    else:
+        train = np.concatenate([x, loaded.x_val]), np.concatenate([y, loaded.y_val])
+        test = loaded.x_test, loaded.y_test
+
+    rows = []
+    names = list(SETTINGS) if args.network == "both" else [args.network]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            for seed in range(args.seeds):
+                row = run(
+                    name,
+                    train,
+                    test,
+                    seed=seed,
+                    scale=args.scale,
+                    folder=pathlib.Path(folder),
+                )
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    for name in names:
+        mine = [r for r in rows if r["network"] == name]
+        mean = {
+            key: statistics.mean(r[key] for r in mine)
+            for key in ("error_float", "error_compressed", "bytes", "ratio", "churn")
+        }
+        print(
+            f"{name}: error {mean['error_float']:.2f} -> "
+            f"{mean['error_compressed']:.2f} %, {mine[0]['bytes_plain']:,} -> "
+            f"{mean['bytes']:,.0f} bytes, ratio {mean['ratio']:.1f} "
+            f"(Deep Compression {SETTINGS[name]['record']}), "
+            f"mean of {len(mine)} seeds"
+        )
+    if args.out:
+        partial = args.out.with_suffix(".part")
+        partial.write_text(json.dumps(rows, indent=1))
+        os.replace(partial, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Canaries: each says what to mend in `_compat.py` when Keras changes."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dlopt import _compat
+
+
+class _Parts(keras.layers.Layer):
+    """A layer with everything the overlay must not disturb."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L2(3))
+        self.counter = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        self.counter.assign_add(1.0)
+        self.add_loss(keras.ops.convert_to_tensor(7.0))
+        return self.dense(x)
+
+
+def test_overlay_substitutes_reads_and_passes_writes_and_losses_on():
+    layer, outer = _Parts(), keras.layers.Layer()
+    layer.build((None, 2))
+    layer.dense.kernel.assign(np.ones((2, 2)))
+    scope = _compat.WeightOverlay([(layer.dense.kernel, np.zeros((2, 2), "float32"))])
+    with scope:
+        y = layer(np.ones((1, 2), "float32"))
+    scope.commit(outer)
+    mend = "see WeightOverlay in _compat.py"
+    assert float(keras.ops.max(y)) == 0.0, f"value not substituted: {mend}"
+    assert float(layer.counter.numpy()) == 1.0, f"write lost: {mend}"
+    assert [float(v) for v in outer.losses] == [7.0], f"add_loss lost: {mend}"
+    # The regularizer sees the latent weight, once: 3 * 4 ones.
+    assert [float(v) for v in layer.losses] == [12.0], f"regularizer changed: {mend}"
+
+
+def test_overlay_reads_its_own_writes_and_nests():
+    v = keras.Variable(1.0)
+    outer = keras.StatelessScope([(v, 5.0)])
+    with outer:
+        inner = _compat.WeightOverlay([])
+        with inner:
+            assert float(v.value) == 5.0
+            v.assign(6.0)
+            assert float(v.value) == 6.0
+        inner.commit(keras.layers.Layer())
+    assert float(outer.get_current_value(v)) == 6.0
+    assert float(v.value) == 1.0
+
+
+def test_overlay_refuses_writes_to_a_computed_weight():
+    v = keras.Variable(1.0, name="kernel")
+    with _compat.WeightOverlay([(v, np.float32(0))]):
+        with pytest.raises(RuntimeError, match="'kernel' is computed by a transform"):
+            v.assign(2.0)
+
+
+def test_sublayers_are_the_direct_ones_only():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((2,)), inner])
+    names = [layer.name for layer in _compat.sublayers(model)]
+    assert inner.name in names, "see sublayers in _compat.py"
+    assert "deep" not in names, "see sublayers in _compat.py"

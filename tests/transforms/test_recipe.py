@@ -1,0 +1,106 @@
+import keras
+import pytest
+
+import keras_dlopt as dlopt
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.schedules import PolynomialSparsity
+from keras_dlopt.serialize import encode
+
+RECIPE = dlopt.Recipe(
+    [
+        (
+            dlopt.named("kernel") & dlopt.inside(keras.layers.Conv2D),
+            dlopt.Prune(PolynomialSparsity(0.9, end=2000)) >> dlopt.FakeQuant(bits=8),
+        ),
+        (dlopt.named("kernel") | ~dlopt.rank(1), dlopt.Cluster(16)),
+        (dlopt.at("relu/output"), dlopt.FakeQuantActivation(range=(0, 6))),
+    ]
+)
+
+
+def _model():
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            keras.layers.Conv2D(2, 3, name="conv"),
+            keras.layers.Flatten(name="flat"),
+            keras.layers.Dense(2, name="dense"),
+        ]
+    )
+
+
+def test_json_round_trip():
+    text = RECIPE.to_json()
+    again = dlopt.Recipe.from_json(text)
+    assert again == RECIPE
+    assert hash(again) == hash(RECIPE)
+    assert again.to_json() == text
+    assert again.entries[0][1].links[0].sparsity.end == 2000
+    assert "keras_dlopt" not in text
+
+
+def test_first_match_wins():
+    recipe = dlopt.Recipe(
+        [
+            (dlopt.at("conv/kernel"), dlopt.Prune(0.5)),
+            (dlopt.named("kernel"), dlopt.Cluster(2)),
+        ]
+    )
+    small = dlopt.transform(_model(), recipe)
+    found = [[s.target.path for s in group.slots] for group in small.groups]
+    assert found == [["conv/kernel"], ["dense/kernel"]]
+
+
+def test_matching_nothing_is_an_error_that_lists_the_weights():
+    recipe = dlopt.Recipe([(dlopt.named("kernal"), dlopt.Prune(0.5))])
+    text = r"matches nothing.*kernal.*Weights there are: \['conv/kernel', 'conv/bias'"
+    with pytest.raises(ConfigError, match=text):
+        dlopt.transform(_model(), recipe)
+
+
+def test_an_entry_that_matches_nothing_is_a_warning():
+    recipe = dlopt.Recipe(
+        [
+            (dlopt.named("kernel"), dlopt.Prune(0.5)),
+            (dlopt.at("conv/kernel"), dlopt.Cluster(2)),
+        ]
+    )
+    with pytest.warns(UserWarning, match="matches nothing, or only what earlier"):
+        dlopt.transform(_model(), recipe)
+
+
+def test_weight_transforms_do_not_take_activations():
+    recipe = dlopt.Recipe([(dlopt.named("output"), dlopt.Prune(0.5))])
+    with pytest.raises(ConfigError, match="paths that end in '/input' or '/output'"):
+        dlopt.transform(_model(), recipe)
+
+
+def test_kinds_do_not_mix_in_a_chain():
+    with pytest.raises(ConfigError, match="either on weights or on activations"):
+        dlopt.Prune(0.5) >> dlopt.FakeQuantActivation()
+    with pytest.raises(ConfigError, match="`>>` chains transforms.*Received: 3"):
+        dlopt.Prune(0.5) >> 3
+
+
+@pytest.mark.parametrize("entries", [[3], [(dlopt.Prune(0.5), dlopt.named("k"))]])
+def test_bad_entries(entries):
+    with pytest.raises(ConfigError, match=r"list of \(selector, transform\) pairs"):
+        dlopt.Recipe(entries)
+
+
+def test_bad_json():
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        dlopt.Recipe.from_json("{")
+    with pytest.raises(ConfigError, match="list of dicts with the keys"):
+        dlopt.Recipe.from_json('{"select": {}}')
+    entry = '[{"select": {"rank": [2]}, "transform": {"class": "os.x", "config": {}}}]'
+    with pytest.raises(ConfigError, match="The class 'os.x' is not known. Import"):
+        dlopt.Recipe.from_json(entry)
+
+
+def test_unregistered_transforms_cannot_be_written():
+    class Mine(dlopt.Transform):
+        pass
+
+    with pytest.raises(ConfigError, match="its class is not registered"):
+        encode(Mine())
