@@ -83,13 +83,15 @@ def _read_sections(reader: Reader) -> dict[int, bytes]:
     return sections
 
 
-def write_json(value: Any) -> bytes:
+def write_json(value: Any, *, dictionary: bytes = b"") -> bytes:
     """A JSON value: size of its UTF-8 text, size of the deflate stream, stream."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-    return varint(len(text)) + write_deflated(text)
+    return varint(len(text)) + write_deflated(text, dictionary=dictionary)
 
 
-def read_json(section: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
+def read_json(
+    section: bytes, *, max_bytes: int = MAX_BYTES, dictionary: bytes = b""
+) -> Any:
     """Reads what `write_json` wrote.
 
     Raises:
@@ -98,7 +100,7 @@ def read_json(section: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     reader = Reader(section, max_bytes=max_bytes)
     size = reader.varint("the size of the header")
     reader.reserve(size, "the header")
-    text = read_deflated(reader, size, "the header")
+    text = read_deflated(reader, size, "the header", dictionary=dictionary)
     if reader.left:
         raise FormatError(
             f"The file is damaged: {reader.left} bytes follow the header. {REPAIR}"

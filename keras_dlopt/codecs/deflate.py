@@ -11,29 +11,30 @@ from keras_dlopt.errors import FormatError
 SMALL = 1 << 16  # up to this size every effort is made
 
 
-def deflate(data: bytes, *, level: int = 9) -> bytes:
+def deflate(data: bytes, *, level: int = 9, dictionary: bytes = b"") -> bytes:
     """Raw deflate stream, the smaller of two of zlib's strategies.
 
     Above 64 KiB the level is 6 at most, several times faster, and the second strategy
     is Huffman coding alone, which suits the noise in the low bytes of floats.
+    `dictionary` is text that the data may refer back to.
     """
     small = len(data) <= SMALL
     second = zlib.Z_FILTERED if small else zlib.Z_HUFFMAN_ONLY
     streams = []
     for strategy in (zlib.Z_DEFAULT_STRATEGY, second):
         effort = level if small else min(level, 6)
-        coder = zlib.compressobj(effort, zlib.DEFLATED, -15, 9, strategy)
+        coder = zlib.compressobj(effort, zlib.DEFLATED, -15, 9, strategy, dictionary)
         streams.append(coder.compress(data) + coder.flush())
     return min(streams, key=len)
 
 
-def inflate(data: bytes, size: int, what: str) -> bytes:
+def inflate(data: bytes, size: int, what: str, *, dictionary: bytes = b"") -> bytes:
     """Exactly `size` bytes out of a raw deflate stream; never allocates more.
 
     Raises:
         FormatError: if the stream is damaged or holds more or fewer bytes.
     """
-    decoder = zlib.decompressobj(-15)
+    decoder = zlib.decompressobj(-15, zdict=dictionary)
     try:
         out = decoder.decompress(data, size + 1)
     except zlib.error as error:
@@ -49,16 +50,18 @@ def inflate(data: bytes, size: int, what: str) -> bytes:
     return out
 
 
-def write_deflated(data: bytes, *, level: int = 9) -> bytes:
+def write_deflated(data: bytes, *, level: int = 9, dictionary: bytes = b"") -> bytes:
     """Length of the stream, then the stream."""
-    stream = deflate(data, level=level)
+    stream = deflate(data, level=level, dictionary=dictionary)
     return varint(len(stream)) + stream
 
 
-def read_deflated(reader: Reader, size: int, what: str) -> bytes:
+def read_deflated(
+    reader: Reader, size: int, what: str, *, dictionary: bytes = b""
+) -> bytes:
     """Reads what `write_deflated` wrote; `size` is already reserved."""
     length = reader.varint(f"the compressed size of {what}")
-    return inflate(reader.take(length, what), size, what)
+    return inflate(reader.take(length, what), size, what, dictionary=dictionary)
 
 
 def to_planes(bits: np.ndarray) -> bytes:

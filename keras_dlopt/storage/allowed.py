@@ -1,0 +1,135 @@
+"""Which classes and functions a compressed file may name.
+
+The file holds short names only. They are looked up in tables of classes that are
+already loaded; nothing named in a file is ever imported.
+"""
+
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_dlopt.errors import FormatError
+
+NAMESPACES = (
+    "layers",
+    "initializers",
+    "regularizers",
+    "constraints",
+    "dtype_policies",
+    "quantizers",
+)
+# Code in the file, models in other files, vocabularies read from paths.
+REFUSED = {
+    "Lambda": "it holds Python code",
+    "TFSMLayer": "it loads another file",
+    "TorchModuleWrapper": "it holds pickled Python code",
+    "JaxLayer": "it holds Python code",
+    "FlaxLayer": "it holds Python code",
+    "StringLookup": "its vocabulary is no weight and may be read from any path",
+    "IntegerLookup": "its vocabulary is no weight and may be read from any path",
+    "TextVectorization": "its vocabulary is no weight and may be read from any path",
+}
+FUNCTION = "function"
+
+
+def _subclasses(cls: type, found: dict[type, None]) -> dict[type, None]:
+    for sub in cls.__subclasses__():
+        if sub not in found:
+            found[sub] = None
+            _subclasses(sub, found)
+    return found
+
+
+@functools.cache
+def builtin() -> dict[str, tuple[type, str, str]]:
+    """Short name -> class, and the module and name by which Keras finds it."""
+    table: dict[str, tuple[type, str, str]] = {}
+    for space in NAMESPACES:
+        module = getattr(keras, space)
+        for name in sorted(dir(module)):
+            value = getattr(module, name)
+            usable = isinstance(value, type) and hasattr(value, "from_config")
+            if usable and name not in REFUSED:
+                short = name if space == "layers" else f"{space}.{name}"
+                table[short] = (value, f"keras.{space}", name)
+    table["Sequential"] = (keras.Sequential, "keras", "Sequential")
+    for cls in _subclasses(keras.Operation, {}):
+        # The nodes of `keras.ops` in a Functional model, and Functional itself, have
+        # no public name; Keras writes the module they live in.
+        home = cls.__module__.split(".")
+        if home[:3] == ["keras", "src", "ops"]:
+            table[f"{'.'.join(home[2:])}.{cls.__name__}"] = (
+                cls,
+                cls.__module__,
+                cls.__name__,
+            )
+        elif home[:3] == ["keras", "src", "models"] and cls.__name__ == "Functional":
+            table["Functional"] = (cls, cls.__module__, cls.__name__)
+    return table
+
+
+@functools.cache
+def short_names() -> dict[type, str]:
+    """Class -> short name; of several aliases the class's own name."""
+    names: dict[type, str] = {}
+    for short, (cls, _, name) in builtin().items():
+        if cls not in names or name == cls.__name__:
+            names[cls] = short
+    return names
+
+
+@functools.cache
+def functions() -> dict[str, Any]:
+    """The activation functions of Keras."""
+    skipped = ("get", "serialize", "deserialize")
+    return {
+        name: value
+        for name, value in vars(keras.activations).items()
+        if callable(value)
+        and not isinstance(value, type)
+        and not name.startswith("_")
+        and name not in skipped
+    }
+
+
+def custom(key: str, custom_objects: Mapping[str, Any]) -> Any:
+    """What a name outside Keras stands for in this process.
+
+    Args:
+        key: `"package>Name"` as registered, or `">Name"`.
+        custom_objects: what the caller passed, by either form of the name.
+
+    Raises:
+        FormatError: if nobody here has given that name a meaning.
+    """
+    name = key.rpartition(">")[2]
+    for known in (key, name):
+        if known in custom_objects:
+            return custom_objects[known]
+    if key.startswith("keras_dlopt>"):
+        importlib.import_module("keras_dlopt.layers")
+        importlib.import_module("keras_dlopt.transforms")
+    found = keras.saving.get_registered_object(key.removeprefix(">"))
+    if found is None:
+        raise UnknownName(
+            f"Refused: the file names {key.removeprefix('>')!r}, which is neither part "
+            "of Keras nor registered in this process. If you have it, import the "
+            "module that registers it with keras.saving.register_keras_serializable, "
+            f"or pass custom_objects={{{name!r}: ...}}."
+        )
+    return found
+
+
+class UnknownName(FormatError):
+    """A name that `custom_objects` could still explain."""
+
+
+def refuse(name: str, why: str) -> FormatError:
+    """The error for something that may not be in a file."""
+    return FormatError(
+        f"Refused: {name!r} cannot be part of a compressed file, because {why}. Write "
+        "a layer class instead and pass it as custom_objects={'Name': Class}."
+    )

@@ -1,0 +1,48 @@
+"""Stops a hostile architecture before it allocates."""
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+
+import keras
+
+from keras_dlopt.errors import FormatError
+
+_LOCK = threading.Lock()
+SLACK = 4096  # elements for counters and seeds that are in no file
+
+
+@contextlib.contextmanager
+def limited_variables(elements: int) -> Iterator[None]:
+    """Inside, this thread can create Keras variables of so many elements in all.
+
+    A file may describe `Dense(10**12)` in a few bytes. Its weights are in the file
+    too, so a model that asks for more elements than the file has is not its model.
+
+    Raises:
+        FormatError: out of the constructor of the variable that is too much.
+    """
+    left, thread = elements + SLACK, threading.get_ident()
+    # keras.Variable inherits its constructor from the backend's class.
+    with _LOCK:
+        original = keras.Variable.__init__
+
+        def checked(self, initializer, shape=None, *args, **kwargs):
+            nonlocal left
+            if threading.get_ident() == thread:
+                left -= math.prod(shape or getattr(initializer, "shape", None) or ())
+                if left < 0:
+                    raise FormatError(
+                        f"Refused: the model described in the file needs a variable "
+                        f"of shape {tuple(shape or ())}, more than the weights stored "
+                        f"in it ({elements} elements). Restore the file from a copy "
+                        "or save it again."
+                    )
+            original(self, initializer, shape, *args, **kwargs)
+
+        keras.Variable.__init__ = checked
+        try:
+            yield
+        finally:
+            del keras.Variable.__init__

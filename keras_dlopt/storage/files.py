@@ -1,0 +1,59 @@
+"""Whole files: read with a limit, written all or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+from keras_dlopt.errors import ConfigError, FormatError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes beside the target, then moves into place; an old file survives failure.
+
+    Raises:
+        ConfigError: if the folder or file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {str(path)!r}: {error.strerror or error}. Nothing was "
+            "changed. Choose a folder that exists and that you may write to."
+        ) from error
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """The contents of a regular file of at most `max_bytes`.
+
+    Raises:
+        ConfigError: if it cannot be read.
+        FormatError: if it is larger.
+    """
+    try:
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no file {str(path)!r}. Pass the path of a file written by "
+                "save_compressed."
+            )
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read {str(path)!r}: {error.strerror or error}. Check its "
+            "permissions."
+        ) from error
+    if len(data) > max_bytes:
+        raise FormatError(
+            f"{str(path)!r} is larger than max_bytes={max_bytes}. If it comes from a "
+            "source you trust, pass a larger max_bytes."
+        )
+    return data
