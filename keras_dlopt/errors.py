@@ -26,6 +26,10 @@ class DataError(DloptError, ValueError):
     """A data set cannot be found or read, or has the wrong shape."""
 
 
+class ExportError(DloptError, RuntimeError):
+    """A model could not be exported, or the file does not hold what was trained."""
+
+
 class MissingDependencyError(DloptError, ImportError):
     """An optional package is needed and is not installed."""
 

@@ -1,0 +1,209 @@
+"""LiteRT (.tflite) files: float, or full int8 with the very scales trained."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt.errors import ConfigError, ExportError, ModelError
+from keras_dlopt.export import verify as checking
+from keras_dlopt.export.quiet import silence
+from keras_dlopt.export.runtime import litert_package, run_litert
+from keras_dlopt.export.twin import Kernel, Range, Twin, bake
+from keras_dlopt.transforms.quantize.tracing import input_specs
+
+IO = ("float", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was written, and what was checked in it.
+
+    Attributes:
+        path: of the file.
+        size: of the file in bytes.
+        quantized: whether it is a full int8 model.
+        io: type of its inputs and outputs, `"float"` or `"int8"`.
+        verified: whether the file was read back and compared.
+        codes: int8 weight codes that were compared and are equal.
+        ranges: activation scales and zero points that were found in the file.
+        agreement: of its outputs with the model's on `data`; None without data.
+    """
+
+    path: str
+    size: int
+    quantized: bool
+    io: str
+    verified: bool
+    codes: int = 0
+    ranges: int = 0
+    agreement: checking.Agreement | None = None
+
+
+def litert(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    io: str = "float",
+    verify: bool = True,
+    data: Any = None,
+    batch_size: int | None = 1,
+    example: Any = None,
+) -> ExportReport:
+    """Writes a model as a LiteRT file for phones, microcontrollers and CPUs.
+
+    A model that was trained with activation quantizers (see `int8_recipe`) becomes a
+    full int8 file whose weight codes, scales and zero points are the trained ones;
+    the file is read back and compared. Any other model becomes a float file. Nothing
+    is printed, and the file appears only when it is complete and checked.
+
+    Args:
+        model: a `TransformedModel`, or a built Keras model.
+        path: of the file, ending in `.tflite`; its folder must exist.
+        io: type of the file's inputs and outputs: `"float"`, or `"int8"` for runtimes
+            without float, where the caller scales with the file's input quantization.
+        verify: whether to read the file back and compare; needs the package
+            `ai-edge-litert`.
+        data: a batch of inputs on which to compare the outputs of file and model.
+        batch_size: examples per call of the file; None leaves it open, at the price
+            of some operations that compute shapes.
+        example: a batch of inputs, for models that do not know their input's shape.
+
+    Raises:
+        ConfigError: for what int8 LiteRT cannot express, or a wrong argument.
+        ExportError: if the converter fails, or the file is not what was trained; the
+            text names the layer, and no file is left.
+        MissingDependencyError: without `ai-edge-litert`, unless `verify=False`.
+    """
+    path = os.fspath(path)
+    _check_arguments(model, path, io, data, verify)
+    plain, ranges, kernels = bake(model)
+    if io == "int8" and not ranges:
+        raise ConfigError(
+            f"io='int8' needs a quantized model, and {model.name!r} has no activation "
+            "quantizers. Train transform(model, int8_recipe(model)) first, or use "
+            "io='float'."
+        )
+    twin = Twin(plain, ranges)
+    specs = input_specs(plain, example)
+    with _complete_or_absent(path) as temporary:
+        _convert(twin, specs, temporary, io, batch_size, quantized=bool(ranges))
+        codes, agree = 0, None
+        if verify and ranges:
+            codes = checking.check(temporary, plain, ranges, kernels)
+        if verify and data is not None:
+            agree = _compare(twin, temporary, data, quantized=bool(ranges))
+        size = os.path.getsize(temporary)
+    return ExportReport(
+        path=path,
+        size=size,
+        quantized=bool(ranges),
+        io=io,
+        verified=verify,
+        codes=codes,
+        ranges=len(ranges) if verify else 0,
+        agreement=agree,
+    )
+
+
+def _check_arguments(model: Any, path: str, io: str, data: Any, verify: bool) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            "LiteRT files are written by TensorFlow's converter, and this process runs "
+            f"Keras on {keras.backend.backend()!r}. Save the model with "
+            "model.save('model.keras'), and export it in a process started with "
+            "KERAS_BACKEND=tensorflow."
+        )
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ModelError(
+            f"The model must be a built keras.Model. Received: {model!r}. Call "
+            "model.build(input_shape), or call it once on data."
+        )
+    if io not in IO:
+        raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
+    if not path.endswith(".tflite"):
+        raise ConfigError(f"path must end in '.tflite'. Received: {path!r}.")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"Cannot write to the folder {folder!r}: it does not exist or is not "
+            "writable. Create it first."
+        )
+    if data is not None and not verify:
+        raise ConfigError(
+            "data is compared only with verify=True. Pass one or neither."
+        )
+    if verify:
+        litert_package()
+
+
+@contextlib.contextmanager
+def _complete_or_absent(path: str) -> Iterator[str]:
+    """A temporary file beside `path` that takes its place if all went well."""
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(
+        dir=folder, prefix=f".{name}.", suffix=".tflite"
+    )
+    os.close(handle)
+    try:
+        yield temporary
+        # mkstemp makes files for their owner only; give it what open() would.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _convert(
+    twin: Twin, specs: Any, path: str, io: str, batch: int | None, *, quantized: bool
+) -> None:
+    import tensorflow as tf
+
+    options: dict[str, Any] = {}
+    if quantized:
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if io == "int8":
+        options |= {"inference_input_type": tf.int8, "inference_output_type": tf.int8}
+    signature = keras.tree.map_structure(
+        lambda s: keras.InputSpec(shape=(batch, *s.shape[1:]), dtype=s.dtype), specs
+    )
+    try:
+        with silence():
+            twin.export(
+                path,
+                format="litert",
+                verbose=False,
+                input_signature=[signature],
+                **options,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"The LiteRT converter refused {twin.name!r} ({type(error).__name__}): "
+            f"{str(error)[:1000]}"
+        ) from error
+
+
+def _compare(twin: Twin, path: str, data: Any, *, quantized: bool):
+    expected = np.asarray(twin.predict(data, verbose=0))
+    got = run_litert(path, data)
+    lsb = _output_step(path) if quantized else 1e-4 * max(np.abs(expected).max(), 1e-30)
+    return checking.agreement(expected, got, lsb=lsb)
+
+
+def _output_step(path: str) -> float:
+    """The step of the grid on which an int8 file's output lies."""
+    contents = checking.read(path)
+    last = contents.operators[-1]
+    ends = [contents.tensors[i] for i in (*last.inputs, *last.outputs) if i >= 0]
+    return float(next(t.scales[0] for t in reversed(ends) if len(t.scales) == 1))
+
+
+__all__ = ["ExportReport", "Kernel", "Range", "litert"]

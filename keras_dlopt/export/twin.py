@@ -1,0 +1,224 @@
+"""The inference twin: what is converted in place of the model that was trained.
+
+Kernels are baked onto their int8 grids, so that the converter, which takes each
+channel's largest magnitude for 127, arrives at the very same scales; a scale per
+channel commutes with the BatchNorm that the converter folds in. Activation quantizers
+become TensorFlow's op with constant ends, the only form the converter reads.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt.codecs.hints import Grid
+from keras_dlopt.errors import ConfigError, ExportError
+from keras_dlopt.select import activation_targets, weight_targets
+from keras_dlopt.transforms import (
+    FakeQuantActivation,
+    TransformedModel,
+    activations,
+    finalize,
+)
+from keras_dlopt.transforms.finalize import coding_hints
+from keras_dlopt.transforms.quantize.placement import KEEPS_RANGE, LINEAR
+from keras_dlopt.transforms.quantize.tracing import trace
+from keras_dlopt.transforms.updating import hosts
+
+_SMALLEST = np.float32(1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The trained range of one activation quantizer, in float32."""
+
+    path: str
+    low: np.float32
+    high: np.float32
+
+    @property
+    def scale(self) -> np.float32:
+        """The step between two levels."""
+        return np.float32((self.high - self.low) / np.float32(255))
+
+    @property
+    def zero_point(self) -> int:
+        """The int8 code of 0."""
+        zero = np.floor(-self.low / self.scale + np.float32(0.5))
+        return int(np.clip(zero, 0, 255)) - 128
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """The trained codes of one kernel, a row per output channel.
+
+    Attributes:
+        path: of the weight.
+        codes: (channels, rest), integers in [-127, 127].
+        scale: (channels,) or (1,), float32.
+    """
+
+    path: str
+    codes: np.ndarray
+    scale: np.ndarray
+
+
+class Twin(keras.Model):
+    """Runs a model with constant activation quantizers, for conversion only."""
+
+    def __init__(self, model: keras.Model, ranges: list[Range]):
+        super().__init__(name=model.name)
+        self.model = model
+        targets = {t.path: t for t in activation_targets(model)}
+        self._taps = {
+            (id(targets[r.path].layer), targets[r.path].name): _constant_quantizer(r)
+            for r in ranges
+        }
+        activations.install(targets[r.path].layer for r in ranges)
+        self.built = True
+
+    def call(self, inputs):
+        with activations.active(self._taps):
+            return self.model(inputs, training=False)
+
+
+def _constant_quantizer(r: Range):
+    import tensorflow as tf
+
+    low, high = float(r.low), float(r.high)
+    return lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high)
+
+
+def bake(model: keras.Model) -> tuple[keras.Model, list[Range], list[Kernel]]:
+    """A plain copy with baked weights, its activation ranges and its int8 kernels.
+
+    The lists are empty for a model without activation quantizers, which is exported
+    in float.
+
+    Raises:
+        ConfigError: for quantizers that int8 LiteRT cannot express.
+        ExportError: for ranges that were never trained.
+    """
+    if not hosts(model):
+        return model, [], []
+    if not isinstance(model, TransformedModel):
+        if any(
+            g.transform.kind == "activation" for h in hosts(model) for g in h.groups
+        ):
+            raise ConfigError(
+                f"{model.name!r} holds activation quantizers inside TransformedLayers, "
+                "which the export does not reach. Put them into one recipe: "
+                "keras_dlopt.transform(model, recipe)."
+            )
+        return finalize(model), [], []
+    ranges = _ranges(model)
+    plain = finalize(model)
+    if not ranges:
+        return plain, [], []
+    _check_reshapes(plain, {r.path: r for r in ranges})
+    return plain, ranges, _kernels(plain)
+
+
+def _ranges(model: TransformedModel) -> list[Range]:
+    found, untrained = [], []
+    for group in model.groups:
+        if group.transform.kind != "activation":
+            continue
+        if not isinstance(group.transform, FakeQuantActivation):
+            raise ConfigError(
+                "The int8 export knows FakeQuantActivation for activations. "
+                f"Received: {group.transform!r} at {group.slots[0].target.path!r}."
+            )
+        if group.transform.bits != 8:
+            raise ConfigError(
+                f"LiteRT's int8 kernels take activations of 8 bits. {group.transform!r}"
+                f" at {group.slots[0].target.path!r} has {group.transform.bits}: files "
+                "with other widths convert, and then fail or return wrong numbers. "
+                "Train with FakeQuantActivation(bits=8)."
+            )
+        for slot in group.slots:
+            state = slot.arrays()
+            if not state["seen"]:
+                untrained.append(slot.target.path)
+            low = np.float32(state["low"])
+            high = np.maximum(np.float32(state["high"]), low + _SMALLEST)
+            found.append(Range(slot.target.path, low, high))
+    if untrained:
+        raise ExportError(
+            f"The ranges of {untrained} were never set: no training step has run "
+            "through them. Train the model with fit() first, a few steps are enough "
+            "for the ranges."
+        )
+    return found
+
+
+def _kernels(plain: keras.Model) -> list[Kernel]:
+    hints = coding_hints(plain)
+    place = {id(v): i for i, v in enumerate(plain.weights)}
+    kernels = []
+    for target in weight_targets(plain):
+        if not isinstance(target.layer, LINEAR) or target.name != "kernel":
+            continue
+        hint = hints.get(place[id(target.variable)])
+        if not isinstance(hint, Grid) or not _uses_8_bits(hint, target.variable):
+            raise ConfigError(
+                f"{target.path!r} is not on an int8 grid, so the file would round it "
+                "anew. Give its recipe entry a transform that ends in "
+                "FakeQuant(bits=8), such as Prune(0.8) >> FakeQuant(bits=8); "
+                "int8_recipe(model) does so for all kernels."
+            )
+        kernels.append(_rows(target, hint))
+    return kernels
+
+
+def _uses_8_bits(hint: Grid, variable: Any) -> bool:
+    """Whether each scale is its channel's largest magnitude over 127."""
+    weight = np.abs(np.asarray(keras.ops.convert_to_numpy(variable)))
+    axes = tuple(
+        a for a, n in enumerate(hint.scale.shape) if n == 1 and hint.scale.ndim
+    )
+    largest = np.abs(hint.codes).max(axis=axes or None, keepdims=True, initial=0)
+    return bool(weight.ndim and np.all((largest == 127) | (largest == 0)))
+
+
+def _rows(target: Any, hint: Grid) -> Kernel:
+    """Codes with the output channels first, as rows."""
+    codes, layer = hint.codes, target.layer
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        codes = codes.reshape(*codes.shape[:2], -1)
+        rows = np.moveaxis(codes, -1, 0)
+    elif isinstance(layer, keras.layers.Conv2DTranspose):
+        rows = np.moveaxis(codes, -2, 0)
+    else:
+        rows = np.moveaxis(codes, -1, 0)
+    return Kernel(target.path, rows.reshape(len(rows), -1), hint.scale.ravel())
+
+
+def _check_reshapes(plain: keras.Model, ranges: dict[str, Range]) -> None:
+    """Raises if the quantizers before and after a layer that keeps values differ."""
+    graph = trace(plain)
+    producers = graph.producers()
+
+    def range_of(tensor) -> Range | None:
+        call = producers.get(tensor)
+        if call is None:
+            return None
+        own = ranges.get(f"{call.path}/output")
+        if own is None and isinstance(call.layer, KEEPS_RANGE):
+            return range_of(call.inputs[0])
+        return own
+
+    for call in graph.calls:
+        after = ranges.get(f"{call.path}/output")
+        if after is None or not isinstance(call.layer, KEEPS_RANGE):
+            continue
+        before = ranges.get(f"{call.path}/input") or range_of(call.inputs[0])
+        if before and (before.low, before.high) != (after.low, after.high):
+            raise ConfigError(
+                f"{call.path!r} keeps the values of its input, and its output has "
+                f"another range ({after.low:.4g}, {after.high:.4g}) than its input "
+                f"({before.low:.4g}, {before.high:.4g}, from {before.path!r}). LiteRT "
+                "has one range for both and would return wrong numbers. Leave "
+                f"'{call.path}/output' out of the recipe."
+            )
