@@ -7,7 +7,7 @@ that pull in plotting, converters or search load when they are first used.
 import importlib
 from typing import Any
 
-from keras_dlopt import schedules
+from keras_dlopt import callbacks, layers, optimizers, schedules
 from keras_dlopt.select import at, everything, inside, matching, named, rank
 from keras_dlopt.transforms import (
     Chain,
@@ -44,15 +44,18 @@ __all__ = [
     "TransformedModel",
     "UpdateTransforms",
     "at",
+    "callbacks",
     "data",
     "everything",
     "export",
     "finalize",
     "inside",
+    "layers",
     "load_compressed",
     "matching",
     "models",
     "named",
+    "optimizers",
     "rank",
     "report",
     "save_compressed",
