@@ -41,8 +41,10 @@ class UpdateTransforms(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         # Read anew each epoch: a restored backup may have moved the step.
         self._hosts = hosts(self.model)
-        iterations = self.model.optimizer.iterations
-        self._epoch_start = int(np.max(ops.convert_to_numpy(iterations)))
+        optimizer = self.model.optimizer
+        iterations = int(np.max(ops.convert_to_numpy(optimizer.iterations)))
+        # Keras counts optimizer steps, a schedule counts batches.
+        self._epoch_start = iterations * (optimizer.gradient_accumulation_steps or 1)
         self._look(self._epoch_start, force=True)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -85,6 +85,16 @@ def test_schedule_is_followed_inside_fit():
     assert at[10] == 96
 
 
+def test_steps_are_batches_under_gradient_accumulation():
+    schedule = PolynomialSparsity(0.75, begin=2, end=10, frequency=4)
+    small = _small(dlopt.Prune(schedule))
+    watch = _Watch(small)
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    _fit(small, steps=6, epochs=2, callbacks=[watch], optimizer=optimizer)
+    assert watch.zeros[-2:] == [96, 96]
+    assert watch.zeros[:3] == [0, 0, round(schedule.value(2) * 128)]
+
+
 def test_pruned_weights_stay_zero_and_get_no_gradient():
     small = _small(dlopt.Prune(0.5))
     before = small.model.layers[0].kernel.numpy()
