@@ -76,7 +76,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if training:
             # The op divides by n - 1 for the moving variance, Keras by n.
-            count = tf.size(inputs, out_type="int32") // inputs.shape[-1]
+            count = tf.size(inputs, out_type=tf.int64) // inputs.shape[-1]
             count = tf.cast(count, "float32")
             variance = variance * ((count - 1.0) / count)
             rest = 1.0 - self.momentum

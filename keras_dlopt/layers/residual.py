@@ -66,6 +66,9 @@ class Residual(keras.layers.Layer):
     (arXiv:1512.03385), equations 1 and 2.
     """
 
+    # Blocks whose papers leave the shortcut out where shapes differ say so here.
+    _shortcut_may_be_absent = False
+
     def __init__(
         self,
         body: keras.layers.Layer | Sequence[keras.layers.Layer],
@@ -100,10 +103,14 @@ class Residual(keras.layers.Layer):
         self.data_format = _checks.data_format(self.name, data_format)
         self.seed = seed
         self.projection: list[keras.layers.Layer] = []
+        self._adds = True
+        self._pad: tuple[tuple[int, ...], int] | None = None
         self.scaler = self._make_scaler()
         self.drop = None
         if self.survival < 1.0:
-            self.drop = StochasticDepth(self.survival, seed=seed, dtype=self.policy)
+            self.drop = StochasticDepth(
+                self.survival, seed=seed, dtype=self.policy, name="drop"
+            )
         self.loss_tracker = None
         if self.shortcut_loss and keras.backend.backend() != "jax":
             self.loss_tracker = keras.metrics.Mean(name=f"{self.name}_shortcut_loss")
@@ -115,8 +122,12 @@ class Residual(keras.layers.Layer):
 
     def _make_scaler(self) -> keras.layers.Layer | None:
         if self.scale == "layerscale":
-            return LayerScale(data_format=self.data_format, dtype=self.policy)
-        return ReZero(dtype=self.policy) if self.scale == "rezero" else None
+            return LayerScale(
+                data_format=self.data_format, dtype=self.policy, name="scale"
+            )
+        if self.scale == "rezero":
+            return ReZero(dtype=self.policy, name="scale")
+        return None
 
     def _make_projection(
         self, rank: int, channels: int, strides: tuple[int, ...]
@@ -135,10 +146,12 @@ class Residual(keras.layers.Layer):
     def build(self, input_shape=None):
         shape = tuple(input_shape)
         out = _build_chain(self.body, shape, self.compute_dtype)
-        self._pad: tuple[tuple[int, ...], int] | None = None
         chosen = self.shortcut
         if chosen == "auto":
             chosen = "identity" if out == shape else "projection"
+            if out != shape and self._shortcut_may_be_absent:
+                self._adds = False
+                return
         short = shape
         if chosen != "identity":
             short = self._build_shortcut(chosen, shape, out)
@@ -181,10 +194,12 @@ class Residual(keras.layers.Layer):
         return inputs
 
     def call(self, inputs, training=None):
-        short = self._short(inputs)
         outputs = inputs
         for layer in self.body:
             outputs = layer(outputs)
+        if not self._adds:
+            return self.activation(outputs)
+        short = self._short(inputs)
         if self.shortcut_loss:
             term = shortcut_distance(outputs, short, distance=self.distance)
             if self.loss_tracker is not None:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dlopt.layers._checks import channel_axis, data_format
+from keras_dlopt.layers import _checks
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -31,10 +31,10 @@ class LayerScale(keras.layers.Layer):
     def __init__(self, init: float = 1e-6, *, data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.init = float(init)
-        self.data_format = _format(self, data_format)
+        self.data_format = _checks.data_format(self.name, data_format)
 
     def build(self, input_shape=None):
-        axis = channel_axis(self.data_format) if len(input_shape) > 2 else -1
+        axis = _checks.channel_axis(self.data_format) if len(input_shape) > 2 else -1
         self._shape = [1] * (len(input_shape) - 1)
         self._shape[axis if axis < 0 else axis - 1] = input_shape[axis]
         self.gamma = self.add_weight(
@@ -81,7 +81,3 @@ class ReZero(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-
-def _format(layer: keras.layers.Layer, value: str | None) -> str:
-    return data_format(layer.name, value)

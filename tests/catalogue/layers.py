@@ -4,10 +4,18 @@ from catalogue import Case
 from keras_dlopt import layers
 
 IMAGE = (8, 8, 4)
+PER_REPLICA = {
+    "two_replicas": "each replica normalizes by its own share of the batch, as Keras' "
+    "BatchNormalization does unless synchronized=True"
+}
 
 
 def _dense(units):
     return keras.layers.Dense(units, activation="tanh")
+
+
+def _image(name, make, **kwargs):
+    return Case(name, "layer", make, input_shape=IMAGE, **kwargs)
 
 
 CASES = [
@@ -17,9 +25,8 @@ CASES = [
         "layer",
         lambda: layers.Residual(_dense(6), shortcut_loss=0.1),
     ),
-    Case(
+    _image(
         "Residual-pad-cosine-rezero",
-        "layer",
         lambda: layers.Residual(
             keras.layers.Conv2D(6, 3, strides=2, padding="same"),
             shortcut="pad",
@@ -27,7 +34,6 @@ CASES = [
             distance="cosine",
             scale="rezero",
         ),
-        input_shape=IMAGE,
     ),
     Case(
         "Residual-survival",
@@ -43,4 +49,42 @@ CASES = [
     ),
     Case("LayerScale", "layer", lambda: layers.LayerScale(0.1)),
     Case("ReZero", "layer", layers.ReZero),
+    _image("SqueezeExcitation", lambda: layers.SqueezeExcitation(0.5)),
+    _image("BatchNormalization", layers.BatchNormalization, exempt=PER_REPLICA),
+    _image("BasicBlock", lambda: layers.BasicBlock(6, strides=2), exempt=PER_REPLICA),
+    _image(
+        "BottleneckBlock",
+        lambda: layers.BottleneckBlock(4, groups=2, shortcut_loss=0.1),
+        exempt=PER_REPLICA,
+    ),
+    _image(
+        "PreActivationBlock",
+        lambda: layers.PreActivationBlock(4, scale="rezero"),
+        exempt=PER_REPLICA,
+    ),
+    _image(
+        "InvertedResidualBlock",
+        lambda: layers.InvertedResidualBlock(4, expansion=2, squeeze=0.25),
+        exempt=PER_REPLICA,
+    ),
+    _image("ConvNeXtBlock", lambda: layers.ConvNeXtBlock(4, kernel_size=3)),
+    Case("ResidualMLPBlock", "layer", lambda: layers.ResidualMLPBlock(8, hidden=16)),
+    Case(
+        "SelfAttention",
+        "layer",
+        lambda: layers.SelfAttention(8, heads=2, causal=True),
+        input_shape=(5, 8),
+    ),
+    Case(
+        "TransformerBlock",
+        "layer",
+        lambda: layers.TransformerBlock(8, heads=2, hidden=16),
+        input_shape=(5, 8),
+    ),
+    Case(
+        "TransformerBlock-post",
+        "layer",
+        lambda: layers.TransformerBlock(8, heads=2, norm="post", scale="layerscale"),
+        input_shape=(5, 8),
+    ),
 ]
