@@ -1,5 +1,19 @@
-"""Callbacks: learning rates that follow the training, and guards."""
+"""Callbacks: learning rates that follow the training, searches, and a guard."""
 
+from keras_dlopt.callbacks.finder import LearningRateFinder, RangeTest
+from keras_dlopt.callbacks.guard import DivergenceGuard
+from keras_dlopt.callbacks.hypergradient import HypergradientLearningRate
 from keras_dlopt.callbacks.loss_driven import LossDrivenLearningRate
+from keras_dlopt.callbacks.plateau import ReduceOnPlateau
+from keras_dlopt.callbacks.search import LearningRateSearch, SearchResult
 
-__all__ = ["LossDrivenLearningRate"]
+__all__ = [
+    "DivergenceGuard",
+    "HypergradientLearningRate",
+    "LearningRateFinder",
+    "LearningRateSearch",
+    "LossDrivenLearningRate",
+    "RangeTest",
+    "ReduceOnPlateau",
+    "SearchResult",
+]

@@ -28,6 +28,7 @@ Mechanism, public Keras API only, one `StepHub` per model:
 """
 
 import dataclasses
+import threading
 from typing import Any
 
 import keras
@@ -327,7 +328,8 @@ class StepHub:
         plain = optimizer.apply
 
         def apply(grads, trainable_variables=None):
-            self._caught[_replica()] = list(grads)
+            # MirroredStrategy traces every replica in a thread of its own.
+            self._caught[threading.get_ident()] = list(grads)
             return plain(grads, trainable_variables)
 
         object.__setattr__(optimizer, "apply", apply)
@@ -338,7 +340,7 @@ class StepHub:
 
     def take_gradients(self) -> list[Any] | None:
         """The gradients that the optimizer got in the step just traced."""
-        return self._caught.pop(_replica(), None)
+        return self._caught.pop(threading.get_ident(), None)
 
     def loss_metric(self) -> keras.metrics.Metric:
         """Keras' own mean of the loss over the epoch."""
@@ -352,16 +354,6 @@ class StepHub:
             "own `metrics` property, add keras.metrics.Mean(name='loss') and update "
             "it in train_step."
         )
-
-
-def _replica() -> Any:
-    """Which replica is being traced."""
-    if keras.backend.backend() != "tensorflow":
-        return 0
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    return None if context is None else str(context.replica_id_in_sync_group)
 
 
 def hub_of(model: keras.Model) -> StepHub:

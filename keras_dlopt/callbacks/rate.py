@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlopt.callbacks.state import index_of, make_slot, read
+from keras_dlopt.callbacks.state import host, index_of, make_slot, read
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import Scaled
 
@@ -37,6 +37,14 @@ class Rate:
 
     def set(self, value: float) -> None:
         """Sets the rate of the coming step, on the host."""
+        self.optimizer.learning_rate = value
+
+    def position(self) -> float:
+        """What `multiply` multiplies, on the host: the rate, or a schedule's factor."""
+        return float(host(self.optimizer.learning_rate))
+
+    def set_position(self, value: float) -> None:
+        """Sets what `position` returns."""
         self.optimizer.learning_rate = value
 
     def multiply(self, factor) -> None:
@@ -92,6 +100,12 @@ class ScheduledRate(Rate):
             f"Received: {self.scaled.schedule!r}, rate={value}. Compile with a float "
             "learning_rate to have it set."
         )
+
+    def position(self) -> float:
+        return float(host(self._slot))
+
+    def set_position(self, value: float) -> None:
+        self._slot.assign(value)
 
     def multiply(self, factor) -> None:
         self._slot.assign(read(self._slot) * factor)

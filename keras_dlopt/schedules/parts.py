@@ -9,6 +9,8 @@ from keras import ops
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules.base import Schedule
 
+UNITS = {"steps": "training steps (batches), not epochs"}
+
 
 def check_rate(value: float, *, name: str) -> float:
     """Returns a learning rate as a float, finite and not negative.
@@ -29,8 +31,8 @@ def check_rate(value: float, *, name: str) -> float:
     return float(value)
 
 
-def check_steps(value: int, *, name: str, minimum: int = 1) -> int:
-    """Returns a number of training steps as an int.
+def check_steps(value: int, *, name: str, minimum: int = 1, unit: str = "steps") -> int:
+    """Returns a number of training steps, or of another unit, as an int.
 
     Raises:
         ConfigError: if it is not an integer of at least `minimum`.
@@ -38,7 +40,7 @@ def check_steps(value: int, *, name: str, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigError(
             f"{name} must be an integer, {minimum} or greater. Received: {value!r}. "
-            "Count in training steps (batches), not epochs."
+            f"Count in {UNITS.get(unit, unit)}."
         )
     return int(value)
 

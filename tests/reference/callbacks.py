@@ -1,0 +1,76 @@
+"""Plain float64 twins of the learning-rate callbacks."""
+
+import math
+
+
+class LossDriven:
+    """The rule of LossDrivenLearningRate, one loss at a time."""
+
+    def __init__(self, *, rate, total=0, **config):
+        self.c = config
+        self.rate = min(config["start"], rate)
+        self.total = total
+        self.step = 0
+        self.mean = self.weight = 0.0
+        self.lowest = self.judged = math.inf
+        self.phase = "warm-up"
+        self.wait = 0
+
+    def _bounded(self, rate):
+        return min(max(rate, self.c["min_rate"]), self.c["max_rate"])
+
+    def _level(self, step):
+        begin = self.total * (1 - self.c["anneal"])
+        length = max(self.total - begin, 1)
+        done = min(max((step - begin) / length, 0), 1)
+        return 1 - (1 - self.c["final"]) * done
+
+    def see(self, loss):
+        c = self.c
+        self.step += 1
+        finite = math.isfinite(loss)
+        if finite:
+            keep = 1 - 1 / c["smoothing"]
+            self.mean = keep * self.mean + (1 - keep) * loss
+            self.weight = keep * self.weight + (1 - keep)
+        smooth = self.mean / self.weight if self.weight else 0.0
+        old = self.rate
+        if self.phase == "warm-up":
+            new = self._warm_up(finite, smooth)
+        else:
+            new = self._judge(finite, smooth)
+        begin = self.total * (1 - c["anneal"])
+        if self.total and self.step > begin:
+            new = old if finite else old * c["down"]
+        else:
+            new = self._bounded(new)
+        if self.total:
+            new *= self._level(self.step) / self._level(self.step - 1)
+        self.rate = new
+        return new
+
+    def _warm_up(self, finite, smooth):
+        c = self.c
+        if not finite or smooth > self.lowest * (1 + c["tolerance"]):
+            self.phase, self.wait = "verdicts", -c["cooldown"]
+            self.judged = smooth if self.weight else math.inf
+            return self.rate * c["backoff"]
+        self.lowest = min(self.lowest, smooth)
+        raised = self.rate * c["climb"]
+        if raised >= c["max_rate"]:
+            self.phase, self.wait, self.judged = "verdicts", 0, self.lowest
+        return raised
+
+    def _judge(self, finite, smooth):
+        c = self.c
+        self.wait += 1
+        due = self.wait >= c["patience"]
+        better = due and smooth <= self.judged
+        if due:
+            self.judged = smooth
+        if better:
+            self.wait = 0
+        if not finite or (due and not better):
+            self.wait = -c["cooldown"]
+            return self.rate * c["down"]
+        return self.rate * (c["up"] if better else 1)
