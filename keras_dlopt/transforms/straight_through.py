@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 
@@ -15,6 +16,12 @@ def straight_through(function: Callable[[Any], Any], x: Any) -> Any:
     Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic
     Neurons" (arXiv:1308.3432), section 4.
     """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Outside of a graph a weight arrives as a variable, which a custom gradient
+        # may not take; on a tensor this does nothing.
+        x = tf.convert_to_tensor(x)
 
     @ops.custom_gradient
     def run(x):
