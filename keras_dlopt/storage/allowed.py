@@ -35,7 +35,8 @@ REFUSED = {
 FUNCTION = "function"
 
 
-def _subclasses(cls: type, found: dict[type, None]) -> dict[type, None]:
+def _subclasses(cls: Any, found: dict[type, None]) -> dict[type, None]:
+    sub: type
     for sub in cls.__subclasses__():
         if sub not in found:
             found[sub] = None
