@@ -46,6 +46,7 @@ class Contents:
 
     tensors: list[Tensor]
     operators: list[Operator]
+    outputs: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,17 @@ def agreement(expected: np.ndarray, got: np.ndarray, *, lsb: float) -> Agreement
     )
 
 
+def worst(parts: list[Agreement]) -> Agreement:
+    """The agreement of several outputs taken together: the worst of each figure."""
+    return Agreement(
+        examples=parts[0].examples,
+        top1=min(p.top1 for p in parts),
+        top1_clear=min(p.top1_clear for p in parts),
+        ties=max(p.ties for p in parts),
+        largest_lsb=max(p.largest_lsb for p in parts),
+    )
+
+
 def read(path: str | os.PathLike) -> Contents:
     """The tensors and operations of a .tflite file."""
     schema = litert_package().schema_py_generated
@@ -109,7 +121,7 @@ def read(path: str | os.PathLike) -> Contents:
         name = codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
         operators.append(Operator(name, _ints(op.inputs), _ints(op.outputs)))
     tensors = [_tensor(t, model.buffers, types) for t in graph.tensors]
-    return Contents(tensors, operators)
+    return Contents(tensors, operators, _ints(graph.outputs))
 
 
 def _constants(enum: Any) -> dict[int, str]:
@@ -139,6 +151,22 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> Tensor:
     )
 
 
+def output_steps(contents: Contents) -> list[float | None]:
+    """The steps of the grids on which the outputs lie, in the order of the outputs."""
+    made_by = {i: op for op in contents.operators for i in op.outputs}
+    steps: list[float | None] = []
+    ends = sorted(
+        contents.outputs,
+        key=lambda i: (len(contents.tensors[i].name), contents.tensors[i].name),
+    )
+    for index in ends:
+        if contents.tensors[index].dtype == "FLOAT32" and index in made_by:
+            index = made_by[index].inputs[0]
+        scales = contents.tensors[index].scales
+        steps.append(float(scales[0]) if len(scales) == 1 else None)
+    return steps
+
+
 def check(
     path: str | os.PathLike,
     model: keras.Model,
@@ -146,6 +174,12 @@ def check(
     kernels: list[Kernel],
 ) -> int:
     """Compares a file with what was trained; returns the number of equal codes.
+
+    Args:
+        path: of the file.
+        model: the baked model that was converted.
+        ranges: its trained activation ranges.
+        kernels: its trained kernels.
 
     Raises:
         ExportError: naming the first layers that differ, and what to do.
@@ -183,32 +217,36 @@ def _has(tensor: Tensor, r: Range) -> bool:
 
 
 def _check_float(contents: Contents, model: keras.Model) -> None:
-    names = {t.path.rpartition("/")[0] for t in activation_targets(model)}
     found = []
     for op in contents.operators:
         ends = [contents.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
         is_float = any(t.dtype == "FLOAT32" for t in ends)
         if is_float and op.name not in ("QUANTIZE", "DEQUANTIZE"):
-            made = contents.tensors[op.outputs[0]].name
-            found.append(f"{op.name} from {_layer_of(made, names)}")
+            # The model's outputs are named for the file; then the weights tell.
+            names = [contents.tensors[i].name for i in (*op.outputs, *op.inputs[1:])]
+            found.append(f"{op.name} from {_layer_of(names, model)}")
     if found:
         raise ExportError(
-            "These operations stayed in float: "
-            + "; ".join(dict.fromkeys(found))
-            + ". "
+            f"These operations stayed in float: {'; '.join(dict.fromkeys(found))}. "
             "Each operation needs a quantizer on what it takes and on what it returns; "
             "add the missing '<layer>/output' to the recipe, or start from "
             "int8_recipe(model)."
         )
 
 
-def _layer_of(name: str, paths: Iterable[str]) -> str:
-    """The layer whose name is last in a tensor's name."""
-    parts = [re.sub(r"_\d+$", "", p) for p in re.split("[/;:]", name)] + re.split(
-        "[/;:]", name
-    )
-    fitting = [p for p in paths if p.rsplit("/", 1)[-1] in parts]
-    return repr(fitting[-1]) if fitting else f"tensor {name!r}"
+def _layer_of(names: list[str], model: keras.Model) -> str:
+    """The layer that the tensors' names tell of: the last one in the first that does."""
+    paths = {t.path.rpartition("/")[0] for t in activation_targets(model)}
+    layers = {path.rpartition("/")[2]: path for path in sorted(paths)}
+    for name in names:
+        parts = re.split("[/;:]", name)
+        # TensorFlow adds _1, _2 to all names of a graph, or to none.
+        if parts[0] != model.name:
+            parts = [re.sub(r"_\d+$", "", part) for part in parts]
+        found = [layers[part] for part in parts if part in layers]
+        if found:
+            return repr(found[-1])
+    return f"tensor {names[0]!r}"
 
 
 def _normalization_factors(model: keras.Model) -> Iterable[np.ndarray]:

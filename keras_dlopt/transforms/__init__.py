@@ -8,6 +8,7 @@ from keras_dlopt.transforms.model import TransformedModel, transform
 from keras_dlopt.transforms.prune import Prune
 from keras_dlopt.transforms.quantize import FakeQuant, FakeQuantActivation
 from keras_dlopt.transforms.quantize.placement import int8_recipe
+from keras_dlopt.transforms.quantize.splitting import split_activations
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
 
@@ -28,5 +29,6 @@ __all__ = [
     "coding_hints",
     "finalize",
     "int8_recipe",
+    "split_activations",
     "transform",
 ]

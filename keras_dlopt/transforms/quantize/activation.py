@@ -66,9 +66,9 @@ class FakeQuantActivation(Transform):
     def init(self, target, weight):
         low, high = self.range or (0.0, 0.0)
         return {
-            "low": State(np.float32(low)),
-            "high": State(np.float32(high)),
-            "seen": State(np.float32(self.range is not None)),
+            "low": State(np.array(low, "float32")),
+            "high": State(np.array(high, "float32")),
+            "seen": State(np.array(self.range is not None, "float32")),
         }
 
     def apply(self, weight, state, context):

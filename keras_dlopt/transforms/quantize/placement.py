@@ -6,7 +6,8 @@ The rules, each of which mirrors what the converter fuses or shares:
 - convolution or dense -> BatchNorm -> ReLU is one operation: one quantizer at its end;
 - addition -> ReLU is one too, and each branch is quantized before it;
 - concatenation shares one range with what goes into it: one quantizer, after it;
-- pooling by maximum, padding, cropping and reshaping keep their input's range: none;
+- pooling, padding, cropping and reshaping keep their input's range: none;
+- global average pooling has a range of its own: one;
 - sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
 - the model's output is quantized.
 
@@ -35,6 +36,8 @@ LINEAR = (
     layers.DepthwiseConv2D,
 )
 KEEPS_RANGE = (
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Flatten,
@@ -50,8 +53,6 @@ KEEPS_RANGE = (
 # One operation each, with a range of its own.
 OWN_RANGE = (
     layers.Add,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
     layers.Concatenate,
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
@@ -158,21 +159,12 @@ def _check_weights(weights: Transform) -> None:
 def _kernel_entries(
     model: keras.Model, weights: Transform
 ) -> list[tuple[Any, Transform]]:
-    """Entries for the kernels; LiteRT has one scale for a whole transposed kernel."""
-    per_channel, per_tensor = [], []
-    for target in weight_targets(model):
-        if isinstance(target.layer, LINEAR) and target.name == "kernel":
-            transposed = isinstance(target.layer, layers.Conv2DTranspose)
-            (per_tensor if transposed else per_channel).append(target.path)
-    entries: list[tuple[Any, Transform]] = []
-    if per_channel:
-        entries.append((at(*per_channel), weights))
-    if per_tensor:
-        links = weights.links if isinstance(weights, Chain) else (weights,)
-        last = FakeQuant(bits=8, per_channel=False)
-        one_scale = Chain((*links[:-1], last)) if links[:-1] else last
-        entries.append((at(*per_tensor), one_scale))
-    return entries
+    paths = [
+        target.path
+        for target in weight_targets(model)
+        if isinstance(target.layer, LINEAR) and target.name == "kernel"
+    ]
+    return [(at(*paths), weights)] if paths else []
 
 
 def _place(graph: Trace, name: str) -> _Places:
@@ -182,11 +174,9 @@ def _place(graph: Trace, name: str) -> _Places:
     quantized = set(graph.inputs)
     for call in graph.calls:
         if not call.composite:
-            _check_call(call, graph, producers, name)
-        for tensor in call.inputs:
-            path = f"{call.path}/input"
-            if tensor in graph.inputs and not call.composite:
-                places.inputs += [] if path in places.inputs else [path]
+            _check_sources(call, graph, producers, name)
+            _check_layer(call, producers, consumers)
+            _add_input(places, call, graph)
         made = [t for t in call.outputs if producers.get(t) is call]
         if not made:
             continue
@@ -201,8 +191,24 @@ def _place(graph: Trace, name: str) -> _Places:
     return places
 
 
+def _add_input(places: _Places, call: Call, graph: Trace) -> None:
+    """Quantizes the model's inputs where they are taken."""
+    # What goes into a concatenation is quantized by its output's range at once.
+    concatenates = isinstance(call.layer, layers.Concatenate)
+    if concatenates or not set(call.inputs) & set(graph.inputs):
+        return
+    if len(set(call.inputs)) > 1:
+        raise ConfigError(
+            f"{call.path!r} takes an input of the model together with other tensors, "
+            "and they need ranges of their own. Put a layer between that keeps the "
+            "values, such as keras.layers.Reshape(inputs.shape[1:])."
+        )
+    if f"{call.path}/input" not in places.inputs:
+        places.inputs.append(f"{call.path}/input")
+
+
 def _add_output(places: _Places, call: Call) -> None:
-    ends = FIXED_RANGES.get(_activation(call.layer))
+    ends = FIXED_RANGES.get(activation_name(call.layer))
     paths = places.outputs if ends is None else places.fixed.setdefault(ends, [])
     if f"{call.path}/output" not in paths:
         paths.append(f"{call.path}/output")
@@ -218,15 +224,15 @@ def _goes_on(call: Call, tensor: int, graph: Trace, producers, consumers) -> boo
 
 def _fuses(call: Call, following: Call) -> bool:
     if isinstance(following.layer, layers.Concatenate):
-        return _activation(call.layer) not in FIXED_RANGES
-    if _activation(call.layer) != "linear":
+        return activation_name(call.layer) not in FIXED_RANGES
+    if activation_name(call.layer) != "linear":
         return False
     if isinstance(following.layer, layers.BatchNormalization):
         return isinstance(call.layer, LINEAR)
     return _is_relu(following.layer) and isinstance(call.layer, FUSES_RELU)
 
 
-def _activation(layer: Any) -> str:
+def activation_name(layer: Any) -> str:
     """The name of the function that ends a layer; `"linear"` if there is none."""
     if isinstance(layer, layers.ReLU):
         return "relu"
@@ -240,51 +246,57 @@ def _is_relu(layer: Any) -> bool:
     if isinstance(layer, layers.ReLU):
         plain = not layer.negative_slope and not layer.threshold
         return bool(plain and layer.max_value in (None, 6, 6.0))
-    return isinstance(layer, layers.Activation) and _activation(layer) in (
+    return isinstance(layer, layers.Activation) and activation_name(layer) in (
         "relu",
         "relu6",
     )
 
 
-def _check_call(call: Call, graph: Trace, producers: dict[int, Call], name: str):
+def _check_sources(call: Call, graph: Trace, producers: dict[int, Call], name: str):
+    """Raises `ConfigError` for a tensor that no layer made: nothing can quantize it."""
+    if all(t in producers or t in graph.inputs for t in call.inputs):
+        return
+    raise ConfigError(
+        f"{call.path!r} in {name!r} takes a tensor that no layer made, but an "
+        "operation between layers (x + y, keras.ops, a cast under mixed precision). "
+        "Quantizers sit at layers: use one for it, such as keras.layers.Add(). "
+        f"{_BY_HAND}"
+    )
+
+
+def _check_layer(call: Call, producers, consumers) -> None:
     """Raises `ConfigError` where LiteRT would silently compute in float."""
-    layer, activation = call.layer, _activation(call.layer)
-    made_by = [producers.get(t) for t in call.inputs]
-    for tensor, source in zip(call.inputs, made_by, strict=True):
-        if source is None and tensor not in graph.inputs:
-            raise ConfigError(
-                f"{call.path!r} in {name!r} takes a tensor that no layer made, but an "
-                "operation between layers (x + y, keras.ops, a cast under mixed "
-                "precision). Quantizers sit at layers: use one for it, such as "
-                f"keras.layers.Add(). {_BY_HAND}"
-            )
+    layer, activation = call.layer, activation_name(call.layer)
     if isinstance(layer, layers.BatchNormalization):
-        before = made_by[0]
-        if (
-            before is None
-            or not isinstance(before.layer, LINEAR)
-            or _activation(before.layer) != "linear"
-        ):
+        before = producers.get(call.inputs[0])
+        if before is None or not _folds(before, call, consumers):
+            source = "the model's input" if before is None else repr(before.path)
             raise ConfigError(
-                f"{call.path!r} normalizes the output of "
-                f"{'the input' if before is None else repr(before.path)}, so it cannot "
-                "be folded into a convolution. In int8 a BatchNormalization must "
-                "directly follow a convolution or dense layer without activation."
+                f"{call.path!r} normalizes {source} and cannot be folded into it. In "
+                "int8 a BatchNormalization must directly follow a convolution or dense "
+                "layer that has no activation and feeds nothing else."
             )
-    elif isinstance(layer, LINEAR) and activation in FUSED_ACTIVATIONS:
-        return
     elif isinstance(layer, LINEAR):
-        raise ConfigError(
-            f"{call.path!r} computes {activation!r} inside, and int8 needs a quantizer "
-            f"before that. Write {type(layer).__name__}(..., name=...) without "
-            f"activation, followed by keras.layers.Activation({activation!r})."
-        )
-    elif isinstance(layer, layers.Activation) and activation in ACTIVATIONS:
-        return
+        if activation not in FUSED_ACTIVATIONS:
+            raise ConfigError(
+                f"{call.path!r} computes {activation!r} inside, and int8 needs a "
+                "quantizer before that. split_activations(model) makes the activation "
+                "a layer of its own."
+            )
+    elif isinstance(layer, layers.Activation):
+        if activation not in ACTIVATIONS:
+            raise ConfigError(_unknown(call, f"an Activation of {activation!r}"))
     elif not isinstance(layer, (*KEEPS_RANGE, *OWN_RANGE)):
-        kind = type(layer).__name__
-        detail = f" of {activation!r}" if isinstance(layer, layers.Activation) else ""
-        raise ConfigError(
-            f"{call.path!r} is a {kind}{detail}, and int8_recipe does not know an int8 "
-            f"form of it. {_BY_HAND}"
-        )
+        raise ConfigError(_unknown(call, f"a {type(layer).__name__}"))
+
+
+def _folds(before: Call, normalization: Call, consumers) -> bool:
+    alone = consumers[normalization.inputs[0]] == [normalization]
+    return alone and _fuses(before, normalization)
+
+
+def _unknown(call: Call, what: str) -> str:
+    return (
+        f"{call.path!r} is {what}, and int8_recipe does not know an int8 form of it. "
+        f"{_BY_HAND}"
+    )
