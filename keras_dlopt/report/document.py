@@ -1,0 +1,91 @@
+"""What a report says, before anybody decides how it looks.
+
+A `Document` is a title and a list of blocks; `terminal` and `html` render it.
+"""
+
+import base64
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under headings; the first column names the row.
+
+    Attributes:
+        title: short.
+        columns: headings, the first one for the row names.
+        rows: cells as text, as many as there are columns.
+        note: what a reader must know to read it, one paragraph; may be empty.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Figure:
+    """A plot as PNG.
+
+    Attributes:
+        title: short.
+        png: the file's bytes.
+        note: what it shows, one paragraph; also the text for those who cannot see it.
+    """
+
+    title: str
+    png: bytes
+    note: str
+
+    @property
+    def base64(self) -> str:
+        """The PNG as text, to stand in an HTML file."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A whole report.
+
+    Attributes:
+        title: of the page.
+        summary: one or two plain sentences.
+        blocks: tables and figures, in order.
+        footer: how it was made: versions, seed, data.
+    """
+
+    title: str
+    summary: str
+    blocks: tuple[Table | Figure, ...]
+    footer: str = ""
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share as percent.
+
+    Example:
+        >>> percent(0.98765)
+        '98.77 %'
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(change: float, digits: int = 2) -> str:
+    """A change of a share in percentage points, with its sign.
+
+    Example:
+        >>> points(-0.005)
+        '-0.50 points'
+    """
+    return f"{100 * change:+.{digits}f} points"
+
+
+def size(count: int | float) -> str:
+    """A number of bytes with thousands separated.
+
+    Example:
+        >>> size(12345)
+        '12,345'
+    """
+    return f"{count:,.0f}"

@@ -1,0 +1,235 @@
+"""What a classifier's outputs say: accuracy, calibration, and what changed.
+
+Pure NumPy on outputs and labels, so it serves Keras models, LiteRT and anything else
+that returns one row of scores per example.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlopt.errors import DataError
+
+BINS = 15
+# Below this a probability counts as this: one certain mistake must not make the mean
+# infinite. The same floor as in Keras' cross-entropy.
+FLOOR = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """How good and how well calibrated a classifier is on one data set.
+
+    Attributes:
+        examples: number of examples.
+        accuracy: share of right labels, in [0, 1].
+        negative_log_likelihood: mean of -ln p(right label), in nats.
+        calibration_error: expected calibration error with 15 bins, in [0, 1].
+        class_accuracy: share of right labels by class; nan for a class without
+            examples.
+    """
+
+    examples: int
+    accuracy: float
+    negative_log_likelihood: float
+    calibration_error: float
+    class_accuracy: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """Share of wrong labels, in [0, 1]."""
+        return 1.0 - self.accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What differs between two classifiers on the same examples.
+
+    Attributes:
+        churn: share of examples whose label differs, in [0, 1].
+        newly_wrong: number of examples that only the second gets wrong.
+        newly_right: number of examples that only the first gets wrong.
+        worst_class: class whose accuracy fell most (or rose least).
+        worst_class_change: its change of accuracy, in [-1, 1].
+    """
+
+    churn: float
+    newly_wrong: int
+    newly_right: int
+    worst_class: int
+    worst_class_change: float
+
+
+def labels_of(y: np.ndarray) -> np.ndarray:
+    """Integer labels from integers of shape (n,) or (n, 1), or one-hot rows.
+
+    Raises:
+        DataError: for any other shape, or for no labels at all.
+
+    Example:
+        >>> labels_of(np.eye(3)[[2, 0]]).tolist()
+        [2, 0]
+    """
+    y = np.asarray(y)
+    if y.ndim == 2:
+        y = y[:, 0] if y.shape[1] == 1 else y.argmax(-1)
+    if y.ndim != 1 or not len(y):
+        raise DataError(
+            f"Labels must be integers of shape (n,) or one-hot rows. Received shape "
+            f"{y.shape}."
+        )
+    return y.astype(np.int64)
+
+
+def probabilities(
+    outputs: np.ndarray, *, from_logits: bool | None = None
+) -> np.ndarray:
+    """Rows of class probabilities, float64, from what a classifier returns.
+
+    Args:
+        outputs: shape (n, classes), or (n, 1) for a binary classifier, which becomes
+            two columns.
+        from_logits: whether the outputs are logits; None takes them for probabilities
+            if they lie in [0, 1] and, with several columns, sum to about 1 (an int8
+            softmax is off by a few hundredths).
+
+    Raises:
+        DataError: for another shape, or for values that are not finite.
+
+    Example:
+        >>> probabilities(np.array([[0.0, 0.0]])).tolist()
+        [[0.5, 0.5]]
+    """
+    outputs = np.asarray(outputs, np.float64)
+    if outputs.ndim != 2 or not outputs.size:
+        raise DataError(
+            "A classifier's outputs must have shape (n, classes). Received shape "
+            f"{outputs.shape}."
+        )
+    if not np.isfinite(outputs).all():
+        bad = int((~np.isfinite(outputs)).any(-1).sum())
+        raise DataError(
+            f"{bad} of {len(outputs)} rows of the outputs hold values that are not "
+            "finite. The training diverged: lower the learning rate."
+        )
+    if from_logits is None:
+        sums_to_one = np.allclose(outputs.sum(-1), 1.0, atol=0.05)
+        in_range = outputs.min() >= 0.0 and outputs.max() <= 1.0
+        from_logits = not (in_range and (sums_to_one or outputs.shape[1] == 1))
+    if outputs.shape[1] == 1:
+        zero = np.zeros_like(outputs)
+        if not from_logits:
+            return np.concatenate([1.0 - outputs, outputs], -1)
+        outputs = np.concatenate([zero, outputs], -1)
+    if from_logits:
+        outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
+    return outputs / outputs.sum(-1, keepdims=True)
+
+
+def quality(
+    outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool | None = None
+) -> Quality:
+    """Measures a classifier's outputs against the right labels.
+
+    The calibration error groups the examples by confidence c = max p into 15 bins of
+    equal width, ((m - 1) / 15, m / 15], and is
+
+        sum over bins of (n_m / n) * |accuracy_m - mean confidence_m|
+
+    Args:
+        outputs: logits or probabilities, shape (n, classes).
+        labels: integers of shape (n,) or one-hot rows.
+        from_logits: as for `probabilities`.
+
+    Raises:
+        DataError: if outputs and labels do not fit each other.
+
+    Example:
+        >>> quality(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1])).accuracy
+        0.5
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599),
+    equation 3.
+    """
+    p, y = _checked(outputs, labels, from_logits)
+    right = p.argmax(-1) == y
+    return Quality(
+        examples=len(y),
+        accuracy=float(right.mean()),
+        negative_log_likelihood=float(
+            -np.log(np.maximum(p[np.arange(len(y)), y], FLOOR)).mean()
+        ),
+        calibration_error=_calibration_error(p.max(-1), right),
+        class_accuracy=tuple(_by_class(right, y, p.shape[1]).tolist()),
+    )
+
+
+def changes(
+    before: np.ndarray,
+    after: np.ndarray,
+    labels: np.ndarray,
+    *,
+    from_logits: bool | None = None,
+) -> Changes:
+    """What a second classifier does differently from a first, example by example.
+
+    Args:
+        before: outputs of the first, shape (n, classes).
+        after: outputs of the second, of the same shape.
+        labels: integers of shape (n,) or one-hot rows.
+        from_logits: as for `probabilities`.
+
+    Raises:
+        DataError: if the three do not fit each other.
+
+    Example:
+        >>> one, two = np.eye(2)[[0, 1]], np.eye(2)[[0, 0]]
+        >>> changes(one, two, np.array([0, 1])).churn
+        0.5
+
+    Source: churn as in Milani Fard et al., "Launch and Iterate: Reducing Prediction
+    Churn" (NIPS 2016), section 2.
+    """
+    p, y = _checked(before, labels, from_logits)
+    q, _ = _checked(after, labels, from_logits)
+    if p.shape != q.shape:
+        raise DataError(
+            f"The two models return {p.shape[1]} and {q.shape[1]} classes; compare "
+            "models of one task."
+        )
+    one, two = p.argmax(-1), q.argmax(-1)
+    change = _by_class(two == y, y, p.shape[1]) - _by_class(one == y, y, p.shape[1])
+    worst = int(np.nanargmin(change))
+    return Changes(
+        churn=float((one != two).mean()),
+        newly_wrong=int(((one == y) & (two != y)).sum()),
+        newly_right=int(((one != y) & (two == y)).sum()),
+        worst_class=worst,
+        worst_class_change=float(change[worst]),
+    )
+
+
+def _checked(outputs, labels, from_logits) -> tuple[np.ndarray, np.ndarray]:
+    p, y = probabilities(outputs, from_logits=from_logits), labels_of(labels)
+    if len(p) != len(y):
+        raise DataError(
+            f"There are {len(p)} rows of outputs and {len(y)} labels; expected as many."
+        )
+    if y.min() < 0 or y.max() >= p.shape[1]:
+        raise DataError(
+            f"Labels go from {y.min()} to {y.max()}, but the outputs have "
+            f"{p.shape[1]} classes. Expected 0 to {p.shape[1] - 1}."
+        )
+    return p, y
+
+
+def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def _by_class(right: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    count = np.bincount(labels, minlength=classes)
+    hits = np.bincount(labels, weights=right, minlength=classes)
+    return np.where(count > 0, hits / np.maximum(count, 1), np.nan)

@@ -1,0 +1,27 @@
+"""A report's tables in the terminal."""
+
+from typing import Any
+
+from keras_dlopt.report.document import Table
+
+
+def rich_table(table: Table) -> Any:
+    """The table as a `rich.table.Table`, numbers to the right.
+
+    Example:
+        >>> rich_table(Table("Size", ("", "bytes"), (("file", "12"),))).row_count
+        1
+    """
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(
+        title=table.title, caption=table.note or None, title_justify="left"
+    )
+    made.caption_justify = "left"
+    for i, column in enumerate(table.columns):
+        made.add_column(Text(column), justify="right" if i else "left", no_wrap=not i)
+    for row in table.rows:
+        # Text, not str: a name in square brackets must not be taken for markup.
+        made.add_row(*(Text(cell) for cell in row))
+    return made
