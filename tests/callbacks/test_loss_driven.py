@@ -229,7 +229,7 @@ def test_evaluate_leaves_no_hook():
 
 
 def test_not_finite_losses_lower_the_rate():
-    config = {**QUICK, "anneal": 0.0, "cooldown": 0}
+    config = {**QUICK, "anneal": 0.0, "cooldown": 0, "backoff": 0.2}
     rates = _rule_rates([1.0, math.nan, math.inf, math.nan], config, rate=1.0, total=0)
     assert rates == pytest.approx([1.3e-3, 1.3e-3 * 0.2, 1.82e-4, 1.274e-4], rel=1e-5)
 

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 
 class LossDriven:
     """The rule of LossDrivenLearningRate, one loss at a time."""
@@ -74,3 +76,23 @@ class LossDriven:
             self.wait = -c["cooldown"]
             return self.rate * c["down"]
         return self.rate * (c["up"] if better else 1)
+
+
+def hypergradient_sgd(x, y, w, *, batch, epochs, rate, momentum, beta, high):
+    """Least squares by SGD whose rate follows the cosine rule; float64 throughout."""
+    x, y, w = (np.asarray(a, "float64") for a in (x, y, w))
+    velocity = np.zeros_like(w)
+    change = None
+    for _ in range(epochs):
+        for i in range(0, len(x), batch):
+            a, b = x[i : i + batch], y[i : i + batch]
+            gradient = 2 * a.T @ (a @ w - b) / len(a)
+            velocity = momentum * velocity - rate * gradient
+            agreement = 0.0
+            if change is not None:
+                agreement = -float((gradient * change).sum())
+                agreement /= float(np.linalg.norm(gradient) * np.linalg.norm(change))
+            change = velocity
+            w = w + velocity
+            rate = min(rate * (1 + beta * agreement), high)
+    return w, rate

@@ -1,0 +1,179 @@
+"""LossDrivenLearningRate, one default setting, against the best tuned one-cycle.
+
+For each network and data set:
+1. tune: Adam with OneCycle, its peak from a grid, judged on validation data;
+2. final: the best peak and LossDrivenLearningRate started from several rates, each
+   with the same seeds, trained on everything and judged once on the test set.
+
+    python benchmarks/learning_rate_loss_driven.py --seeds 5
+
+writes benchmarks/results/learning_rate_loss_driven.json.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dlopt import callbacks, data, models, schedules
+
+BATCH = 128
+PEAKS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+STARTS = (1e-5, 1e-3, 1e-1)
+VALIDATION = {"mnist": 5000, "fashion_mnist": 10000}
+
+
+def small_cnn():
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(8, 3, strides=2, use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+            keras.layers.Conv2D(16, 3, strides=2, use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+NETWORKS = {
+    "lenet_300_100": models.lenet_300_100,
+    "lenet5": models.lenet5,
+    "small_cnn": small_cnn,
+}
+
+
+def stream(x, y, seed):
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    dataset = dataset.shuffle(len(x), seed=seed, reshuffle_each_iteration=True)
+    return dataset.batch(BATCH).with_options(options)
+
+
+def train(network, split, held, *, epochs, seed, rate=None, peak=None, **settings):
+    """Accuracy on `held` in percent, and the learning rates by epoch."""
+    keras.utils.set_random_seed(seed)
+    keras.backend.clear_session()
+    model = NETWORKS[network]()
+    steps = epochs * -(-len(split[0]) // BATCH)
+    if peak is not None:
+        rate, extra = schedules.OneCycle(peak, steps=steps), []
+    else:
+        extra = [callbacks.LossDrivenLearningRate(**settings)]
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=16,
+    )
+    history = model.fit(
+        stream(*split, seed), epochs=epochs, verbose=0, callbacks=extra
+    ).history
+    accuracy = model.evaluate(*held, batch_size=1000, verbose=0)[1]
+    return 100 * float(accuracy), history.get("learning_rate", [])
+
+
+def compare(network, name, *, epochs, seeds, small):
+    sets = data.load(name, validation=VALIDATION[name])
+    parts = {
+        "train": (sets.x_train, sets.y_train),
+        "validation": (sets.x_val, sets.y_val),
+        "test": (sets.x_test, sets.y_test),
+    }
+    if small:
+        parts = {k: (x[:2000], y[:2000]) for k, (x, y) in parts.items()}
+    tuned = {
+        peak: train(
+            network,
+            parts["train"],
+            parts["validation"],
+            epochs=epochs,
+            seed=100,
+            peak=peak,
+        )[0]
+        for peak in PEAKS
+    }
+    best = max(tuned, key=tuned.get)
+    both = tuple(
+        np.concatenate(pair) for pair in zip(parts["train"], parts["validation"])
+    )
+    rows = {"one_cycle": [], **{f"loss_driven_{s:g}": [] for s in STARTS}}
+    rates = {}
+    for seed in range(seeds):
+        rows["one_cycle"].append(
+            train(network, both, parts["test"], epochs=epochs, seed=seed, peak=best)[0]
+        )
+        for start in STARTS:
+            accuracy, rates[f"{start:g}"] = train(
+                network, both, parts["test"], epochs=epochs, seed=seed, rate=start
+            )
+            rows[f"loss_driven_{start:g}"].append(accuracy)
+    means = {key: float(np.mean(values)) for key, values in rows.items()}
+    worst = min(value for key, value in means.items() if key != "one_cycle")
+    return {
+        "network": network,
+        "data": name,
+        "tuned_on_validation": {f"{k:g}": v for k, v in tuned.items()},
+        "best_peak": best,
+        "test_accuracy": rows,
+        "mean": means,
+        "gap_of_worst_start": means["one_cycle"] - worst,
+        "rates_by_epoch": rates,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--data", nargs="*", default=list(VALIDATION))
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--output", default=None)
+    args = parser.parse_args()
+    began = time.time()
+    results = []
+    for name in args.data:
+        for network in args.networks:
+            result = compare(
+                network, name, epochs=args.epochs, seeds=args.seeds, small=args.smoke
+            )
+            results.append(result)
+            print(name, network, result["mean"], round(result["gap_of_worst_start"], 3))
+            write(results, args, began)
+
+
+def write(results, args, began):
+    here = pathlib.Path(__file__).parent / "results"
+    here.mkdir(exist_ok=True)
+    file = pathlib.Path(args.output or here / "learning_rate_loss_driven.json")
+    text = {
+        "command": "python benchmarks/learning_rate_loss_driven.py",
+        "machine": {"processor": platform.processor(), "cpus": os.cpu_count()},
+        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+        "batch": BATCH,
+        "epochs": args.epochs,
+        "seeds": args.seeds,
+        "smoke": args.smoke,
+        "seconds": round(time.time() - began),
+        "results": results,
+    }
+    file.write_text(json.dumps(text, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
