@@ -127,7 +127,7 @@ class Gaps:
 
     def decode(self, data: bytes, *, size: int) -> np.ndarray:
         """The positions, in an array of `size` elements."""
-        return read_positions(Reader(data, max_bytes=8 * size), size)
+        return read_positions(Reader(data, max_bytes=8 * size + 8), size)
 
     def config(self) -> dict:
         """What `codecs.get` needs to build this codec again."""

@@ -115,6 +115,7 @@ def read_stream(
     """
     if count == 0:
         return np.zeros(0, np.int64)
+    reader.check_temporary(8 * count, what)
     bits = BitReader(reader.data, start=reader.position)
     begin = bits.position
     symbols, lengths = read_lengths(bits)

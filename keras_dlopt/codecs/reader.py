@@ -95,12 +95,20 @@ class Reader:
             FormatError: if the contents would exceed `max_bytes`.
         """
         if count > self.allowance:
-            raise FormatError(
-                f"Refused: {what} would take {count} bytes, and the contents of this "
-                f"file may take {self.max_bytes} in all ({self.allowance} are left). "
-                "If the file comes from a source you trust, pass a larger max_bytes."
-            )
+            raise self._too_large(count, what)
         self.allowance -= count
+
+    def check_temporary(self, count: int, what: str) -> None:
+        """Refuses working memory of more than `max_bytes` at once."""
+        if count > self.max_bytes:
+            raise self._too_large(count, f"decoding {what}")
+
+    def _too_large(self, count: int, what: str) -> FormatError:
+        return FormatError(
+            f"Refused: {what} would take {count} bytes, and the contents of this "
+            f"file may take {self.max_bytes} in all ({self.allowance} are left). "
+            "If the file comes from a source you trust, pass a larger max_bytes."
+        )
 
     def account(self, kind: str, *, table_bits: int = 0) -> None:
         """Books what was read since the last call under `kind` (and `"tables"`)."""

@@ -196,6 +196,7 @@ def _read_grid(reader, dtype, shape, count, places):
             f"scale of shape {scale.shape} and lowest code {low}. {REPAIR}"
         )
     reader.account("codebook")
+    reader.check_temporary(8 * elements(shape), "a grid")
     codes = read_stream(reader, count, "the grid codes") + low
     if places is not None:
         codes = _spread(codes, places, int(np.prod(shape, dtype=object)))

@@ -9,7 +9,7 @@ import keras
 
 from keras_dlopt.errors import FormatError
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 SLACK = 4096  # elements for counters and seeds that are in no file
 
 
@@ -26,16 +26,18 @@ def limited_variables(elements: int) -> Iterator[None]:
     left, thread = elements + SLACK, threading.get_ident()
     # keras.Variable inherits its constructor from the backend's class.
     with _LOCK:
+        outer = vars(keras.Variable).get("__init__")
         original = keras.Variable.__init__
 
         def checked(self, initializer, shape=None, *args, **kwargs):
             nonlocal left
             if threading.get_ident() == thread:
-                left -= math.prod(shape or getattr(initializer, "shape", None) or ())
+                wanted = tuple(shape or getattr(initializer, "shape", None) or ())
+                left -= math.prod(wanted)
                 if left < 0:
                     raise FormatError(
                         f"Refused: the model described in the file needs a variable "
-                        f"of shape {tuple(shape or ())}, more than the weights stored "
+                        f"of shape {wanted}, more than the weights stored "
                         f"in it ({elements} elements). Restore the file from a copy "
                         "or save it again."
                     )
@@ -45,4 +47,7 @@ def limited_variables(elements: int) -> Iterator[None]:
         try:
             yield
         finally:
-            del keras.Variable.__init__
+            if outer is None:
+                del keras.Variable.__init__
+            else:  # a custom class that loads a file while it is loaded itself
+                keras.Variable.__init__ = outer

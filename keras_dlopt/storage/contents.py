@@ -18,6 +18,8 @@ from keras_dlopt.codecs.tensor import Decoded, decode_tensor, encode_tensor
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.dictionary import DICTIONARY
 
+MAX_HEADER = 2**26  # bytes of JSON text: a thousand times what large models need
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -78,7 +80,11 @@ def read_contents(data: bytes, *, max_bytes: int) -> Contents:
         FormatError: if it is damaged, hostile or too large.
     """
     sections = read_container(data)
-    header = read_json(sections[HEADER], max_bytes=max_bytes, dictionary=DICTIONARY)
+    header = read_json(
+        sections[HEADER],
+        max_bytes=min(max_bytes, MAX_HEADER),
+        dictionary=DICTIONARY,
+    )
     if not isinstance(header, dict) or set(header) != {"model", "paths"}:
         raise FormatError(f"The file is damaged: its header has other keys. {REPAIR}")
     reader = Reader(sections[TENSORS], max_bytes=max_bytes)

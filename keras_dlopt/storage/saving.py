@@ -61,7 +61,7 @@ def save_compressed(
     tree = _loadable(_describe(model), model, arrays)
     data = write_contents(tree, [v.path for v in variables], arrays, hints)
     size = sum(array.nbytes for array in arrays)
-    contents = read_contents(data, max_bytes=2 * size + MAX_BYTES)
+    contents = read_contents(data, max_bytes=8 * size + MAX_BYTES)
     _compare(contents, arrays)
     write_atomic(Path(path), data)
     return account(contents)
@@ -81,7 +81,8 @@ def load_compressed(
     Args:
         path: a file written by `save_compressed`.
         custom_objects: classes and functions by name.
-        max_bytes: limit for the size of the file and of its decoded variables.
+        max_bytes: limit for the size of the file, of its decoded variables, and of
+            each array needed for a moment while decoding (8 bytes an element).
 
     Raises:
         FormatError: if the file is damaged, hostile, too large, or names something

@@ -201,6 +201,11 @@ SCALE = b"\x0b\x02\x00\x00\x80\x3f"  # the float32 scalar 1
         (b"\x18\x05\x03\x04" + b"\x01" * 16 + b"\xb8", "index 2 into a codebook of 2"),
         (b"\x1b\x05\x01\x03\x07\x00\x00", "deflate stream of the values is broken"),
         (b"\x1b\x05\x01\x02\x03\x00", "should be 20 bytes in one deflate"),
+        # Half a million bools in 12 bytes, whose gaps would need 8 bytes each.
+        (
+            b"\x10\xa0\xc2\x1e\x82\x03\xa0\xc2\x1e\xe0\x01",
+            "decoding the gaps would take 4000000 bytes",
+        ),
         (b"\x11\x05\x04" + SCALE + b"\x00", "a grid of shape"),
         (b"\x1b\x05\x04\x1b\x02\x02\x00\x00\x80\x3f\x00", "scale of shape"),
     ],

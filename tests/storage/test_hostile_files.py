@@ -197,6 +197,26 @@ def test_a_refused_file_leaves_no_trace(original, tmp_path):
     assert keras.Variable(np.zeros(3)).shape == (3,)
 
 
+def test_limits_nest():
+    from keras_dlopt.storage.budget import limited_variables
+
+    before = keras.Variable.__init__
+    with limited_variables(10**6):
+        with limited_variables(0):
+            with pytest.raises(FormatError, match=r"of shape \(99, 99\), more than"):
+                keras.Variable(np.zeros((99, 99)))
+        keras.Variable(np.zeros((99, 99)))
+        with pytest.raises(FormatError, match=r"weights stored in it \(1000000 elem"):
+            keras.Variable("zeros", shape=(10**6,))
+    assert keras.Variable.__init__ is before
+
+
+def test_a_huge_header_is_refused(original, tmp_path):
+    header = header_of(original) | {"paths": ["x" * 2**26]}
+    with pytest.raises(FormatError, match="the header would take 6711"):
+        load(tmp_path, forged(original, header))
+
+
 def test_every_altered_byte_and_every_cut(original, tmp_path):
     path = tmp_path / "bad.dlopt"
     rng = np.random.default_rng(0)
