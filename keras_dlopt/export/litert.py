@@ -11,10 +11,12 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError, ExportError, ModelError
-from keras_dlopt.export import verify as checking
+from keras_dlopt.export.agreement import Agreement, agreement, worst
+from keras_dlopt.export.contents import output_steps, read
 from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.runtime import litert_package, run_litert
 from keras_dlopt.export.twin import Twin, bake
+from keras_dlopt.export.verify import check
 from keras_dlopt.transforms.quantize.tracing import input_specs
 
 IO = ("float", "int8")
@@ -42,7 +44,7 @@ class ExportReport:
     verified: bool
     codes: int = 0
     ranges: int = 0
-    agreement: checking.Agreement | None = None
+    agreement: Agreement | None = None
 
 
 def litert(
@@ -95,7 +97,7 @@ def litert(
         _convert(twin, specs, temporary, io, batch_size, quantized=bool(ranges))
         codes, agree = 0, None
         if verify and ranges:
-            codes = checking.check(temporary, plain, ranges, kernels)
+            codes = check(temporary, plain, ranges, kernels)
         if verify and data is not None:
             agree = _compare(model, temporary, data)
         size = os.path.getsize(temporary)
@@ -191,15 +193,13 @@ def _convert(
         ) from error
 
 
-def _compare(model: keras.Model, path: str, data: Any) -> checking.Agreement:
+def _compare(model: keras.Model, path: str, data: Any) -> Agreement:
     expected = keras.tree.flatten(model.predict(data, verbose=0))
     got = run_litert(path, data)
     got = got if isinstance(got, list) else [got]
     parts = []
-    for ours, theirs, step in zip(
-        expected, got, checking.output_steps(checking.read(path)), strict=True
-    ):
+    for ours, theirs, step in zip(expected, got, output_steps(read(path)), strict=True):
         # Float outputs have no grid; a ten-thousandth of the largest stands for it.
         lsb = step or 1e-4 * max(float(np.abs(ours).max()), 1e-30)
-        parts.append(checking.agreement(ours, theirs, lsb=lsb))
-    return checking.worst(parts)
+        parts.append(agreement(ours, theirs, lsb=lsb))
+    return worst(parts)

@@ -170,13 +170,12 @@ def _kernel_entries(
 def _place(graph: Trace, name: str) -> _Places:
     """Decides for every tensor whether a quantizer follows it."""
     producers, consumers = graph.producers(), graph.consumers()
-    places = _Places()
+    places = _Places(inputs=_input_paths(graph))
     quantized = set(graph.inputs)
     for call in graph.calls:
         if not call.composite:
             _check_sources(call, graph, producers, name)
             _check_layer(call, producers, consumers)
-            _add_input(places, call, graph)
         made = [t for t in call.outputs if producers.get(t) is call]
         if not made:
             continue
@@ -191,20 +190,25 @@ def _place(graph: Trace, name: str) -> _Places:
     return places
 
 
-def _add_input(places: _Places, call: Call, graph: Trace) -> None:
-    """Quantizes the model's inputs where they are taken."""
-    # What goes into a concatenation is quantized by its output's range at once.
-    concatenates = isinstance(call.layer, layers.Concatenate)
-    if concatenates or not set(call.inputs) & set(graph.inputs):
-        return
-    if len(set(call.inputs)) > 1:
-        raise ConfigError(
-            f"{call.path!r} takes an input of the model together with other tensors, "
-            "and they need ranges of their own. Put a layer between that keeps the "
-            "values, such as keras.layers.Reshape(inputs.shape[1:])."
-        )
-    if f"{call.path}/input" not in places.inputs:
-        places.inputs.append(f"{call.path}/input")
+def _input_paths(graph: Trace) -> list[str]:
+    """Where the model's inputs are taken: each such place quantizes them."""
+    takers = [c for c in graph.calls if set(c.inputs) & set(graph.inputs)]
+    # A composite layer does so once for all layers inside it. What goes into a
+    # concatenation is quantized by its output's range at once.
+    outer = {c.path for c in takers if c.composite}
+    found = []
+    for call in takers:
+        inside = any(call.path.startswith(f"{path}/") for path in outer)
+        if inside or isinstance(call.layer, layers.Concatenate):
+            continue
+        if len(set(call.inputs)) > 1:
+            raise ConfigError(
+                f"{call.path!r} takes an input of the model together with other "
+                "tensors, and they need ranges of their own. Put a layer between that "
+                "keeps the values, such as keras.layers.Reshape(inputs.shape[1:])."
+            )
+        found.append(f"{call.path}/input")
+    return list(dict.fromkeys(found))
 
 
 def _add_output(places: _Places, call: Call) -> None:

@@ -38,7 +38,7 @@ def split_activations(model: keras.Model) -> keras.Model:
         ['dense', 'dense_activation']
     """
     if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     sources = {layer.name: layer for layer in getattr(model, "layers", ())}
 
     def plain(layer):

@@ -134,8 +134,13 @@ def input_specs(model: Any, example: Any = None) -> Any:
         example: a batch of inputs, for models that do not know their input's shape.
 
     Raises:
-        ModelError: if neither tells.
+        ModelError: if neither tells, or the model is not built.
     """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ModelError(
+            f"The model must be a built keras.Model. Received: {model!r}. Call "
+            "model.build(input_shape), or call it once on data."
+        )
     if example is not None:
         return keras.tree.map_structure(_spec_of, example)
     if getattr(model, "inputs", None):

@@ -1,0 +1,270 @@
+"""Quantizers land where LiteRT's operations end, and refusals say what to do."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_dlopt as dlopt
+from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.layers import Residual
+from keras_dlopt.transforms import int8_recipe, split_activations
+from keras_dlopt.transforms.quantize.tracing import trace
+
+
+def sequential(*parts, shape=(8, 8, 4)):
+    return keras.Sequential([keras.Input(shape), *parts])
+
+
+def places(model, **kwargs):
+    """Path -> fixed range or None, for the recipe's activation quantizers."""
+    return {
+        path: transform.range
+        for selector, transform in int8_recipe(model, **kwargs).entries
+        if transform.kind == "activation"
+        for path in selector.paths
+    }
+
+
+def test_residual_block_is_quantized_at_the_ends_of_operations():
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, padding="same", name="c1")(inputs)
+    x = layers.BatchNormalization(name="b1")(x)
+    x = layers.ReLU(name="r1")(x)
+    y = layers.Conv2D(4, 3, padding="same", name="c2")(x)
+    y = layers.BatchNormalization(name="b2")(y)
+    x = layers.ReLU(name="r2")(layers.Add(name="add")([x, y]))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(0.5, name="drop")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    recipe = int8_recipe(model, input_range=(0, 1))
+    assert places(model, input_range=(0, 1)) == {
+        "c1/input": (0.0, 1.0),
+        "r1/output": None,
+        "b2/output": None,
+        "r2/output": None,
+        "pool/output": None,
+        "out/output": None,
+    }
+    kernels, weights = recipe.entries[-1]
+    assert kernels.paths == ("c1/kernel", "c2/kernel", "out/kernel")
+    assert weights.bits == 8
+    assert dlopt.Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_fused_activations_pooling_and_reshaping():
+    model = sequential(
+        layers.ZeroPadding2D(name="pad"),
+        layers.Conv2D(4, 3, activation="relu", name="c1"),
+        layers.MaxPooling2D(name="max"),
+        layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="dw"),
+        layers.BatchNormalization(name="bn"),
+        layers.ReLU(6.0, name="relu6"),
+        layers.AveragePooling2D(2, name="avg"),
+        layers.Flatten(name="flat"),
+        layers.Dense(3, name="out"),
+        layers.Softmax(name="prob"),
+    )
+    assert places(model) == {
+        "pad/input": None,
+        "c1/output": None,
+        "relu6/output": None,
+        "out/output": None,
+        "prob/output": (0.0, 255 / 256),
+    }
+
+
+def test_concatenation_has_one_quantizer_after_it():
+    inputs = keras.Input((8, 8, 4))
+    shared = layers.Conv2D(4, 1, activation="relu", name="shared")(inputs)
+    a = layers.Conv2D(4, 1, name="a")(shared)
+    b = layers.MaxPooling2D(3, 1, padding="same", name="b")(shared)
+    t = layers.Activation("tanh", name="t")(a)
+    x = layers.Concatenate(name="cat")([a, b, t, inputs])
+    alone = layers.Conv2D(4, 1, name="alone")(x)
+    model = keras.Model(inputs, layers.Concatenate(name="end")([alone, x]))
+    assert places(model) == {
+        "shared/input": None,
+        "shared/output": None,
+        "a/output": None,
+        "t/output": (-1.0, 127 / 128),
+        "cat/output": None,
+        "end/output": None,
+    }
+
+
+def test_activations_that_are_operations_of_their_own():
+    model = sequential(
+        layers.Conv2D(4, 1, name="c"),
+        layers.LeakyReLU(0.1, name="leaky"),
+        layers.Dense(2, name="d"),
+        layers.Activation("sigmoid", name="s"),
+    )
+    assert places(model) == {
+        "c/input": None,
+        "c/output": None,
+        "leaky/output": None,
+        "d/output": None,
+        "s/output": (0.0, 255 / 256),
+    }
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = layers.Conv2D(4, 3, padding="same", name="conv")
+        self.block = keras.Sequential(
+            [
+                layers.Conv2D(4, 3, padding="same", name="inner"),
+                layers.BatchNormalization(name="bn"),
+            ],
+            name="block",
+        )
+        self.add = layers.Add(name="add")
+
+    def call(self, inputs, training=None):
+        x = self.conv(inputs)
+        return self.add([self.block(x, training=training), x])
+
+
+def test_subclassed_and_nested_models_are_traced():
+    model = Subclassed()
+    with pytest.raises(ModelError, match="must be a built keras.Model"):
+        int8_recipe(model)
+    example = np.zeros((2, 8, 8, 4), "float32")
+    model(example)
+    expected = {
+        "conv/input": None,
+        "conv/output": None,
+        "block/bn/output": None,
+        "add/output": None,
+    }
+    assert places(model) == expected
+    assert places(model, example=example) == expected
+    # A trace leaves the layers as they were.
+    assert "call" not in vars(model.conv)
+
+
+class TwoInputs(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3, name="d")
+
+    def call(self, inputs):
+        return self.dense(inputs["a"])
+
+
+def test_inputs_that_are_not_known_are_asked_for():
+    model = TwoInputs()
+    example = {"a": np.zeros((2, 4), "float32"), "b": np.zeros((2, 5), "float32")}
+    model(example)
+    with pytest.raises(ModelError, match="Pass example=, a batch of its inputs"):
+        int8_recipe(model)
+    assert places(model, example=example) == {"d/input": None, "d/output": None}
+
+
+def test_a_layer_with_a_shortcut_of_its_own_is_quantized_after_its_sum():
+    body = [layers.Conv2D(4, 3, padding="same", name="c"), layers.BatchNormalization()]
+    body[1].name = "bn"
+    model = sequential(Residual(body, activation="relu", name="res"))
+    assert places(model) == {
+        "res/input": None,
+        "res/bn/output": None,
+        "res/output": None,
+    }
+
+
+def test_weights_may_be_pruned_first():
+    model = sequential(layers.Conv2D(4, 3), layers.Conv2DTranspose(4, 3))
+    recipe = int8_recipe(model, weights=dlopt.Prune(0.5) >> dlopt.FakeQuant(bits=8))
+    selector, weights = recipe.entries[-1]
+    assert len(selector.paths) == 2
+    assert [type(link).__name__ for link in weights.links] == ["Prune", "FakeQuant"]
+
+
+@pytest.mark.parametrize("weights", [dlopt.Prune(0.5), dlopt.FakeQuant(bits=4)])
+def test_weights_must_end_on_the_int8_grid(weights):
+    with pytest.raises(ConfigError, match=r"end in FakeQuant\(bits=8\)"):
+        int8_recipe(sequential(layers.Conv2D(4, 3)), weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([layers.BatchNormalization()], "normalizes the model's input"),
+        (
+            [layers.Conv2D(4, 1, activation="relu"), layers.BatchNormalization()],
+            "must directly follow a convolution or dense layer that has no activation",
+        ),
+        ([layers.Dense(3, activation="softmax")], r"split_activations\(model\)"),
+        ([layers.Activation("gelu")], "Activation of 'gelu'.*Write the entries"),
+        ([layers.LayerNormalization()], "a LayerNormalization.*Write the entries"),
+    ],
+)
+def test_layers_without_an_int8_form_are_refused(parts, text):
+    with pytest.raises(ConfigError, match=text):
+        int8_recipe(sequential(*parts))
+
+
+def test_tensors_that_no_layer_made_are_refused():
+    inputs = keras.Input((8,))
+    x = layers.Dense(4)(inputs)
+    model = keras.Model(inputs, layers.Dense(4)(x + layers.Dense(4)(inputs)))
+    with pytest.raises(ConfigError, match=r"that no layer made.*keras.layers.Add\(\)"):
+        int8_recipe(model)
+
+
+def test_an_input_that_is_added_needs_a_layer_before():
+    inputs = keras.Input((8,))
+    x = layers.Dense(8, name="d")(inputs)
+    with pytest.raises(ConfigError, match="ranges of their own.*Reshape"):
+        int8_recipe(keras.Model(inputs, layers.Add(name="a")([x, inputs])))
+    kept = layers.Reshape((8,), name="keep")(inputs)
+    assert set(places(keras.Model(inputs, layers.Add(name="a")([x, kept])))) == {
+        "d/input",
+        "keep/input",
+        "d/output",
+        "a/output",
+    }
+
+
+def test_split_activations_keeps_the_function():
+    model = sequential(
+        layers.Conv2D(4, 3, activation="relu", name="c"),
+        layers.Conv2D(4, 3, activation="tanh", name="t"),
+        layers.Dense(3, activation="softmax", name="d"),
+    )
+    split = split_activations(model)
+    assert [layer.name for layer in split.layers[1:]] == [
+        "c",
+        "t",
+        "t_activation",
+        "d",
+        "d_activation",
+    ]
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    np.testing.assert_array_equal(model(x), split(x))
+    assert places(split)["d_activation/output"] == (0.0, 255 / 256)
+    with pytest.raises(ConfigError, match="takes a built Sequential or Functional"):
+        split_activations(Subclassed())
+
+
+def test_trace_tells_makers_and_takers():
+    model = sequential(
+        layers.Dense(3, name="a"), layers.Dropout(0.5), layers.Dense(2, name="b")
+    )
+    found = trace(model)
+    assert [call.path for call in found.calls] == ["a", "b"]
+    a, b = found.calls
+    assert (a.inputs, a.outputs, b.inputs) == (found.inputs, b.inputs, a.outputs)
+    assert found.outputs == b.outputs
+    assert found.producers()[b.inputs[0]] is a
+    assert found.consumers()[a.outputs[0]] == [b]
+
+
+def test_a_fake_quantized_model_can_be_called_eagerly():
+    model = sequential(layers.Dense(3, name="d"), shape=(4,))
+    small = dlopt.transform(model, int8_recipe(model))
+    x = np.ones((2, 4), "float32")
+    small(x, training=True)
+    np.testing.assert_array_equal(small(x), small.predict(x, verbose=0))
