@@ -23,7 +23,8 @@ def batches(
     `options.autotune.enabled = False` it does not start. The data stay in memory, are
     shuffled as whole (a new order each epoch) and fetched by batch, which costs one
     gather per step in place of one slice per example. The cardinality is known, which
-    spares Keras a phantom step per epoch.
+    spares Keras a phantom step per epoch. Pass `shuffle=False` to `fit`, which
+    otherwise warns that it cannot shuffle a data set.
 
     Args:
         x: examples, first axis the example.
