@@ -1,0 +1,211 @@
+"""What cannot work is refused with a text that says what to do, and leaves no file."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_dlopt as dlopt
+from keras_dlopt import FakeQuant, FakeQuantActivation, export
+from keras_dlopt.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    FormatError,
+    MissingDependencyError,
+    ModelError,
+)
+from keras_dlopt.export import runtime
+from keras_dlopt.export.twin import Kernel, Range
+from keras_dlopt.transforms import Transform, TransformedLayer, int8_recipe
+
+ENDS = ("c/input", "c/output", "d/output")
+
+
+def net():
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            layers.Conv2D(3, 3, name="c"),
+            layers.Flatten(name="flat"),
+            layers.Dense(2, name="d"),
+        ]
+    )
+
+
+def trained(paths=ENDS, *, quantizer=None, weights=None, more=(), model=None):
+    entries = [
+        *more,
+        (dlopt.at(*paths), quantizer or FakeQuantActivation()),
+        (dlopt.named("kernel"), weights or FakeQuant(bits=8)),
+    ]
+    small = dlopt.transform(model or net(), dlopt.Recipe(entries))
+    x = np.random.default_rng(0).normal(size=(16, 4, 4, 2)).astype("float32")
+    small(x, training=True)
+    return small
+
+
+def refused(error, text, model, path, **kwargs):
+    with pytest.raises(error, match=text):
+        export.litert(model, path, **kwargs)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.tflite"
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_activations_of_other_widths(path, bits):
+    model = trained(quantizer=FakeQuantActivation(bits=bits))
+    refused(
+        ConfigError, rf"8 bits.*has {bits}.*FakeQuantActivation\(bits=8\)", model, path
+    )
+
+
+@pytest.mark.parametrize("weights", [FakeQuant(bits=4), dlopt.Prune(0.5)])
+def test_kernels_that_are_not_on_an_int8_grid(path, weights):
+    model = trained(weights=weights)
+    model.update_transforms(0)
+    refused(
+        ConfigError,
+        r"'c/kernel' is not on an int8 grid.*FakeQuant\(bits=8\)",
+        model,
+        path,
+    )
+
+
+def test_other_transforms_of_activations(path):
+    class Double(Transform):
+        kind = "activation"
+
+        def apply(self, weight, state, context):
+            return 2 * weight
+
+    refused(
+        ConfigError,
+        "knows FakeQuantActivation.*Double",
+        trained(quantizer=Double()),
+        path,
+    )
+
+
+def test_different_ranges_across_a_reshape(path):
+    more = [(dlopt.at("flat/output"), FakeQuantActivation(range=(-1, 1)))]
+    refused(
+        ConfigError,
+        r"'flat' keeps the values.*from 'c/output'.*Leave 'flat/output' out",
+        trained(more=more),
+        path,
+    )
+
+
+def test_ranges_that_were_never_trained(path):
+    model = net()
+    small = dlopt.transform(model, int8_recipe(model))
+    refused(ExportError, r"ranges of \['c/input'.*never set.*fit\(\)", small, path)
+
+
+@pytest.mark.parametrize(
+    ("paths", "layer"),
+    [(("c/input", "d/output"), "CONV_2D from 'c'"), (ENDS[:2], "CONNECTED from 'd'")],
+)
+def test_operations_that_stay_in_float(path, paths, layer):
+    refused(
+        ExportError,
+        f"stayed in float: .*{layer}.*'<layer>/output'",
+        trained(paths),
+        path,
+    )
+
+
+def test_quantizers_inside_transformed_layers(path):
+    block = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="d")])
+    layer = TransformedLayer(
+        block, dlopt.Recipe([(dlopt.at("d/output"), FakeQuantActivation())])
+    )
+    model = keras.Sequential([keras.Input((4,)), layer])
+    refused(ConfigError, r"keras_dlopt.transform\(model, recipe\)", model, path)
+
+
+def test_files_that_hold_something_else(path):
+    small = trained()
+    export.litert(small, path)
+    plain = dlopt.finalize(small)
+    from keras_dlopt.export.verify import check
+
+    wrong = Kernel("c/kernel", np.ones((3, 18), "int32"), np.ones(3, "float32"))
+    with pytest.raises(ExportError, match="codes and scales of 'c/kernel' are not in"):
+        check(path, plain, [], [wrong])
+    lost = Range("c/output", np.float32(-1), np.float32(1))
+    with pytest.raises(ExportError, match=r"ranges of \['c/output'\] are not in"):
+        check(path, plain, [lost], [])
+
+
+def test_failure_and_interruption_keep_the_old_file(path, monkeypatch):
+    path.write_bytes(b"old")
+    model = net()
+    for error, expected in (
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("no such op"), ExportError),
+    ):
+
+        def fail(*args, error=error, **kwargs):
+            with open(args[1], "wb") as file:
+                file.write(b"half")
+            raise error
+
+        monkeypatch.setattr("keras_dlopt.export.twin.Twin.export", fail)
+        with pytest.raises(expected, match=None if error.args == () else "no such op"):
+            export.litert(model, path)
+        assert os.listdir(path.parent) == ["model.tflite"]
+        assert path.read_bytes() == b"old"
+
+
+def test_arguments(path):
+    model = net()
+    for error, text, kwargs in (
+        (ConfigError, "io must be 'float' or 'int8'", {"io": "int4"}),
+        (ConfigError, "io='int8' needs a quantized model", {"io": "int8"}),
+        (ConfigError, "only with verify=True", {"data": np.ones(3), "verify": False}),
+    ):
+        refused(error, text, model, path, **kwargs)
+    with pytest.raises(ConfigError, match=r"must end in '.tflite'"):
+        export.litert(model, path.with_suffix(".bin"))
+    with pytest.raises(ConfigError, match="does not exist or is not writable"):
+        export.litert(model, path / "no" / "model.tflite")
+    with pytest.raises(ModelError, match="must be a built keras.Model"):
+        export.litert(keras.Sequential([layers.Dense(2)]), path)
+
+
+def test_other_backends(path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    refused(ConfigError, "'jax'.*KERAS_BACKEND=tensorflow", net(), path)
+
+
+def test_without_the_runtime(path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert.interpreter", None)
+    text = r"ai-edge-litert.*keras-dlopt\[litert\]"
+    refused(MissingDependencyError, text, net(), path)
+    export.litert(net(), path, verify=False)
+    assert path.stat().st_size > 0
+
+
+def test_running_wrong_files_and_wrong_data(path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        export.run_litert(path, np.ones((1, 4)))
+    path.write_bytes(b"not a model at all")
+    with pytest.raises(FormatError, match="is not a LiteRT model"):
+        export.run_litert(path, np.ones((1, 4)))
+    export.litert(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), path)
+    with pytest.raises(DataError, match=r"shape \[\(4,\)\].*\[\(2, 5\)\]"):
+        export.run_litert(path, np.ones((2, 5)))
+
+
+def test_values_are_rounded_to_the_grid_of_an_int8_input():
+    end = {"dtype": np.int8, "quantization": (0.5, -3)}
+    values = np.array([-100.0, -0.26, 0.0, 0.24, 0.25, 100.0])
+    assert runtime.quantize(values, end).tolist() == [-128, -4, -3, -3, -2, 127]
