@@ -4,6 +4,7 @@ from keras_dlopt.callbacks.finder import LearningRateFinder, RangeTest
 from keras_dlopt.callbacks.guard import DivergenceGuard
 from keras_dlopt.callbacks.hypergradient import HypergradientLearningRate
 from keras_dlopt.callbacks.loss_driven import LossDrivenLearningRate
+from keras_dlopt.callbacks.momentum import ScheduledMomentum
 from keras_dlopt.callbacks.plateau import ReduceOnPlateau
 from keras_dlopt.callbacks.search import LearningRateSearch, SearchResult
 
@@ -15,5 +16,6 @@ __all__ = [
     "LossDrivenLearningRate",
     "RangeTest",
     "ReduceOnPlateau",
+    "ScheduledMomentum",
     "SearchResult",
 ]

@@ -27,6 +27,7 @@ Mechanism, public Keras API only, one `StepHub` per model:
   used again if the model was not compiled anew in between.
 """
 
+import contextlib
 import dataclasses
 import threading
 from typing import Any
@@ -94,6 +95,10 @@ class Controller:
         """
         raise NotImplementedError
 
+    def scheduled(self, step: Any) -> tuple[str, Any] | None:
+        """An attribute of the optimizer and its value in the step being traced."""
+        return None
+
 
 class StepState(keras.layers.Layer):
     """Saves and loads the controllers' variables with the model's weights."""
@@ -153,6 +158,7 @@ class StepHub:
         self._history: Any = None
         self._original: Any = None
         self._caught: dict[Any, list[Any]] = {}
+        self._numbers: dict[str, Any] = {}
 
     # -- attaching -------------------------------------------------------------
 
@@ -165,6 +171,12 @@ class StepHub:
     def optimizer_name(self) -> str:
         """Class of the optimizer, for checkpoints."""
         return type(self.model.optimizer).__name__
+
+    @property
+    def inner_optimizer(self) -> Any:
+        """The optimizer inside a loss-scaling one, else the model's."""
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
 
     def attach(self, controller: Controller) -> None:
         """Adds a controller, with its state at the start, to the train step."""
@@ -191,6 +203,7 @@ class StepHub:
             self._slots.clear()
         self._history = getattr(model, "history", None)
         self._original = model.train_step
+        self._numbers.clear()
         self.rate = rate_of(model)
         self.rate.install()
         object.__setattr__(model, "train_step", self._step)
@@ -213,8 +226,9 @@ class StepHub:
 
     def _start(self, controller: Controller) -> None:
         values = controller.initial(self.model)
-        old = self._slots.get(id(controller), [])
-        if [tuple(v.shape) for v in old] == [np.shape(a) for a in values]:
+        old = self._slots.get(id(controller))
+        shapes = [np.shape(a) for a in values]
+        if old is not None and [tuple(v.shape) for v in old] == shapes:
             for variable, value in zip(old, values, strict=True):
                 variable.assign(value)
             return
@@ -312,6 +326,22 @@ class StepHub:
             if its_keep is not None:
                 keep = its_keep if keep is None else ops.logical_and(keep, its_keep)
         return values, factor, keep
+
+    @contextlib.contextmanager
+    def scheduled(self, step: Any):
+        """Gives the optimizer its scheduled attributes inside the context."""
+        optimizer = self.inner_optimizer
+        given = [c.scheduled(step) for c in self.controllers]
+        pairs = dict(pair for pair in given if pair is not None)
+        for name, value in pairs.items():
+            # Replicas enter one after the other before the first one leaves.
+            self._numbers.setdefault(name, getattr(optimizer, name))
+            object.__setattr__(optimizer, name, value)
+        try:
+            yield
+        finally:
+            for name in pairs:
+                object.__setattr__(optimizer, name, self._numbers[name])
 
     def wants(self, what: str) -> bool:
         """Whether any controller has the attribute `what` set."""

@@ -16,7 +16,9 @@ def step(hub: StepHub, original, state, data):
     metrics = _put(metrics, at, [ops.zeros_like(value) for value in held])
     rate = hub.rate.traced(optimizer, values)
 
-    with hub.rate.bound(values):
+    first = hub.inner_optimizer.variables[0]
+    steps = optimizer[index_of(model.optimizer.variables, first)]
+    with hub.rate.bound(values), hub.scheduled(steps):
         logs, after = original((trainable, rest, optimizer, metrics), data)
 
     new = [after[3][i] for i in at]

@@ -21,7 +21,8 @@ def step(hub: StepHub, original, data):
     old = _read(undo)
     rate = hub.rate.current()
 
-    logs = original(data)
+    with hub.scheduled(read(hub.inner_optimizer.variables[0])):
+        logs = original(data)
 
     new = _read([total, count])
     total.assign(held[0] + new[0])

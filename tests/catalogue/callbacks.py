@@ -1,7 +1,12 @@
 """Learning-rate callbacks and guards."""
 
-from catalogue import Case
-from keras_dlopt import callbacks
+from catalogue import CONTRACTS, Case
+from keras_dlopt import callbacks, schedules
+
+
+def _momentum():
+    return callbacks.ScheduledMomentum(schedules.OneCycle(0.1, steps=4))
+
 
 CASES = [
     Case(
@@ -30,5 +35,15 @@ CASES = [
         "DivergenceGuard",
         "callback",
         lambda: callbacks.DivergenceGuard(explosion=1.0001, smoothing=1),
+    ),
+    Case(
+        "ScheduledMomentum",
+        "callback",
+        _momentum,
+        exempt=dict.fromkeys(
+            [contract for contract in CONTRACTS if contract != "config"],
+            "refuses the contracts' SGD, which has no momentum; "
+            "tests/callbacks/test_momentum.py trains it",
+        ),
     ),
 ]

@@ -96,3 +96,24 @@ def hypergradient_sgd(x, y, w, *, batch, epochs, rate, momentum, beta, high):
             w = w + velocity
             rate = min(rate * (1 + beta * agreement), high)
     return w, rate
+
+
+def scheduled_momentum(x, y, w, *, kind, rate, batch, epochs, momentum):
+    """Least squares by SGD or Adam with a momentum that changes; float64."""
+    x, y, w = (np.asarray(a, "float64") for a in (x, y, w))
+    m, v, t = np.zeros_like(w), np.zeros_like(w), 0
+    for _ in range(epochs):
+        for i in range(0, len(x), batch):
+            a, b = x[i : i + batch], y[i : i + batch]
+            gradient = 2 * a.T @ (a @ w - b) / len(a)
+            mu = momentum(t)
+            t += 1
+            if kind == "sgd":
+                m = mu * m - rate * gradient
+                w = w + m
+                continue
+            m = mu * m + (1 - mu) * gradient
+            v = 0.999 * v + 0.001 * gradient**2
+            step = rate * np.sqrt(1 - 0.999**t) / (1 - mu**t)
+            w = w - step * m / (np.sqrt(v) + 1e-7)
+    return w
