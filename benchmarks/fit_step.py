@@ -2,8 +2,10 @@
 
 All contenders train the same network from the same weights on the same batches, in one
 process, interleaved: each round lets each of them run one epoch of a few steps, and
-ratios are taken within the round. Reported are medians over rounds. The ladder from
-plain Keras to ours changes one thing per rung, so each difference names its cause.
+ratios are taken within the round. Reported are medians over rounds, of wall-clock time
+and of the process' CPU time over all threads. On a machine with other work, only the
+latter means something. The ladder from plain Keras to ours changes one thing per rung,
+so each difference names its cause.
 
     python benchmarks/fit_step.py [--networks resnet20 resnet56 lenet5] [--batches 64]
 
@@ -121,13 +123,15 @@ def contenders(network):
 
 
 def timed_epoch(model, feed, x, y, batch):
+    """Wall-clock seconds, CPU seconds and the loss of one epoch."""
     dataset = data.batches(x, y, batch_size=batch)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     if feed == "dataset":
         history = model.fit(dataset, shuffle=False, verbose=0)
     else:
         history = model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
-    return time.perf_counter() - start, history.history["loss"][0]
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return wall, cpu, history.history["loss"][0]
 
 
 def measure(network, batch, rounds):
@@ -135,37 +139,45 @@ def measure(network, batch, rounds):
     x = rng.uniform(size=(batch * STEPS, *SHAPE)).astype("float32")
     y = rng.integers(0, 10, batch * STEPS).astype("int32")
     made = contenders(network)
-    times = {name: [] for name in made}
+    wall = {name: [] for name in made}
+    cpu = {name: [] for name in made}
     losses = {name: [] for name in made}
     for turn in range(rounds + 1):
         for name, (model, feed) in made.items():
-            seconds, loss = timed_epoch(model, feed, x, y, batch)
+            seconds, busy, loss = timed_epoch(model, feed, x, y, batch)
             losses[name].append(loss)
             if turn:  # the first one traces
-                times[name].append(seconds / STEPS)
-    return summary(times, losses) | {"network": network, "batch": batch}
+                wall[name].append(seconds / STEPS)
+                cpu[name].append(busy / STEPS)
+    result = {"network": network, "batch": batch}
+    for kind, times in (("wall", wall), ("cpu", cpu)):
+        seconds = {name: np.array(values) for name, values in times.items()}
+        result[kind] = {"steps": ratios(seconds), "lost_ms": lost(seconds)}
+    for name in ("ours", "keras, arrays"):
+        result[f"loss, keras against {name}"] = differences(losses, name)
+    return result
 
 
-def summary(times, losses):
-    seconds = {name: np.array(values) for name, values in times.items()}
-    base = seconds["keras"]
-    ratios = {
+def ratios(seconds):
+    base, peer = seconds["keras"], seconds["tf_keras"]
+    return {
         name: {
             "median_ms": round(float(np.median(v)) * 1e3, 2),
             "keras_over_this": round(float(np.median(base / v)), 3),
-            "this_over_tf_keras": round(float(np.median(v / seconds["tf_keras"])), 3),
+            "this_over_tf_keras": round(float(np.median(v / peer)), 3),
         }
         for name, v in seconds.items()
     }
-    first, ours = np.array(losses["keras"]), np.array(losses["ours"])
-    difference = np.abs(first - ours) / first
-    return {
-        "steps": ratios,
-        "lost_ms": lost(seconds),
-        "loss_curve_largest_relative_difference": [
-            round(float(d), 8) for d in np.maximum.accumulate(difference)
-        ],
-    }
+
+
+def differences(losses, name):
+    """Relative difference of the mean loss, epoch by epoch.
+
+    The second line in the results compares Keras with itself, fed differently: what
+    remains there is the order in which threads add.
+    """
+    first, other = np.array(losses["keras"]), np.array(losses[name])
+    return [float(f"{d:.2g}") for d in np.abs(first - other) / first]
 
 
 def lost(seconds):
