@@ -182,7 +182,7 @@ class LearningRateFinder(InGraphCallback):
     def set_model(self, model):
         super().set_model(model)
         hub = hub_of(model)
-        if hub.rate is None or hub.rate.kind != "variable":
+        if hub.rate.kind != "variable":
             hub.detach(self.controller)
             raise ConfigError(
                 "LearningRateFinder sets the rate itself and cannot drive an optimizer "
@@ -196,7 +196,6 @@ class LearningRateFinder(InGraphCallback):
         hub = hub_of(self.model)
         self._snapshot = Snapshot(self.model)
         self._slots = hub.slots(self.controller)
-        assert hub.rate is not None
         hub.rate.set(self.low)
 
     def on_train_batch_end(self, batch, logs=None):

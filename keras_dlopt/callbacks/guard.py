@@ -164,7 +164,6 @@ class DivergenceGuard(InGraphCallback):
             return
         assert self._copy is not None
         rate = hub_of(self.model).rate
-        assert rate is not None
         lowered = rate.position() * self.factor
         self._copy.restore()
         rate.set_position(lowered)

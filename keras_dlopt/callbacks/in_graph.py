@@ -37,11 +37,11 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.callbacks.rate import Rate, rate_of
-from keras_dlopt.callbacks.state import host, make_slot
-from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.callbacks.state import make_slot
+from keras_dlopt.callbacks.step_state import NAME, StepState
+from keras_dlopt.errors import ModelError
 
 _HUB = "dlopt_step_hub"
-_STATE = "dlopt_step_state"
 
 
 @dataclasses.dataclass
@@ -100,50 +100,6 @@ class Controller:
         return None
 
 
-class StepState(keras.layers.Layer):
-    """Saves and loads the controllers' variables with the model's weights."""
-
-    def __init__(self, hub: "StepHub"):
-        super().__init__(name=_STATE)
-        object.__setattr__(self, "hub", hub)
-
-    def save_own_variables(self, store):
-        store["optimizer"] = _label(self.hub.optimizer_name)
-        for key, variable in self.hub.named_variables():
-            store[key] = host(variable)
-
-    def load_own_variables(self, store):
-        if "optimizer" not in store.keys():  # noqa: SIM118  (a store is no dict)
-            return  # saved without these callbacks: start afresh
-        _check_optimizer(store, self.hub.optimizer_name)
-        for key, variable in self.hub.named_variables():
-            if key not in store.keys():  # noqa: SIM118
-                continue
-            value = np.asarray(store[key])
-            if value.shape != tuple(variable.shape):
-                raise ConfigError(
-                    f"The checkpoint's state {key!r} has shape {value.shape}, this "
-                    f"run's has {tuple(variable.shape)}. Resume with the callbacks, "
-                    "model and arguments that the checkpoint was saved with, or "
-                    "delete the checkpoint to start afresh."
-                )
-            variable.assign(value)
-
-
-def _label(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), dtype=np.uint8)
-
-
-def _check_optimizer(store, name: str) -> None:
-    saved = bytes(np.asarray(store["optimizer"]).astype(np.uint8)).decode()
-    if saved != name:
-        raise ConfigError(
-            f"The checkpoint was saved by a run with the optimizer {saved}, this run "
-            f"has {name}. Compile the model with {saved} to resume, or delete the "
-            "checkpoint to start afresh."
-        )
-
-
 class StepHub:
     """The controllers of one model, and the hook that runs them."""
 
@@ -151,7 +107,7 @@ class StepHub:
         self.model = model
         self.state = StepState(self)
         self.controllers: list[Controller] = []
-        self.rate: Rate | None = None
+        self._rate: Rate | None = None
         self._slots: dict[int, list[keras.Variable]] = {}
         self._functions: dict[tuple, tuple[list[Controller], Any]] = {}
         self._left: Any = None
@@ -177,6 +133,12 @@ class StepHub:
         """The optimizer inside a loss-scaling one, else the model's."""
         optimizer = self.model.optimizer
         return getattr(optimizer, "inner_optimizer", optimizer)
+
+    @property
+    def rate(self) -> Rate:
+        """The optimizer's learning rate; there while the hook is on."""
+        assert self._rate is not None, "the hook is off"
+        return self._rate
 
     def attach(self, controller: Controller) -> None:
         """Adds a controller, with its state at the start, to the train step."""
@@ -204,10 +166,10 @@ class StepHub:
         self._history = getattr(model, "history", None)
         self._original = model.train_step
         self._numbers.clear()
-        self.rate = rate_of(model)
+        self._rate = rate_of(model)
         self.rate.install()
         object.__setattr__(model, "train_step", self._step)
-        object.__setattr__(model, _STATE, self.state)
+        object.__setattr__(model, NAME, self.state)
 
     def uninstall(self) -> None:
         """Gives the model its own train step back."""
@@ -215,12 +177,11 @@ class StepHub:
         self.controllers.clear()
         self._release_apply()
         object.__delattr__(model, "train_step")
-        object.__delattr__(model, _STATE)
+        object.__delattr__(model, NAME)
         if self._original != model.train_step:  # it was an instance attribute
             object.__setattr__(model, "train_step", self._original)
         self._original = None
-        if self.rate is not None:
-            self.rate.uninstall()
+        self.rate.uninstall()
         model.make_train_function(force=True)
         self._left = model.train_function
 
@@ -240,7 +201,6 @@ class StepHub:
 
     def named_variables(self) -> list[tuple[str, keras.Variable]]:
         """Every state variable with its name in checkpoints."""
-        assert self.rate is not None
         named = [(f"rate_{i}", v) for i, v in enumerate(self.rate.slots)]
         seen: dict[str, int] = {}
         for controller in self.controllers:
@@ -257,7 +217,6 @@ class StepHub:
     # -- the train function ----------------------------------------------------
 
     def _choose_function(self) -> None:
-        assert self.rate is not None
         model = self.model
         self._release_apply()
         if self.wants("wants_gradients"):
@@ -312,7 +271,6 @@ class StepHub:
 
     def advance(self, values: list[Any], seen: Seen) -> tuple[list[Any], Any, Any]:
         """Runs the controllers: next state, factor for the rate, keep or None."""
-        assert self.rate is not None
         skip = len(self.rate.slots)
         values, factor, keep = list(values), 1.0, None
         position = skip

@@ -10,7 +10,7 @@ from keras import ops
 from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.checks import check_in, check_positive
 from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
-from keras_dlopt.callbacks.rate import Rate
+from keras_dlopt.callbacks.rate import ScheduledRate
 from keras_dlopt.callbacks.state import host
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules.parts import check_steps
@@ -253,7 +253,7 @@ class LossDrivenLearningRate(InGraphCallback):
         super().set_model(model)
         self._told = False
         rate = hub_of(model).rate
-        if type(rate) is not Rate:
+        if isinstance(rate, ScheduledRate):
             hub_of(model).detach(self.controller)
             raise ConfigError(
                 "LossDrivenLearningRate sets the rate itself and cannot drive an "

@@ -108,7 +108,6 @@ class ReduceOnPlateau(InGraphCallback):
         slot.assign(state)
         rate = self.current_rate()
         if lower and rate > self.min_rate:
-            assert hub.rate is not None
             hub.rate.multiply(max(rate * self.factor, self.min_rate) / rate)
 
     def _judge(self, value: float, best: float, wait: float, cool: float) -> Any:
