@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError, ExportError
+from keras_dlopt.export.pooling import as_convolutions
 from keras_dlopt.select import activation_targets, weight_targets
 from keras_dlopt.transforms import (
     FakeQuantActivation,
@@ -71,6 +72,8 @@ class Twin(keras.Model):
         super().__init__(name=model.name)
         self.model = model
         targets = {t.path: t for t in activation_targets(model)}
+        if ranges:
+            as_convolutions({id(t.layer): t.layer for t in targets.values()}.values())
         self._taps = {
             (id(targets[r.path].layer), targets[r.path].name): _constant_quantizer(r)
             for r in ranges

@@ -69,6 +69,7 @@ def test_fused_activations_pooling_and_reshaping():
         "pad/input": None,
         "c1/output": None,
         "relu6/output": None,
+        "avg/output": None,
         "out/output": None,
         "prob/output": (0.0, 255 / 256),
     }
@@ -171,6 +172,12 @@ def test_a_layer_with_a_shortcut_of_its_own_is_quantized_after_its_sum():
         "res/input": None,
         "res/bn/output": None,
         "res/output": None,
+    }
+    plain = Residual(layers.Conv2D(4, 1, name="c"), name="res")
+    assert places(sequential(plain, layers.ReLU(name="relu"))) == {
+        "res/input": None,
+        "res/c/output": None,
+        "relu/output": None,
     }
 
 

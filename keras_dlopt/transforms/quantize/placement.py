@@ -6,8 +6,8 @@ The rules, each of which mirrors what the converter fuses or shares:
 - convolution or dense -> BatchNorm -> ReLU is one operation: one quantizer at its end;
 - addition -> ReLU is one too, and each branch is quantized before it;
 - concatenation shares one range with what goes into it: one quantizer, after it;
-- pooling, padding, cropping and reshaping keep their input's range: none;
-- global average pooling has a range of its own: one;
+- pooling by maximum, padding, cropping and reshaping keep their input's range: none;
+- pooling by average has a range of its own: one;
 - sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
 - the model's output is quantized.
 
@@ -36,8 +36,6 @@ LINEAR = (
     layers.DepthwiseConv2D,
 )
 KEEPS_RANGE = (
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Flatten,
@@ -53,6 +51,8 @@ KEEPS_RANGE = (
 # One operation each, with a range of its own.
 OWN_RANGE = (
     layers.Add,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
     layers.Concatenate,
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
@@ -64,7 +64,13 @@ OWN_RANGE = (
     layers.Softmax,
     layers.Subtract,
 )
-FUSES_RELU = (*LINEAR, layers.Add, layers.BatchNormalization, layers.Subtract)
+FUSES_RELU = (
+    *LINEAR,
+    layers.Add,
+    layers.AveragePooling2D,
+    layers.BatchNormalization,
+    layers.Subtract,
+)
 FIXED_RANGES = {
     "sigmoid": (0.0, 255 / 256),
     "softmax": (0.0, 255 / 256),
@@ -221,7 +227,7 @@ def _add_output(places: _Places, call: Call) -> None:
 def _goes_on(call: Call, tensor: int, graph: Trace, producers, consumers) -> bool:
     """Whether the one layer that takes the tensor belongs to the same operation."""
     following = consumers.get(tensor, [])
-    if len(following) != 1 or tensor in graph.outputs or call.composite:
+    if len(following) != 1 or tensor in graph.outputs:
         return False
     return _fuses(call, following[0])
 
@@ -233,7 +239,9 @@ def _fuses(call: Call, following: Call) -> bool:
         return False
     if isinstance(following.layer, layers.BatchNormalization):
         return isinstance(call.layer, LINEAR)
-    return _is_relu(following.layer) and isinstance(call.layer, FUSES_RELU)
+    # A layer of layers that makes its own output ends in a sum.
+    fuses = call.composite or isinstance(call.layer, FUSES_RELU)
+    return fuses and _is_relu(following.layer)
 
 
 def activation_name(layer: Any) -> str:

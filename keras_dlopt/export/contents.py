@@ -1,0 +1,101 @@
+"""What a .tflite file holds: its tensors and operations."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_dlopt.export.runtime import litert_package
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file. `data` is None for what is computed."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scales: np.ndarray
+    zero_points: np.ndarray
+    axis: int
+    data: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """One operation of the file, with the tensors it reads and writes."""
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a .tflite file holds."""
+
+    tensors: list[Tensor]
+    operators: list[Operator]
+    outputs: tuple[int, ...]
+
+
+def read(path: str | os.PathLike) -> Contents:
+    """The tensors and operations of a .tflite file."""
+    schema = litert_package().schema_py_generated
+    with open(path, "rb") as file:
+        data = file.read()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    types = _constants(schema.TensorType)
+    codes = _constants(schema.BuiltinOperator)
+    graph = model.subgraphs[0]
+    operators = []
+    for op in graph.operators:
+        code = model.operatorCodes[op.opcodeIndex]
+        name = codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        operators.append(Operator(name, _ints(op.inputs), _ints(op.outputs)))
+    tensors = [_tensor(t, model.buffers, types) for t in graph.tensors]
+    return Contents(tensors, operators, _ints(graph.outputs))
+
+
+def _constants(enum: Any) -> dict[int, str]:
+    return {v: k for k, v in vars(enum).items() if isinstance(v, int)}
+
+
+def _ints(values: Any) -> tuple[int, ...]:
+    return () if values is None else tuple(int(v) for v in values)
+
+
+def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> Tensor:
+    q = t.quantization
+    scales = np.empty(0, "float32") if q is None or q.scale is None else q.scale
+    zeros = np.empty(0, "int64") if q is None or q.zeroPoint is None else q.zeroPoint
+    shape, dtype, data = _ints(t.shape), types[t.type], None
+    raw = buffers[t.buffer].data
+    if raw is not None and len(raw) and dtype == "INT8":
+        data = np.asarray(raw, "uint8").view("int8").reshape(shape)
+    return Tensor(
+        name=t.name.decode(),
+        dtype=dtype,
+        shape=shape,
+        scales=np.asarray(scales, "float32"),
+        zero_points=np.asarray(zeros),
+        axis=0 if q is None else int(q.quantizedDimension),
+        data=data,
+    )
+
+
+def output_steps(contents: Contents) -> list[float | None]:
+    """The steps of the grids on which the outputs lie, in the order of the outputs."""
+    made_by = {i: op for op in contents.operators for i in op.outputs}
+    steps: list[float | None] = []
+    ends = sorted(
+        contents.outputs,
+        key=lambda i: (len(contents.tensors[i].name), contents.tensors[i].name),
+    )
+    for index in ends:
+        if contents.tensors[index].dtype == "FLOAT32" and index in made_by:
+            index = made_by[index].inputs[0]
+        scales = contents.tensors[index].scales
+        steps.append(float(scales[0]) if len(scales) == 1 else None)
+    return steps
