@@ -1,6 +1,7 @@
 """Folders of images, one subfolder per class."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def from_folder(
     if "test" not in parts:
         raise DataError(f"{folder} has a folder train and no folder test. Add one.")
     names = [p.name for p in class_folders(parts["train"])]
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for part, path in parts.items():
         unknown = {p.name for p in class_folders(path)} - set(names)
         if unknown:

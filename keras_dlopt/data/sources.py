@@ -6,6 +6,7 @@ with what it found.
 
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def from_keras(name: str) -> Raw:
 
 def from_npz(path: pathlib.Path) -> Raw:
     """A NumPy archive with `x_train, y_train, x_test, y_test`, maybe `x_val, y_val`."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     keys = [f"{a}_{p}" for p in ("train", "val", "test") for a in "xy"]
     try:
         # Opened here: np.load leaves its own file open when it fails.

@@ -126,6 +126,10 @@ def resnet32(**kwargs) -> keras.Model:
 
     Args:
         **kwargs: as for `resnet`.
+
+    Example:
+        >>> resnet32(width=1, input_shape=(4, 4, 1)).name
+        'resnet32'
     """
     return resnet(depth=32, **kwargs)
 
@@ -135,6 +139,10 @@ def resnet56(**kwargs) -> keras.Model:
 
     Args:
         **kwargs: as for `resnet`.
+
+    Example:
+        >>> resnet56(width=1, input_shape=(4, 4, 1)).name
+        'resnet56'
     """
     return resnet(depth=56, **kwargs)
 
@@ -144,5 +152,9 @@ def resnet110(**kwargs) -> keras.Model:
 
     Args:
         **kwargs: as for `resnet`.
+
+    Example:
+        >>> resnet110(width=1, input_shape=(4, 4, 1)).name
+        'resnet110'
     """
     return resnet(depth=110, **kwargs)

@@ -16,6 +16,10 @@ def resnet18(**kwargs) -> keras.Model:
         **kwargs: `input_shape`, `classes`, `activation`, `conv_bias`, `width` and
             `name`, as for `resnet50`.
 
+    Example:
+        >>> resnet18(input_shape=(32, 32, 3), classes=10, width=2).output_shape
+        (None, 10)
+
     Source: He et al. (arXiv:1512.03385), table 1.
     """
     return _network("resnet18", (2, 2, 2, 2), _basic_block, **kwargs)
@@ -27,6 +31,10 @@ def resnet34(**kwargs) -> keras.Model:
     Args:
         **kwargs: `input_shape`, `classes`, `activation`, `conv_bias`, `width` and
             `name`, as for `resnet50`.
+
+    Example:
+        >>> resnet34(input_shape=(32, 32, 3), classes=10, width=2).output_shape
+        (None, 10)
 
     Source: He et al. (arXiv:1512.03385), table 1.
     """
