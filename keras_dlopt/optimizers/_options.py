@@ -117,3 +117,10 @@ def drop_missing(grads: list[Any], variables: list[Any]) -> tuple[list[Any], lis
             stacklevel=3,
         )
     return [g for g, _ in kept], [v for _, v in kept]
+
+
+def check_above(value: float, limit: float, *, name: str) -> float:
+    """Returns a number above `limit`, or raises."""
+    if not isinstance(value, int | float) or not value > limit:
+        raise ConfigError(f"{name} must be above {limit}. Received: {value}.")
+    return float(value)

@@ -22,7 +22,7 @@ def update_one(optimizer: Any, gradient: Any, cell: Cell, lr: Any, step: Any) ->
         optimizer.fused(gradient, cell.weight, cell.slots, lr, step)
     else:
         weight = read(cell.weight)
-        slots = {name: _read_slot(v) for name, v in cell.slots.items()}
+        slots = {name: read(v) for name, v in cell.slots.items()}
         change, slots = optimizer.rule(gradient, weight, slots, lr, step)
         if optimizer.cautious:
             change = cautious(change, gradient)
@@ -39,28 +39,34 @@ def update_slab(
     """Updates all small weights at once; `cells` in the slab's order."""
     gradient = slab.join(grads)
     decay = _decay_of(cells, slab)
-    if optimizer.fusable:
-        # The kernel subtracts its step from a scratch variable that starts at minus the
-        # decay; what it leaves there is added to each weight.
+    fused = optimizer.fusable
+    weight = None
+    if decay is not None or not fused:
+        weight = slab.join([read(c.weight) for c in cells])
+    if fused:
+        # The kernel works on a scratch variable: on the decayed weights, or on zeros,
+        # where it leaves minus its step.
         start = (
             ops.zeros((slab.total,), slab.dtype)
-            if decay is None
-            else -lr * decay * slab.join([read(c.weight) for c in cells])
+            if weight is None
+            else weight - weight * (lr * decay)
         )
         slab.scratch.assign(start, read_value=False)
         optimizer.fused(gradient, slab.scratch, slab.flat, lr, step)
-        change = slab.scratch.read_value()
+        result = slab.scratch.read_value()
     else:
-        weight = slab.join([read(c.weight) for c in cells])
         state = {name: v.read_value() for name, v in slab.flat.items()}
         change, state = optimizer.rule(gradient, weight, state, lr, step)
         if decay is not None:
             change = change + lr * decay * weight
-        change = -change
+        result = weight - change
         for name, value in state.items():
             slab.flat[name].assign(value, read_value=False)
-    for cell, part in zip(cells, slab.split(change), strict=True):
-        cell.weight.assign_add(part, read_value=False)
+    for cell, part in zip(cells, slab.split(result), strict=True):
+        if weight is None:
+            cell.weight.assign_add(part, read_value=False)
+        else:
+            cell.weight.assign(part, read_value=False)
 
 
 def cautious(change: Any, gradient: Any) -> Any:
@@ -96,8 +102,3 @@ def _decay_of(cells: list[Cell], slab: Slab) -> Any:
     if len(set(decays)) == 1:
         return decays[0]
     return ops.repeat(ops.array(decays, slab.dtype), slab.sizes)
-
-
-def _read_slot(variable: Any) -> Any:
-    """State in its own dtype where it is not floating (8-bit codes), else for sums."""
-    return read(variable)

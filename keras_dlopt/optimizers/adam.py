@@ -121,6 +121,7 @@ class Adam(Optimizer, keras.optimizers.Adam):
         import tensorflow as tf
 
         dtype = weight.dtype
+        lr = lr * self._rounding(dtype.as_numpy_dtype)
         beta_1, beta_2 = (
             tf.constant(self.beta_1, dtype),
             tf.constant(self.beta_2, dtype),
@@ -142,6 +143,16 @@ class Adam(Optimizer, keras.optimizers.Adam):
             return
         hat = slots["velocity_hat"].handle
         tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=hat, **arguments)
+
+    def _rounding(self, dtype: Any) -> float:
+        """Makes up for the kernel's 1 - beta, which has few digits in float32.
+
+        1 - float32(0.999) is 1.3e-5 off 0.001, and so is the second moment; its root
+        enters the step, so the learning rate can undo it.
+        """
+        kept_1, kept_2 = float(dtype(self.beta_1)), float(dtype(self.beta_2))
+        first = (1 - self.beta_1) / (1 - kept_1)
+        return first * ((1 - kept_2) / (1 - self.beta_2)) ** 0.5
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")

@@ -1,6 +1,6 @@
 """The optimizer base class: a pure rule per method, everything else here.
 
-A method writes `rule(gradient, weight, slots, lr, step) -> (change, slots)` in keras.ops
+A method writes `rule(gradient, weight, slots, lr, step) -> (change, slots)` in ops
 and names its slots. This class builds them, runs the rule on every backend, and adds
 what all methods share: decay, clipping, accumulation, averaging, per-weight rates.
 """
@@ -73,6 +73,8 @@ class Optimizer(keras.optimizers.Optimizer):
     elementwise: bool = False
     # Whether `fused` may be called in place of `rule` on TensorFlow.
     fusable: bool = False
+    # Whether one weight's step depends on the others, or needs more than `rule`.
+    couples_weights: bool = False
     # Whether `update_step` of the Keras class below takes sparse gradients.
     takes_sparse: bool = False
 

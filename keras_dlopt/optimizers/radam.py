@@ -1,0 +1,117 @@
+"""RAdam: Adam whose adaptive rate waits until its variance is known."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlopt.optimizers import _options
+from keras_dlopt.optimizers._moments import mean, seen, unbias
+from keras_dlopt.optimizers.base import Optimizer
+
+
+def radam_rule(
+    gradient: Any,
+    slots: dict[str, Any],
+    *,
+    lr: Any,
+    step: Any,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    threshold: float,
+) -> tuple[Any, dict[str, Any]]:
+    """One RAdam step: what to subtract, and the new moments."""
+    m = mean(slots["momentum"], gradient, beta_1)
+    v = mean(slots["velocity"], ops.square(gradient), beta_2)
+    grown = seen(beta_2, step)
+    longest = 2 / (1 - beta_2) - 1
+    length = longest - 2 * step * (1 - grown) / grown
+    known = length >= threshold
+    safe = ops.where(known, length, ops.full_like(length, longest))
+    rectifier = ops.sqrt(
+        (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe)
+    )
+    direction = unbias(m, beta_1, step)
+    adapted = rectifier * direction / (ops.sqrt(unbias(v, beta_2, step)) + epsilon)
+    change = lr * ops.where(known, adapted, direction)
+    return change, {"momentum": m, "velocity": v}
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class RAdam(Optimizer):
+    r"""Rectified Adam: no division by the second moment before it is reliable.
+
+    With m^, v^ the bias-corrected moments of Adam, r_inf = 2 / (1 - beta_2) - 1 and
+    r_t = r_inf - 2 t beta_2^t / (1 - beta_2^t):
+
+        r_t >= threshold:  w <- w - lr * k_t * m^ / (sqrt(v^) + epsilon)
+        otherwise:         w <- w - lr * m^
+        k_t = sqrt((r_t - 4)(r_t - 2) r_inf / ((r_inf - 4)(r_inf - 2) r_t))
+
+    State: 8 bytes a parameter.
+
+    Args:
+        learning_rate: float, schedule, or callable without arguments.
+        beta_1: share of the first moment kept at each step, in [0, 1).
+        beta_2: share of the second moment kept, in [0.6, 1); below, r_inf <= 4.
+        epsilon: added to the root, in units of the gradient.
+        threshold: length of the average from which it is trusted, above 4.
+        **options: see `keras_dlopt.optimizers.Optimizer`.
+
+    Raises:
+        ConfigError: for arguments out of range.
+
+    Example:
+        >>> v = keras.Variable([1.0])
+        >>> RAdam(0.1).apply([keras.ops.array([0.5])], [v])
+        >>> v.numpy().round(4).tolist()
+        [0.95]
+
+    Source: Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond"
+    (arXiv:1908.03265), algorithm 2. Differs from the paper: the threshold is 5, as in
+    the authors' code, where the paper has 4.
+    """
+
+    slot_names = ("momentum", "velocity")
+    elementwise = True
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        threshold: float = 5.0,
+        **options: Any,
+    ):
+        _options.check_beta(beta_1, name="beta_1")
+        _options.check_beta(beta_2, name="beta_2")
+        _options.check_rate(epsilon, name="epsilon")
+        _options.check_above(beta_2, 0.6, name="beta_2")
+        _options.check_above(threshold, 4.0, name="threshold")
+        super().__init__(learning_rate, **options)
+        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.epsilon, self.threshold = epsilon, threshold
+
+    def rule(self, gradient, weight, slots, lr, step):
+        return radam_rule(
+            gradient,
+            slots,
+            lr=lr,
+            step=step,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            threshold=self.threshold,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "threshold": self.threshold,
+        }
