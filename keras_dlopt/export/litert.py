@@ -84,7 +84,7 @@ def litert(
     """
     path = os.fspath(path)
     _check_arguments(model, path, io, data, verify)
-    plain, ranges, kernels = bake(model)
+    plain, ranges, kernels = bake(model, example)
     if io == "int8" and not ranges:
         raise ConfigError(
             f"io='int8' needs a quantized model, and {model.name!r} has no activation "

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError, ExportError
-from keras_dlopt.export.pooling import as_convolutions
+from keras_dlopt.export.depthwise import as_convolutions
 from keras_dlopt.select import activation_targets, weight_targets
 from keras_dlopt.transforms import (
     FakeQuantActivation,
@@ -24,7 +24,7 @@ from keras_dlopt.transforms import (
 )
 from keras_dlopt.transforms.finalize import coding_hints
 from keras_dlopt.transforms.quantize.placement import KEEPS_RANGE, LINEAR
-from keras_dlopt.transforms.quantize.tracing import trace
+from keras_dlopt.transforms.quantize.tracing import Trace, trace
 from keras_dlopt.transforms.updating import hosts
 
 _SMALLEST = np.float32(1e-6)
@@ -72,8 +72,6 @@ class Twin(keras.Model):
         super().__init__(name=model.name)
         self.model = model
         targets = {t.path: t for t in activation_targets(model)}
-        if ranges:
-            as_convolutions({id(t.layer): t.layer for t in targets.values()}.values())
         self._taps = {
             (id(targets[r.path].layer), targets[r.path].name): _constant_quantizer(r)
             for r in ranges
@@ -93,11 +91,17 @@ def _constant_quantizer(r: Range):
     return lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
 
-def bake(model: keras.Model) -> tuple[keras.Model, list[Range], list[Kernel]]:
+def bake(
+    model: keras.Model, example: Any = None
+) -> tuple[keras.Model, list[Range], list[Kernel]]:
     """A plain copy with baked weights, its activation ranges and its int8 kernels.
 
     The lists are empty for a model without activation quantizers, which is exported
     in float.
+
+    Args:
+        model: what was trained; it stays as it is.
+        example: a batch of inputs, for models that do not know their input's shape.
 
     Raises:
         ConfigError: for quantizers that int8 LiteRT cannot express.
@@ -119,8 +123,11 @@ def bake(model: keras.Model) -> tuple[keras.Model, list[Range], list[Kernel]]:
     plain = finalize(model)
     if not ranges:
         return plain, [], []
-    _check_reshapes(plain, {r.path: r for r in ranges})
-    return plain, ranges, _kernels(plain)
+    kernels = _kernels(plain)
+    graph = trace(plain, example)
+    _check_reshapes(graph, {r.path: r for r in ranges})
+    as_convolutions(graph)
+    return plain, ranges, kernels
 
 
 def _ranges(model: TransformedModel) -> list[Range]:
@@ -198,9 +205,8 @@ def _rows(target: Any, hint: Grid) -> Kernel:
     return Kernel(target.path, rows.reshape(len(rows), -1), hint.scale.ravel())
 
 
-def _check_reshapes(plain: keras.Model, ranges: dict[str, Range]) -> None:
+def _check_reshapes(graph: Trace, ranges: dict[str, Range]) -> None:
     """Raises if the quantizers before and after a layer that keeps values differ."""
-    graph = trace(plain)
     producers = graph.producers()
 
     def range_of(tensor) -> Range | None:

@@ -118,7 +118,9 @@ def test_softmax_pooling_and_pruned_fused_convolutions(digits, tmp_path):
     assert zeros >= report.codes // 2
 
 
-def test_depthwise_separable_net_with_open_batch_size(digits, tmp_path):
+def test_depthwise_separable_net_average_pooling_and_lone_normalization(
+    digits, tmp_path
+):
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -129,6 +131,7 @@ def test_depthwise_separable_net_with_open_batch_size(digits, tmp_path):
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(6.0),
             layers.AveragePooling2D(2),
+            layers.BatchNormalization(momentum=0.9),
             layers.Conv2D(12, 1, use_bias=False),
             layers.BatchNormalization(momentum=0.9),
             layers.GlobalAveragePooling2D(),
@@ -137,7 +140,7 @@ def test_depthwise_separable_net_with_open_batch_size(digits, tmp_path):
     )
     small = train(model, digits)
     path = tmp_path / "model.tflite"
-    report = export.litert(small, path, data=digits[0][:400], batch_size=None)
+    report = export.litert(small, path, data=digits[0][:400])
     assert report.codes == 72 + 72 + 96 + 120
     same(report.agreement)
 
@@ -172,8 +175,11 @@ def test_plain_model_becomes_a_float_file(tmp_path):
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3, activation="tanh")])
     x = np.random.default_rng(0).normal(size=(9, 6)).astype("float32")
     path = tmp_path / "model.tflite"
-    report = export.litert(model, path, data=x, batch_size=4)
+    report = export.litert(model, path, data=x)
     assert not report.quantized
+    open_batch = export.litert(model, path, data=x, batch_size=None)
+    assert open_batch.agreement.examples == 9
+    report = export.litert(model, path, data=x, batch_size=4)
     assert report.agreement.examples == 9  # two batches of 4, and one that is filled up
     np.testing.assert_allclose(export.run_litert(path, x), model(x), atol=1e-6)
     # Transforms without activation quantizers are baked in.

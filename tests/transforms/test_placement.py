@@ -198,9 +198,12 @@ def test_weights_must_end_on_the_int8_grid(weights):
 @pytest.mark.parametrize(
     ("parts", "text"),
     [
-        ([layers.BatchNormalization()], "normalizes the model's input"),
         (
-            [layers.Conv2D(4, 1, activation="relu"), layers.BatchNormalization()],
+            [layers.Flatten(), layers.BatchNormalization()],
+            "normalizes 'flatten.*', and cannot be folded",
+        ),
+        (
+            [layers.Reshape((64, 4)), layers.BatchNormalization()],
             "must directly follow a convolution or dense layer that has no activation",
         ),
         ([layers.Dense(3, activation="softmax")], r"split_activations\(model\)"),

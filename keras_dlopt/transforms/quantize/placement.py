@@ -4,6 +4,7 @@ The rules, each of which mirrors what the converter fuses or shares:
 
 - the model's input is quantized once;
 - convolution or dense -> BatchNorm -> ReLU is one operation: one quantizer at its end;
+- BatchNorm elsewhere is a depthwise convolution: what it takes is quantized;
 - addition -> ReLU is one too, and each branch is quantized before it;
 - concatenation shares one range with what goes into it: one quantizer, after it;
 - pooling by maximum, padding, cropping and reshaping keep their input's range: none;
@@ -280,13 +281,14 @@ def _check_layer(call: Call, producers, consumers) -> None:
     """Raises `ConfigError` where LiteRT would silently compute in float."""
     layer, activation = call.layer, activation_name(call.layer)
     if isinstance(layer, layers.BatchNormalization):
-        before = producers.get(call.inputs[0])
-        if before is None or not _folds(before, call, consumers):
-            source = "the model's input" if before is None else repr(before.path)
+        if not _folds(call, producers, consumers) and not _is_image_channel(layer):
+            source = producers.get(call.inputs[0])
             raise ConfigError(
-                f"{call.path!r} normalizes {source} and cannot be folded into it. In "
-                "int8 a BatchNormalization must directly follow a convolution or dense "
-                "layer that has no activation and feeds nothing else."
+                f"{call.path!r} normalizes "
+                f"{repr(source.path) if source else 'the input of the model'}, and "
+                "cannot be folded into it. In int8 a BatchNormalization of other data "
+                "than images must directly follow a convolution or dense layer that "
+                "has no activation and feeds nothing else."
             )
     elif isinstance(layer, LINEAR):
         if activation not in FUSED_ACTIVATIONS:
@@ -302,9 +304,26 @@ def _check_layer(call: Call, producers, consumers) -> None:
         raise ConfigError(_unknown(call, f"a {type(layer).__name__}"))
 
 
-def _folds(before: Call, normalization: Call, consumers) -> bool:
+def lone_normalizations(graph: Trace) -> list[Any]:
+    """The BatchNormalization layers that do not belong to a convolution before them."""
+    producers, consumers = graph.producers(), graph.consumers()
+    return [
+        call.layer
+        for call in graph.calls
+        if isinstance(call.layer, layers.BatchNormalization)
+        and not _folds(call, producers, consumers)
+    ]
+
+
+def _folds(normalization: Call, producers, consumers) -> bool:
+    before = producers.get(normalization.inputs[0])
     alone = consumers[normalization.inputs[0]] == [normalization]
-    return alone and _fuses(before, normalization)
+    return alone and before is not None and _fuses(before, normalization)
+
+
+def _is_image_channel(layer: Any) -> bool:
+    """Whether it can run as a depthwise convolution: images, channels last."""
+    return layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
 
 
 def _unknown(call: Call, what: str) -> str:

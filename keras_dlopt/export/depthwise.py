@@ -1,0 +1,78 @@
+"""Layers that the inference twin runs as depthwise convolutions, exact in int8."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt.transforms.quantize.placement import lone_normalizations
+from keras_dlopt.transforms.quantize.tracing import Trace
+
+
+def as_convolutions(graph: Trace) -> None:
+    """Makes average pooling and lone normalizations run as depthwise convolutions.
+
+    LiteRT's int8 average pooling rounds to its input's grid, and halves, which are
+    every fourth value of a 2 x 2 pool, always the same way: a bias that grows from
+    layer to layer. A depthwise convolution of constant weights 1 / n is the same
+    function, has an output grid of its own and rounds without bias; the weights are
+    exact in int8, as their scale is 1 / (127 n).
+
+    Pools with "same" padding that reach over the border are left as they are, since
+    they divide by the number of values inside.
+
+    A BatchNormalization that no convolution precedes would be a multiplication and an
+    addition with a float between. As a 1 x 1 depthwise convolution it is one
+    operation, and exact: each channel has one weight, so its scale fits.
+
+    Args:
+        graph: of an inference copy; `call` is replaced on its layers.
+    """
+    for layer in lone_normalizations(graph):
+        layer.call = _normalization(layer)
+    for layer in {id(c.layer): c.layer for c in graph.calls}.values():
+        pools = isinstance(layer, keras.layers.AveragePooling2D)
+        if pools and layer.data_format == "channels_last":
+            layer.call = _pooling(layer, layer.call)
+
+
+def _pooling(layer: Any, call: Any) -> Any:
+    import tensorflow as tf
+
+    size, strides = layer.pool_size, layer.strides
+
+    def pool(inputs):
+        inside = all(
+            n is not None and n % s == 0 and k == s
+            for n, k, s in zip(inputs.shape[1:3], size, strides, strict=True)
+        )
+        equal = strides[0] == strides[1]  # the kernel knows no others
+        if not equal or (layer.padding != "valid" and not inside):
+            return call(inputs)
+        weight = np.float32(1 / (size[0] * size[1]))
+        kernel = tf.fill((*size, inputs.shape[-1], 1), weight)
+        return tf.nn.depthwise_conv2d(inputs, kernel, (1, *strides, 1), "VALID")
+
+    return pool
+
+
+def _normalization(layer: Any) -> Any:
+    import tensorflow as tf
+
+    mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(v), "float32")
+        for v in (layer.moving_mean, layer.moving_variance)
+    )
+    scale = 1 / np.sqrt(variance + np.float32(layer.epsilon))
+    if layer.scale:
+        scale = scale * keras.ops.convert_to_numpy(layer.gamma)
+    offset = -mean * scale
+    if layer.center:
+        offset = offset + keras.ops.convert_to_numpy(layer.beta)
+
+    def normalize(inputs, training=None, mask=None):
+        kernel = tf.constant(scale.reshape(1, 1, -1, 1), "float32")
+        outputs = tf.nn.depthwise_conv2d(inputs, kernel, (1, 1, 1, 1), "VALID")
+        return outputs + tf.constant(offset, "float32")
+
+    return normalize
