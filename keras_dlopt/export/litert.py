@@ -69,8 +69,8 @@ def litert(
         path: of the file, ending in `.tflite`; its folder must exist.
         io: type of the file's inputs and outputs: `"float"`, or `"int8"` for runtimes
             without float, where the caller scales with the file's input quantization.
-        verify: whether to read the file back and compare; needs the package
-            `ai-edge-litert`.
+        verify: whether to read the file back and compare, which needs the package
+            `ai-edge-litert`. A float file is compared only on `data`.
         data: a batch of inputs on which to compare the outputs of file and model.
         batch_size: examples per call of the file; None leaves it open, at the price
             of some operations that compute shapes.
@@ -91,14 +91,17 @@ def litert(
             "quantizers. Train transform(model, int8_recipe(model)) first, or use "
             "io='float'."
         )
+    checks = verify and (bool(ranges) or data is not None)
+    if checks:
+        litert_package()  # before the work, not after it
     twin = Twin(plain, ranges)
     specs = input_specs(plain, example)
     with _complete_or_absent(path) as temporary:
         _convert(twin, specs, temporary, io, batch_size, quantized=bool(ranges))
         codes, agree = 0, None
-        if verify and ranges:
+        if checks and ranges:
             codes = check(temporary, plain, ranges, kernels)
-        if verify and data is not None:
+        if checks and data is not None:
             agree = _compare(model, temporary, data)
         size = os.path.getsize(temporary)
     return ExportReport(
@@ -106,9 +109,9 @@ def litert(
         size=size,
         quantized=bool(ranges),
         io=io,
-        verified=verify,
+        verified=checks,
         codes=codes,
-        ranges=len(ranges) if verify else 0,
+        ranges=len(ranges) if checks else 0,
         agreement=agree,
     )
 
@@ -140,8 +143,6 @@ def _check_arguments(model: Any, path: str, io: str, data: Any, verify: bool) ->
         raise ConfigError(
             "data is compared only with verify=True. Pass one or neither."
         )
-    if verify:
-        litert_package()
 
 
 @contextlib.contextmanager

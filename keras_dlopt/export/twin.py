@@ -171,25 +171,24 @@ def _kernels(plain: keras.Model) -> list[Kernel]:
         if not isinstance(target.layer, LINEAR) or target.name != "kernel":
             continue
         hint = hints.get(place[id(target.variable)])
-        if not isinstance(hint, Grid) or not _uses_8_bits(hint, target.variable):
+        if not isinstance(hint, Grid) or not _has_channel_scales(target, hint):
             raise ConfigError(
-                f"{target.path!r} is not on an int8 grid, so the file would round it "
-                "anew. Give its recipe entry a transform that ends in "
-                "FakeQuant(bits=8), such as Prune(0.8) >> FakeQuant(bits=8); "
-                "int8_recipe(model) does so for all kernels."
+                f"{target.path!r} is not on an int8 grid with a scale per output "
+                "channel, so the file would round it anew. Give its recipe entry a "
+                "transform that ends in FakeQuant(bits=8), such as "
+                "Prune(0.8) >> FakeQuant(bits=8); int8_recipe(model) does so for all "
+                "kernels."
             )
         kernels.append(_rows(target, hint))
     return kernels
 
 
-def _uses_8_bits(hint: Grid, variable: Any) -> bool:
-    """Whether each scale is its channel's largest magnitude over 127."""
-    weight = np.abs(np.asarray(keras.ops.convert_to_numpy(variable)))
-    axes = tuple(
-        a for a, n in enumerate(hint.scale.shape) if n == 1 and hint.scale.ndim
-    )
-    largest = np.abs(hint.codes).max(axis=axes or None, keepdims=True, initial=0)
-    return bool(weight.ndim and np.all((largest == 127) | (largest == 0)))
+def _has_channel_scales(target: Any, hint: Grid) -> bool:
+    """Whether each channel's largest code is 127, as the converter will make it."""
+    rows = _rows(target, hint)
+    largest = np.abs(rows.codes).max(axis=1, initial=0)
+    full = bool(np.all((largest == 127) | (largest == 0)))
+    return full and rows.scale.size == len(rows.codes)
 
 
 def _rows(target: Any, hint: Grid) -> Kernel:

@@ -66,7 +66,10 @@ def test_activations_of_other_widths(path, bits):
     )
 
 
-@pytest.mark.parametrize("weights", [FakeQuant(bits=4), dlopt.Prune(0.5)])
+@pytest.mark.parametrize(
+    "weights",
+    [FakeQuant(bits=4), FakeQuant(bits=8, per_channel=False), dlopt.Prune(0.5)],
+)
 def test_kernels_that_are_not_on_an_int8_grid(path, weights):
     model = trained(weights=weights)
     model.update_transforms(0)
@@ -189,8 +192,9 @@ def test_other_backends(path, monkeypatch):
 def test_without_the_runtime(path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert.interpreter", None)
     text = r"ai-edge-litert.*keras-dlopt\[litert\]"
-    refused(MissingDependencyError, text, net(), path)
-    export.litert(net(), path, verify=False)
+    refused(MissingDependencyError, text, trained(), path)
+    report = export.litert(net(), path)
+    assert not report.verified
     assert path.stat().st_size > 0
 
 
