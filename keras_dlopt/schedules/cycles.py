@@ -35,7 +35,7 @@ class Cyclical(FormulaSchedule):
 
     Example:
         >>> schedule = Cyclical(0.1, 0.5, half_cycle=2, mode="triangular2")
-        >>> [schedule.value(t) for t in (0, 1, 2, 4, 6)]
+        >>> [round(schedule.value(t), 3) for t in (0, 1, 2, 4, 6)]
         [0.1, 0.3, 0.5, 0.1, 0.3]
 
     Source: Smith, "Cyclical Learning Rates" (arXiv:1506.01186), section 3.
