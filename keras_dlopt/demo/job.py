@@ -87,7 +87,7 @@ def run(settings: Settings, *, progress: Progress | None = None) -> Result:
         result = Result(
             settings=settings,
             plan=numbers,
-            data=str(dataset),
+            data=_in_words(dataset),
             versions=_versions(),
             seconds=time.perf_counter() - start,
             parent=Variant(
@@ -167,6 +167,14 @@ def _check_equal(here: np.ndarray, there: np.ndarray) -> None:
         f"The compressed file, read in a fresh process, gives other outputs for "
         f"{different} of {len(here)} test examples; the largest difference is "
         f"{np.abs(here - there).max():.3g}. Please report this."
+    )
+
+
+def _in_words(dataset: data.Dataset) -> str:
+    shape = " x ".join(str(n) for n in dataset.input_shape)
+    return (
+        f"{len(dataset.x_train):,} training images of {shape}, "
+        f"{dataset.classes} classes"
     )
 
 

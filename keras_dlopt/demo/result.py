@@ -23,7 +23,7 @@ class Result:
     Attributes:
         settings: what was asked.
         plan: what that meant.
-        data: the data set in one line.
+        data: what the data set holds, in words.
         versions: package -> version.
         seconds: time of the whole run.
         parent: the float model.
@@ -159,9 +159,10 @@ class Result:
         ratio = self.compressed.ledger.ratio
         summary = (
             f"A residual network of {size(self._weights())} numbers was trained on "
-            f"{self.data}, then pruned to {percent(self.plan.sparsity, 0)} zeros, "
-            f"clustered to {self.plan.clusters} values a layer and tuned under one "
-            f"recipe: {size(self.parent.ledger.plain_bytes)} bytes became "
+            f"{self.settings.data} ({self.data}), then pruned to "
+            f"{percent(self.plan.sparsity, 0)} zeros, clustered to "
+            f"{self.plan.clusters} values a layer and tuned under one recipe: "
+            f"{size(self.parent.ledger.plain_bytes)} bytes became "
             f"{size(self.compressed.ledger.file_bytes)} ({ratio:.1f}x), and accuracy "
             f"went from {percent(self.parent.quality.accuracy)} to "
             f"{percent(self.compressed.quality.accuracy)}."
@@ -224,4 +225,6 @@ def _row(name: str, *cells: str) -> tuple[str, ...]:
 def _worst(change: Changes | None) -> str:
     if change is None:
         return ""
+    if change.worst_class_change >= 0:
+        return "none worse"
     return f"{change.worst_class}: {points(change.worst_class_change, 1)}"

@@ -151,8 +151,8 @@ def quality(
     Source: Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599),
     equation 3.
     """
-    p, y = _checked(outputs, labels, from_logits)
-    right = p.argmax(-1) == y
+    p, predicted, y = _checked(outputs, labels, from_logits)
+    right = predicted == y
     return Quality(
         examples=len(y),
         accuracy=float(right.mean()),
@@ -190,14 +190,13 @@ def changes(
     Source: churn as in Milani Fard et al., "Launch and Iterate: Reducing Prediction
     Churn" (NIPS 2016), section 2.
     """
-    p, y = _checked(before, labels, from_logits)
-    q, _ = _checked(after, labels, from_logits)
+    p, one, y = _checked(before, labels, from_logits)
+    q, two, _ = _checked(after, labels, from_logits)
     if p.shape != q.shape:
         raise DataError(
             f"The two models return {p.shape[1]} and {q.shape[1]} classes; compare "
             "models of one task."
         )
-    one, two = p.argmax(-1), q.argmax(-1)
     change = _by_class(two == y, y, p.shape[1]) - _by_class(one == y, y, p.shape[1])
     worst = int(np.nanargmin(change))
     return Changes(
@@ -209,8 +208,11 @@ def changes(
     )
 
 
-def _checked(outputs, labels, from_logits) -> tuple[np.ndarray, np.ndarray]:
+def _checked(outputs, labels, from_logits) -> tuple[np.ndarray, ...]:
+    """Probabilities, predicted labels, right labels."""
     p, y = probabilities(outputs, from_logits=from_logits), labels_of(labels)
+    # From the outputs: rounding in the softmax can make the two largest equal.
+    predicted = (p if np.shape(outputs)[1] == 1 else np.asarray(outputs)).argmax(-1)
     if len(p) != len(y):
         raise DataError(
             f"There are {len(p)} rows of outputs and {len(y)} labels; expected as many."
@@ -220,7 +222,7 @@ def _checked(outputs, labels, from_logits) -> tuple[np.ndarray, np.ndarray]:
             f"Labels go from {y.min()} to {y.max()}, but the outputs have "
             f"{p.shape[1]} classes. Expected 0 to {p.shape[1] - 1}."
         )
-    return p, y
+    return p, predicted, y
 
 
 def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
