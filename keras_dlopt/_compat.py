@@ -71,3 +71,15 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
         for sub in layer._flatten_layers(include_self=False, recursive=False)
         if isinstance(sub, keras.layers.Layer)
     ]
+
+
+def in_xla() -> bool:
+    """Whether TensorFlow is tracing a function that XLA will compile.
+
+    Relies on: `tensorflow.python.ops.control_flow_util.GraphOrParentsInXlaContext`.
+    """
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)

@@ -67,3 +67,20 @@ def test_sublayers_are_the_direct_ones_only():
     names = [layer.name for layer in _compat.sublayers(model)]
     assert inner.name in names, "see sublayers in _compat.py"
     assert "deep" not in names, "see sublayers in _compat.py"
+
+
+def test_xla_is_seen_while_tracing():
+    import tensorflow as tf
+
+    seen = []
+
+    def function(x):
+        seen.append(_compat.in_xla())
+        return tf.cond(x > 0, lambda: (seen.append(_compat.in_xla()), x)[1], lambda: x)
+
+    tf.function(function, jit_compile=True)(tf.constant(1.0))
+    assert seen == [True, True], "see in_xla in _compat.py"
+    seen.clear()
+    tf.function(function)(tf.constant(1.0))
+    assert seen == [False, False], "see in_xla in _compat.py"
+    assert not _compat.in_xla()

@@ -9,6 +9,7 @@ from keras import ops
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.base import State, Transform
+from keras_dlopt.transforms.lookup import lookup
 
 
 def initial_centroids(
@@ -134,7 +135,7 @@ class Cluster(Transform):
         return {k: State(v, trainable=k == "centroids") for k, v in state.items()}
 
     def apply(self, weight, state, context):
-        clustered = ops.take(self._table(state), state["index"])
+        clustered = lookup(self._table(state), state["index"])
         return ops.where(state["on"] > 0, clustered, weight)
 
     def _table(self, state):

@@ -49,11 +49,19 @@ class Case:
         assert not unknown, f"{self.name}: unknown contracts {unknown}"
 
 
+def modules() -> list[str]:
+    """The names of the modules in this folder."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__))
+
+
+def cases_of(module: str) -> list[Case]:
+    """The cases of one module in this folder."""
+    return importlib.import_module(f"catalogue.{module}").CASES
+
+
 def all_cases() -> list[Case]:
     """The cases of every module in this folder, sorted by module name."""
-    cases = []
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
-        cases += importlib.import_module(f"catalogue.{info.name}").CASES
+    cases = [case for module in modules() for case in cases_of(module)]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases share a name"
     return cases

@@ -1,4 +1,6 @@
-"""Runs one contract over all cases in a process of its own; prints one JSON line.
+"""Runs one contract over some cases in a process of its own; prints a line for each.
+
+    python -m contracts.worker two_replicas optimizers
 
 Logical devices and the backend must be set before TensorFlow or JAX starts, so
 `two_replicas` and `jax` cannot share the test process.
@@ -9,13 +11,13 @@ import os
 import sys
 import traceback
 
-CONTRACT = sys.argv[1]
+CONTRACT, MODULE = sys.argv[1:]
 if CONTRACT == "jax":
     os.environ["KERAS_BACKEND"] = "jax"
 
 import numpy as np
 
-from catalogue import all_cases
+from catalogue import cases_of
 
 if CONTRACT == "two_replicas":
     import tensorflow as tf
@@ -60,17 +62,16 @@ def _compare(case, left, right):
 
 
 def main():
-    results = {}
     check = {"two_replicas": _two_replicas, "jax": _jax}[CONTRACT]
-    for case in all_cases():
+    for case in cases_of(MODULE):
         if CONTRACT in case.exempt:
             continue
         try:
             check(case)
-            results[case.name] = ""
+            text = ""
         except Exception:
-            results[case.name] = traceback.format_exc()[-3000:]
-    print("RESULTS " + json.dumps(results))
+            text = traceback.format_exc()[-3000:]
+        print("RESULT " + json.dumps([case.name, text]), flush=True)
 
 
 if __name__ == "__main__":
