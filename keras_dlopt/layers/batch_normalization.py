@@ -23,6 +23,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ranks than 4, channels that are not last, float64, masks, renormalization,
     synchronized statistics, or an epsilon below 1.001e-5.
 
+    Under a TensorFlow strategy each replica normalizes by its own share of the batch
+    and the saved statistics are those of one replica, as with Keras' layer;
+    `synchronized=True` makes them one, by Keras' own ops.
+
     Args:
         *args: of `keras.layers.BatchNormalization`.
         **kwargs: of `keras.layers.BatchNormalization`.

@@ -35,8 +35,7 @@ class Residual(keras.layers.Layer):
     JAX it is not, since Keras drops there what a layer writes to a metric.
 
     Args:
-        body: a layer or a list of layers, applied one after the other. Kept as a list
-            in the attribute `body`.
+        body: a layer or a list of layers, applied one after the other.
         shortcut: `"identity"`; `"projection"` (a 1x1 convolution, or a dense layer for
             vectors, without bias); `"pad"` (every stride-th position, and zeros for
             the channels that are missing); `"auto"`, which takes the identity where
@@ -52,6 +51,12 @@ class Residual(keras.layers.Layer):
         data_format: `"channels_last"` or `"channels_first"`; None is Keras' global one.
         seed: of stochastic depth.
         **kwargs: of `keras.layers.Layer`.
+
+    Attributes:
+        body: the layers of the body, in order.
+        projection: the layers of a projecting shortcut; empty for other shortcuts.
+        pad: `(strides, zero channels)` of a padding shortcut, or None.
+        adds: whether there is a shortcut; `InvertedResidualBlock` may have none.
 
     Raises:
         ConfigError: for unknown arguments, or a body and a shortcut that cannot be
@@ -103,8 +108,8 @@ class Residual(keras.layers.Layer):
         self.data_format = _checks.data_format(self.name, data_format)
         self.seed = seed
         self.projection: list[keras.layers.Layer] = []
-        self._adds = True
-        self._pad: tuple[tuple[int, ...], int] | None = None
+        self.adds = True
+        self.pad: tuple[tuple[int, ...], int] | None = None
         self.scaler = self._make_scaler()
         self.drop = None
         if self.survival < 1.0:
@@ -150,7 +155,7 @@ class Residual(keras.layers.Layer):
         if chosen == "auto":
             chosen = "identity" if out == shape else "projection"
             if out != shape and self._shortcut_may_be_absent:
-                self._adds = False
+                self.adds = False
                 return
         short = shape
         if chosen != "identity":
@@ -182,14 +187,14 @@ class Residual(keras.layers.Layer):
                 f"{self.name}: a pad shortcut cannot drop channels: the input has "
                 f"shape {shape} and the body gives {out}. Use shortcut='projection'."
             )
-        self._pad = (strides, extra)
+        self.pad = (strides, extra)
         return out
 
     def _short(self, inputs):
         for layer in self.projection:
             inputs = layer(inputs)
-        if self._pad is not None:
-            strides, extra = self._pad
+        if self.pad is not None:
+            strides, extra = self.pad
             inputs = subsample_and_pad(inputs, strides, extra, self.data_format)
         return inputs
 
@@ -197,7 +202,7 @@ class Residual(keras.layers.Layer):
         outputs = inputs
         for layer in self.body:
             outputs = layer(outputs)
-        if not self._adds:
+        if not self.adds:
             return self.activation(outputs)
         short = self._short(inputs)
         if self.shortcut_loss:

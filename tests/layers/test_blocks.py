@@ -235,3 +235,38 @@ def test_impossible_arguments(make, text):
 def test_transformer_of_another_width():
     with pytest.raises(ConfigError, match="units must be the width of the input"):
         layers.TransformerBlock(8)(_x(2, 5, 4))
+
+
+def test_recipes_reach_the_layers_of_a_block_and_keep_its_loss_term():
+    import keras_dlopt as dlopt
+
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 4)),
+            layers.BasicBlock(4, shortcut_loss=0.1, name="block"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    )
+    recipe = dlopt.Recipe([(dlopt.matching(".*/conv2/kernel"), dlopt.Prune(0.5))])
+    small = dlopt.transform(model, recipe)
+    small.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    logs = small.fit(_x(8, 6, 6, 4), np.arange(8) % 3, verbose=0).history
+    plain = dlopt.finalize(small)
+    assert logs["block_shortcut_loss"][0] > 0
+    zeros = {v.path: float((np.asarray(v) == 0).mean()) for v in plain.weights}
+    assert zeros["block/conv2/kernel"] == 0.5
+    assert zeros["block/conv1/kernel"] == 0.0
+
+
+def test_what_structural_pruning_needs_to_know_is_public():
+    block = layers.BasicBlock(6, strides=2, shortcut="pad")
+    block(_x(1, 8, 8, 4))
+    assert block.pad == ((2, 2), 2)
+    assert block.projection == []
+    block = layers.BasicBlock(6)
+    block(_x(1, 8, 8, 4))
+    assert [layer.name for layer in block.projection] == ["projection", "projection_bn"]
+    light = layers.InvertedResidualBlock(6, in_filters=4)
+    light(_x(1, 8, 8, 4))
+    assert not light.adds
