@@ -55,7 +55,7 @@ def write_files(name, folder):
             paths["ptq"],
             format="litert",
             verbose=False,
-            input_signature=[keras.InputSpec(shape=(1, *x.shape[1:]))],
+            input_signature=[keras.InputSpec(shape=(1, *x.shape[1:]), dtype="float32")],
             optimizations=[tf.lite.Optimize.DEFAULT],
             representative_dataset=lambda: ([row[None]] for row in x),
         )
