@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_dlopt import _compat
+from keras_dlopt.errors import FormatError
 
 
 class _Parts(keras.layers.Layer):
@@ -84,3 +85,21 @@ def test_xla_is_seen_while_tracing():
     tf.function(function)(tf.constant(1.0))
     assert seen == [False, False], "see in_xla in _compat.py"
     assert not _compat.in_xla()
+
+
+def test_variables_beyond_the_limit_are_refused_before_they_exist():
+    mend = "see limited_variables in _compat.py"
+    with _compat.limited_variables(10):
+        keras.layers.Dense(3).build((None, 3))
+        with pytest.raises(FormatError, match="needs a variable of shape"):
+            keras.layers.Dense(10**6).build((None, 10**6))
+    assert keras.Variable(np.zeros(10**5)).shape == (10**5,), mend
+
+
+def test_unnamed_operations_are_found_by_their_module():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.ops.add(inputs, 1))
+    found = {cls for _, cls in _compat.unnamed_operations()}
+    mend = "see unnamed_operations in _compat.py"
+    assert type(model) in found, mend
+    assert type(model.operations[-1]) in found, mend

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import FormatError
 
 NAMESPACES = (
@@ -35,15 +36,6 @@ REFUSED = {
 FUNCTION = "function"
 
 
-def _subclasses(cls: Any, found: dict[type, None]) -> dict[type, None]:
-    sub: type
-    for sub in cls.__subclasses__():
-        if sub not in found:
-            found[sub] = None
-            _subclasses(sub, found)
-    return found
-
-
 @functools.cache
 def builtin() -> dict[str, tuple[type, str, str]]:
     """Short name -> class, and the module and name by which Keras finds it."""
@@ -57,18 +49,8 @@ def builtin() -> dict[str, tuple[type, str, str]]:
                 short = name if space == "layers" else f"{space}.{name}"
                 table[short] = (value, f"keras.{space}", name)
     table["Sequential"] = (keras.Sequential, "keras", "Sequential")
-    for cls in _subclasses(keras.Operation, {}):
-        # The nodes of `keras.ops` in a Functional model, and Functional itself, have
-        # no public name; Keras writes the module they live in.
-        home = cls.__module__.split(".")
-        if home[:3] == ["keras", "src", "ops"]:
-            table[f"{'.'.join(home[2:])}.{cls.__name__}"] = (
-                cls,
-                cls.__module__,
-                cls.__name__,
-            )
-        elif home[:3] == ["keras", "src", "models"] and cls.__name__ == "Functional":
-            table["Functional"] = (cls, cls.__module__, cls.__name__)
+    for short, cls in _compat.unnamed_operations():
+        table[short] = (cls, cls.__module__, cls.__name__)
     return table
 
 

@@ -13,7 +13,6 @@ from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 from keras_dlopt.storage import architecture
 from keras_dlopt.storage.allowed import UnknownName
-from keras_dlopt.storage.budget import limited_variables
 from keras_dlopt.storage.contents import Contents, read_contents, write_contents
 from keras_dlopt.storage.files import read_limited, write_atomic
 from keras_dlopt.storage.ledger import Ledger, account
@@ -100,7 +99,7 @@ def load_compressed(
 
 def _rebuild(tree: Any, arrays: list, custom_objects: Mapping[str, Any]) -> keras.Model:
     """The model of a description, checked to have variables for these arrays."""
-    with limited_variables(sum(array.size for array in arrays)):
+    with _compat.limited_variables(sum(array.size for array in arrays)):
         model = architecture.rebuild(tree, custom_objects=custom_objects)
     expected = [(tuple(a.shape), a.dtype.name) for a in arrays]
     built = [

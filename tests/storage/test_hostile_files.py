@@ -198,7 +198,7 @@ def test_a_refused_file_leaves_no_trace(original, tmp_path):
 
 
 def test_limits_nest():
-    from keras_dlopt.storage.budget import limited_variables
+    from keras_dlopt._compat import limited_variables
 
     before = keras.Variable.__init__
     with limited_variables(10**6):
