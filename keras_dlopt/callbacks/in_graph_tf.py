@@ -77,17 +77,16 @@ def _select(variables, keep, new, old) -> None:
     import tensorflow as tf
 
     values = [tf.where(keep, n, o) for n, o in zip(new, old, strict=True)]
-    tensors = [v.value for v in variables]
 
     def update(strategy, values):
-        for variable, value in zip(tensors, values, strict=True):
+        for variable, value in zip(variables, values, strict=True):
             strategy.extended.update(
-                variable, lambda v, x: v.assign(x), args=(value,), group=False
+                variable.value, lambda v, x: v.assign(x), args=(value,), group=False
             )
 
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync > 1:
         context.merge_call(update, args=(values,))
     else:
-        for variable, value in zip(tensors, values, strict=True):
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(value)

@@ -10,6 +10,9 @@ from keras_dlopt.callbacks.state import host, index_of, make_slot, read
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import Scaled
 
+# Attributes under which wrapping optimizers keep the one that has the rate.
+WRAPPED = ("inner_optimizer", "base")
+
 
 class Rate:
     """Where the rate of a model's optimizer is kept.
@@ -140,7 +143,9 @@ def schedule_of(optimizer: Any) -> Any:
     Raises:
         ConfigError: if it has none, or one that cannot be rebuilt.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = optimizer
+    for name in WRAPPED:
+        inner = getattr(inner, name, None) or inner
     try:
         config = inner.get_config()["learning_rate"]
         schedule = keras.optimizers.schedules.deserialize(config)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dlopt import optimizers
 from keras_dlopt.callbacks import DivergenceGuard
 from keras_dlopt.errors import ConfigError
 
@@ -81,6 +82,17 @@ def test_schedule_is_multiplied():
     _fit(model, *_data(bad=[0]), DivergenceGuard(factor=0.5))
     plain = keras.optimizers.schedules.CosineDecay(0.1, 99)(5)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.5 * float(plain))
+
+
+@pytest.mark.parametrize("make", [optimizers.Adam, optimizers.SOAP])
+def test_fused_optimizers_are_not_poisoned_either(make):
+    guarded, clean = _model(make(0.01)), _model(make(0.01))
+    x, y = _data(bad=[1, 4])
+    _fit(guarded, x, y, DivergenceGuard(factor=0.999999))
+    keep = np.repeat([True, False, True, True, False, True], 8)
+    _fit(clean, x[keep], y[keep])
+    for a, b in zip(_state(guarded), _state(clean), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 class Bursts(keras.callbacks.Callback):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dlopt import schedules
+from keras_dlopt import optimizers, schedules
 from keras_dlopt.callbacks import ScheduledMomentum
 from keras_dlopt.errors import ConfigError
 from reference.callbacks import scheduled_momentum
@@ -57,6 +57,11 @@ def test_weights_are_the_twins(kind, options):
 def test_optimizer_without_momentum_is_refused():
     with pytest.raises(ConfigError, match=r"SGD has no momentum.*SGD\(momentum=0\.9\)"):
         _fit(keras.optimizers.SGD(0.1))
+
+
+def test_optimizers_of_this_package_are_refused():
+    with pytest.raises(ConfigError, match=r"drives Keras' own optimizers.*SGD"):
+        _fit(optimizers.SGD(0.1, momentum=0.9))
 
 
 def test_schedule_without_momentum_is_refused():
