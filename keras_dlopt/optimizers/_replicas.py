@@ -20,22 +20,22 @@ def has_strategy() -> bool:
     return tf.distribute.has_strategy()
 
 
-def densify(gradient: Any) -> Any:
-    """Sparse gradients (`tf.IndexedSlices`) as tensors; others as they are."""
-    if on_tensorflow() and not keras.ops.is_tensor(gradient):
-        import tensorflow as tf
-
-        return tf.convert_to_tensor(gradient)
-    return gradient
-
-
 def is_sparse(gradient: Any) -> bool:
-    """Whether the gradient touches some rows of its variable only."""
+    """Whether the gradient holds some rows of its variable only."""
     if not on_tensorflow():
         return False
     import tensorflow as tf
 
     return isinstance(gradient, tf.IndexedSlices)
+
+
+def densify(gradient: Any) -> Any:
+    """Sparse gradients (`tf.IndexedSlices`) as tensors; others as they are."""
+    if not is_sparse(gradient):
+        return gradient
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(gradient)
 
 
 def on_each_replica(
@@ -71,5 +71,6 @@ def on_each_replica(
     if context is None:
         across(tf.distribute.get_strategy(), grads, scalars)
         return
-    grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+    if grads:
+        grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
     context.merge_call(across, args=(grads, scalars))

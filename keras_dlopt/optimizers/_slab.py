@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from keras_dlopt.errors import ConfigError
+
 # Above this size a kernel of its own costs less than the copies in and out of the slab.
 MAX_SIZE = 8192
 # Fewer variables than this gain nothing.
@@ -44,7 +46,7 @@ class SlabSlice(keras.Variable):
     def assign(self, value):
         value = keras.ops.convert_to_tensor(value, dtype=self._flat.dtype.name)
         if tuple(value.shape) != tuple(self.shape):
-            raise ValueError(
+            raise ConfigError(
                 f"The shape of the value must be {tuple(self.shape)}, that of "
                 f"{self.path!r}. Received: {tuple(value.shape)}."
             )
@@ -56,6 +58,10 @@ class SlabSlice(keras.Variable):
         return f"<SlabSlice path={self.path}, shape={tuple(self.shape)}>"
 
     # TensorFlow's checkpoints ask every trackable object for its tensors.
+    @property
+    def _shared_name(self):
+        return self.name
+
     def _serialize_to_tensors(self):
         return {"VARIABLE_VALUE": self.value}
 

@@ -10,6 +10,7 @@ from keras_dlopt.optimizers.adam import adam_rule
 from keras_dlopt.optimizers.base import Optimizer
 
 BLOCK = 256  # entries that share one scale
+TINY = 1e-30  # far above the smallest float32, below which hardware may flush to 0
 _GOLDEN, _SILVER = 0.6180339887, 0.4142135624  # irrational, so the dither never repeats
 
 
@@ -27,7 +28,7 @@ def pack(values: Any, *, power: int, levels: int, dither: Any) -> tuple[Any, Any
             makes rounding right on average.
     """
     scale = ops.max(ops.abs(values), axis=1, keepdims=True)
-    share = ops.abs(values) / ops.maximum(scale, 1e-38)
+    share = ops.abs(values) / ops.maximum(scale, TINY)
     for _ in range(power // 2):
         share = ops.sqrt(share)
     codes = ops.minimum(ops.floor(share * levels + dither), levels)

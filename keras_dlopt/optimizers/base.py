@@ -67,12 +67,8 @@ class Optimizer(keras.optimizers.Optimizer):
             arguments out of range.
     """
 
-    # State per weight that `build` adds, all of the weight's shape.
-    slot_names: tuple[str, ...] = ()
     # Whether the rule treats every entry alike, so that weights can be joined.
     elementwise: bool = False
-    # Whether `fused` may be called in place of `rule` on TensorFlow.
-    fusable: bool = False
     # Whether one weight's step depends on the others, or needs more than `rule`.
     couples_weights: bool = False
     # Whether `update_step` of the Keras class below takes sparse gradients.
@@ -103,6 +99,16 @@ class Optimizer(keras.optimizers.Optimizer):
         self._state = _State()
 
     # -- what a method writes ---------------------------------------------------------
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """State per weight that `build` adds, all of the weight's shape."""
+        return ()
+
+    @property
+    def fusable(self) -> bool:
+        """Whether `fused` may be called in place of `rule` on TensorFlow."""
+        return False
 
     def rule(
         self, gradient: Any, weight: Any, slots: dict[str, Any], lr: Any, step: Any

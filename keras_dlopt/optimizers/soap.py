@@ -13,6 +13,11 @@ from keras_dlopt.optimizers.base import Optimizer
 # Directions without gradient hold rounding errors of about 1e-7 of the largest entry
 # after the rotation; dividing by this share of it keeps them from becoming steps.
 NOISE = 1e-5
+# Share of the mean eigenvalue added to all before a QR, or rounding would choose the
+# basis of the directions that no gradient has had yet.
+SHIFT = 1e-3
+# Each turns the basis by a factor of about SHIFT closer to the eigenvectors.
+FIRST_TURNS = 3
 
 
 def soap_rule(
@@ -63,9 +68,20 @@ def soap_rule(
 
 
 def _turn(gram: Any, basis: Any, step: Any) -> Any:
-    """One step of simultaneous power iteration, which converges to the eigenvectors."""
-    start = ops.where(step > 1, basis, ops.eye(gram.shape[0], dtype=gram.dtype))
-    return ops.qr(ops.matmul(gram, start))[0]
+    """One step of simultaneous power iteration; several for the first basis."""
+    size = gram.shape[0]
+    unit = ops.eye(size, dtype=gram.dtype)
+    shifted = gram + SHIFT * ops.trace(gram) / size * unit
+
+    def first():
+        turned = unit
+        for _ in range(FIRST_TURNS):
+            turned = ops.qr(ops.matmul(shifted, turned))[0]
+        return turned
+
+    return ops.cond(
+        step > 1, lambda: ops.qr(ops.matmul(shifted, basis))[0], lambda: first()
+    )
 
 
 def _rotate(x: Any, slots: dict[str, Any], *, back: bool = False) -> Any:
@@ -87,7 +103,8 @@ class SOAP(Optimizer):
     column per filter), and ^ the bias correction of Adam:
 
         L <- beta_3 L + (1 - beta_3) G G^T      R <- beta_3 R + (1 - beta_3) G^T G
-        every `frequency` updates: Q_L <- qr(L Q_L), Q_R <- qr(R Q_R)
+        every `frequency` updates: Q_L <- qr(L' Q_L), Q_R <- qr(R' Q_R)
+            with X' = X + 1e-3 trace(X) / size(X)
         M <- beta_1 M + (1 - beta_1) G
         V <- beta_2 V + (1 - beta_2) (Q_L^T G Q_R)^2
         N = (Q_L^T M^ Q_R) / (sqrt(V^) + 1e-5 max sqrt(V^) + epsilon)
@@ -118,10 +135,10 @@ class SOAP(Optimizer):
 
     Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam"
     (arXiv:2409.11321), algorithm 3 with the power iteration of algorithm 4. Differs
-    from the paper: the first basis is one QR of the first L and R rather than an
+    from the paper: the first basis is three QRs from the unit matrix rather than an
     eigendecomposition, the first gradient already moves the weights, and the term with
     the maximum is added, which keeps rounding errors in directions without any gradient
-    (dead inputs) from becoming steps.
+    (dead inputs) from becoming steps; the shift X' keeps them from choosing the basis.
     """
 
     def __init__(

@@ -201,7 +201,11 @@ def soap(weights, steps, *, lr, b1=0.95, b2=0.95, b3=0.95, epsilon=1e-8, frequen
             left = b3 * left + (1 - b3) * g @ g.T
             right = b3 * right + (1 - b3) * g.T @ g
             if (t - 1) % frequency == 0:
-                ql, qr = np.linalg.qr(left @ ql)[0], np.linalg.qr(right @ qr)[0]
+                for _ in range(3 if t == 1 else 1):
+                    a = 1e-3 * left.trace() / len(ql)
+                    b = 1e-3 * right.trace() / len(qr)
+                    ql = np.linalg.qr(left @ ql + a * ql)[0]
+                    qr = np.linalg.qr(right @ qr + b * qr)[0]
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * (ql.T @ g @ qr) ** 2
             top = ql.T @ m @ qr / (1 - b1**t)
