@@ -31,6 +31,8 @@ from keras_dlopt import data, layers, optimizers
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "fit_step.json"
 SHAPE, STEPS = (28, 28, 1), 8
+# TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 make a run of one thread.
+THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0))
 
 
 def resnet(k, depth):
@@ -221,7 +223,8 @@ def main():
         for batch in args.batches:
             run = measure(network, batch, args.rounds)
             run |= {"rounds": args.rounds, "load_before": os.getloadavg()[0]}
-            known[f"{network}, batch {batch}"] = run
+            run["threads"] = THREADS or os.cpu_count()
+            known[f"{network}, batch {batch}, {run['threads']} thread(s)"] = run
             print(json.dumps(run, indent=1))
             keras.utils.clear_session()
             RESULTS.parent.mkdir(exist_ok=True)
