@@ -24,25 +24,28 @@ from keras_dlopt import data, models
 from keras_dlopt.schedules import PolynomialSparsity
 
 BATCH = 128
-# Per network: builder, ratio of Deep Compression, epochs of float training, of pruning,
-# of training with the final mask, and of training with shared values; sparsity and
-# number of shared values by layer.
+DECAY = 0.05  # of AdamW; small weights fade, so that pruning finds the right ones
+# Per network: builder, ratio of Deep Compression; epochs of float training, of pruning,
+# of training with the final mask, and of training with shared values; learning rates
+# at the start of both trainings; sparsity and number of shared values by layer.
 SETTINGS = {
     "lenet_300_100": {
         "build": models.lenet_300_100,
         "record": 40,
-        "epochs": (20, 15, 25, 10),
-        "layers": {"ip1": (0.96, 16), "ip2": (0.92, 16), "ip3": (0.7, 16)},
+        "epochs": (20, 12, 30, 8),
+        "rates": (2e-3, 4e-3),
+        "layers": {"ip1": (0.93, 16), "ip2": (0.88, 16), "ip3": (0.5, 16)},
     },
     "lenet5": {
         "build": models.lenet5,
         "record": 39,
-        "epochs": (15, 8, 10, 4),
+        "epochs": (10, 6, 8, 4),
+        "rates": (2e-3, 2e-3),
         "layers": {
-            "conv1": (0.4, 16),
-            "conv2": (0.92, 16),
-            "ip1": (0.985, 16),
-            "ip2": (0.9, 16),
+            "conv1": (0.3, 16),
+            "conv2": (0.88, 16),
+            "ip1": (0.975, 16),
+            "ip2": (0.85, 16),
         },
     },
 }
@@ -62,7 +65,9 @@ def recipe(layers, prune_end, cluster_begin):
 
 def compiled(model, *, steps, rate):
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        dlopt.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(rate, steps), weight_decay=DECAY
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=16,
@@ -84,7 +89,8 @@ def run(name, train, test, *, seed, scale, folder):
     batches = data.batches(*train, batch_size=BATCH, shuffle=True, seed=seed)
     per_epoch = len(batches)
 
-    model = compiled(setting["build"](), steps=base * per_epoch, rate=2e-3)
+    first, second = setting["rates"]
+    model = compiled(setting["build"](), steps=base * per_epoch, rate=first)
     model.fit(batches, epochs=base, verbose=0)
     before, labels = error(model, *test)
 
@@ -92,7 +98,7 @@ def run(name, train, test, *, seed, scale, folder):
     begin = end + sparse * per_epoch
     small = dlopt.transform(model, recipe(setting["layers"], end, begin))
     total = prune + sparse + shared
-    compiled(small, steps=total * per_epoch, rate=2e-3)
+    compiled(small, steps=total * per_epoch, rate=second)
     small.fit(batches, epochs=total, verbose=0)
 
     path = folder / f"{name}-{seed}.dlopt"

@@ -21,6 +21,8 @@ from keras_dlopt.transforms import (
     TransformedModel,
     UpdateTransforms,
     finalize,
+    int8_recipe,
+    split_activations,
     transform,
 )
 
@@ -50,6 +52,7 @@ __all__ = [
     "export",
     "finalize",
     "inside",
+    "int8_recipe",
     "layers",
     "load_compressed",
     "matching",
@@ -60,6 +63,7 @@ __all__ = [
     "report",
     "save_compressed",
     "schedules",
+    "split_activations",
     "storage",
     "transform",
 ]

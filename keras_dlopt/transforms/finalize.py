@@ -80,7 +80,8 @@ def _bake(plain: Any, host: TransformHost) -> None:
 
 
 def _unwrapped(model: keras.Model) -> keras.Model:
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "input_names"):
+    functional = hasattr(model, "operations")  # only those know their graph
+    if not isinstance(model, keras.Sequential) and not functional:
         raise ModelError(
             f"{type(model).__name__} is a subclassed model, and its layers cannot be "
             "replaced from outside. Build it from plain layers and use "

@@ -53,10 +53,9 @@ class TransformedModel(TransformHost, keras.Model):
         if any(transform.random for _, transform in recipe.entries):
             self.seed_generator = keras.random.SeedGenerator(0)
         self._attach(model, recipe)
-        # Losses and metrics may be given by the names of a functional model's ends.
-        for name in ("input_names", "output_names"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
+        # Losses and metrics may be given by the names of a Functional model's outputs.
+        if hasattr(model, "output_names"):
+            self.output_names = model.output_names
         self.built = True
 
     def build(self, input_shape=None):

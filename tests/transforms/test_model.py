@@ -280,6 +280,30 @@ def test_layer_by_hand_needs_the_callback_and_is_finalized():
     np.testing.assert_array_equal(plain(x), model(x))
 
 
+def test_functional_models_built_by_hand_are_finalized_too():
+    recipe = dlopt.Recipe([(KERNELS, dlopt.FakeQuant(bits=4))])
+    inputs = keras.Input((5,))
+    a = dlopt.TransformedLayer(layers.Dense(4, name="a"), recipe)(inputs)
+    b = dlopt.TransformedLayer(layers.Dense(4, name="b"), recipe)(inputs)
+    model = keras.Model(inputs, layers.Add()([a, b]))
+    plain = dlopt.finalize(model)
+    assert not any(isinstance(v, dlopt.TransformedLayer) for v in plain.layers)
+    x, _ = _data()
+    np.testing.assert_allclose(plain(x), model(x), atol=1e-6)
+
+
+def test_losses_can_be_given_by_output_name():
+    inputs = keras.Input((5,))
+    outputs = [layers.Dense(1, name="p")(inputs), layers.Dense(1, name="q")(inputs)]
+    small = dlopt.transform(
+        keras.Model(inputs, outputs), dlopt.Recipe([(KERNELS, dlopt.Prune(0.5))])
+    )
+    small.compile("sgd", {"p": "mse", "q": "mae"})
+    x, _ = _data()
+    zeros = np.zeros((24, 1))
+    small.fit(x, [zeros, zeros], verbose=0)
+
+
 def test_custom_loop_updates_by_hand():
     schedule = PolynomialSparsity(0.5, end=4, frequency=2)
     small = dlopt.transform(
