@@ -52,7 +52,8 @@ class Adam(Optimizer, keras.optimizers.Adam):
         w <- w - lr * sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)
 
     Same arguments, results and state names as `keras.optimizers.Adam`. On TensorFlow
-    each large weight takes one fused kernel, and all small ones together take one.
+    each large weight takes one fused kernel, and all small ones together take one (not
+    with `amsgrad`, whose kernel XLA lacks).
     State: 8 bytes a parameter (12 with `amsgrad`).
 
     Args:
@@ -77,7 +78,6 @@ class Adam(Optimizer, keras.optimizers.Adam):
     """
 
     elementwise = True
-    fusable = True
     takes_sparse = True
 
     def __init__(
@@ -106,6 +106,10 @@ class Adam(Optimizer, keras.optimizers.Adam):
         names = ("momentum", "velocity")
         return (*names, "velocity_hat") if self.amsgrad else names
 
+    @property
+    def fusable(self) -> bool:
+        return not self.amsgrad  # XLA has no such kernel for AMSGrad
+
     def rule(self, gradient, weight, slots, lr, step):
         return adam_rule(
             gradient,
@@ -126,23 +130,18 @@ class Adam(Optimizer, keras.optimizers.Adam):
             tf.constant(self.beta_1, dtype),
             tf.constant(self.beta_2, dtype),
         )
-        arguments = {
-            "var": weight.handle,
-            "m": slots["momentum"].handle,
-            "v": slots["velocity"].handle,
-            "beta1_power": tf.pow(beta_1, step),
-            "beta2_power": tf.pow(beta_2, step),
-            "lr": lr,
-            "beta1": beta_1,
-            "beta2": beta_2,
-            "epsilon": tf.constant(self.epsilon, dtype),
-            "grad": gradient,
-        }
-        if not self.amsgrad:
-            tf.raw_ops.ResourceApplyAdam(**arguments)
-            return
-        hat = slots["velocity_hat"].handle
-        tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=hat, **arguments)
+        tf.raw_ops.ResourceApplyAdam(
+            var=weight.handle,
+            m=slots["momentum"].handle,
+            v=slots["velocity"].handle,
+            beta1_power=tf.pow(beta_1, step),
+            beta2_power=tf.pow(beta_2, step),
+            lr=lr,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=gradient,
+        )
 
     def _rounding(self, dtype: Any) -> float:
         """Makes up for the kernel's 1 - beta, which has few digits in float32.

@@ -25,13 +25,15 @@ def _problem(steps, *, seed=0, shapes=SHAPES):
     return weights, [[np.asarray(g, "float32") for g in step] for step in grads]
 
 
-def _train(optimizer, weights, steps, *, graph=True):
+def _train(optimizer, weights, steps, *, graph=True, jit=False):
     variables = [keras.Variable(w, name=f"w{i}") for i, w in enumerate(weights)]
     optimizer.build(variables)
     if graph:
         import tensorflow as tf
 
-        apply = tf.function(lambda grads: optimizer.apply(grads, variables))
+        apply = tf.function(
+            lambda grads: optimizer.apply(grads, variables), jit_compile=jit
+        )
     else:
         apply = lambda grads: optimizer.apply(grads, variables)  # noqa: E731
     for step in steps:
@@ -231,3 +233,16 @@ def test_agrees_with_optax(name):
         change, state = rule.update(step, state, params)
         params = optax.apply_updates(params, change)
     _same(found, [np.asarray(p) for p in params], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "name",
+    ["SGD_nesterov", "RMSprop", "RMSprop_all", "Adam_amsgrad", "AdamW", "Adagrad"],
+)
+def test_large_weights_take_the_fused_kernel(name, jit):
+    make, twin, settings = PAIRS[name]
+    weights, steps = _problem(5, shapes=[(100, 90), (3,)])
+    found, _ = _train(make(), weights, steps, jit=jit)
+    # A gradient near 0 at the start is divided by its own size.
+    _same(found, twin(weights, steps, **settings), rtol=1e-4, atol=2e-5)
