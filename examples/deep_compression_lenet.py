@@ -15,12 +15,13 @@ import os
 import pathlib
 import statistics
 import tempfile
+import time
 
 import keras
 import numpy as np
 
 import keras_dlopt as dlopt
-from keras_dlopt import data, models
+from keras_dlopt import data, models, report
 from keras_dlopt.schedules import PolynomialSparsity
 
 BATCH = 128
@@ -75,15 +76,9 @@ def compiled(model, *, steps, rate):
     return model
 
 
-def error(model, x, y):
-    """Share of wrong labels, in percent."""
-    labels = model.predict(x, batch_size=1000, verbose=0).argmax(-1)
-    return 100 * float(np.mean(labels != y)), labels
-
-
 def run(name, train, test, *, seed, scale, folder):
     """Trains and compresses one network; returns its row."""
-    setting = SETTINGS[name]
+    setting, start = SETTINGS[name], time.perf_counter()
     keras.utils.set_random_seed(seed)
     base, prune, sparse, shared = (max(1, round(e * scale)) for e in setting["epochs"])
     batches = data.batches(*train, batch_size=BATCH, shuffle=True, seed=seed)
@@ -92,7 +87,7 @@ def run(name, train, test, *, seed, scale, folder):
     first, second = setting["rates"]
     model = compiled(setting["build"](), steps=base * per_epoch, rate=first)
     model.fit(batches, epochs=base, verbose=0)
-    before, labels = error(model, *test)
+    before = model.predict(test[0], batch_size=1000, verbose=0)
 
     end = prune * per_epoch
     begin = end + sparse * per_epoch
@@ -102,22 +97,29 @@ def run(name, train, test, *, seed, scale, folder):
     small.fit(batches, epochs=total, verbose=0)
 
     path = folder / f"{name}-{seed}.dlopt"
-    dlopt.save_compressed(dlopt.finalize(small), path)
+    ledger = dlopt.save_compressed(dlopt.finalize(small), path)
     again = dlopt.load_compressed(path)
-    after, new_labels = error(again, *test)
-    kernels = [v for v in again.weights if v.name == "kernel"]
-    zeros = sum(int((v.numpy() == 0).sum()) for v in kernels)
-    plain = 4 * again.count_params()
+    after = again.predict(test[0], batch_size=1000, verbose=0)
+    old, new = (report.quality(outputs, test[1]) for outputs in (before, after))
+    changes = report.changes(before, after, test[1])
+    kernels = [v.numpy() for v in again.weights if v.name == "kernel"]
     return {
         "network": name,
         "seed": seed,
-        "error_float": before,
-        "error_compressed": after,
-        "bytes_plain": plain,
+        "error_float": 100 * old.error,
+        "error_compressed": 100 * new.error,
+        "bytes_plain": ledger.plain_bytes,
         "bytes": path.stat().st_size,
-        "ratio": plain / path.stat().st_size,
-        "sparsity": zeros / sum(v.numpy().size for v in kernels),
-        "churn": 100 * float(np.mean(labels != new_labels)),
+        "ratio": ledger.plain_bytes / path.stat().st_size,
+        "sparsity": sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels),
+        "churn": 100 * changes.churn,
+        "worst_class_change": 100 * changes.worst_class_change,
+        "calibration_error": [old.calibration_error, new.calibration_error],
+        "negative_log_likelihood": [
+            old.negative_log_likelihood,
+            new.negative_log_likelihood,
+        ],
+        "seconds": time.perf_counter() - start,
     }
 
 
