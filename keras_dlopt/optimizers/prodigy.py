@@ -60,8 +60,8 @@ class Prodigy(Optimizer):
     Example:
         >>> v = keras.Variable([1.0])
         >>> prodigy = Prodigy()
-        >>> for _ in range(60): prodigy.apply([2 * v.value], [v])
-        >>> bool(abs(v.numpy()[0]) < 0.1)
+        >>> for _ in range(120): prodigy.apply([2 * v.value], [v])
+        >>> bool(abs(v.numpy()[0]) < 0.05)
         True
 
     Source: Mishchenko and Defazio, "Prodigy" (arXiv:2306.06101), algorithm 4. Differs

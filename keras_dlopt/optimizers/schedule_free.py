@@ -42,7 +42,7 @@ class ScheduleFree(Optimizer):
 
     Example:
         >>> v = keras.Variable([1.0])
-        >>> free = ScheduleFree(SGD(0.5), beta=0.0)
+        >>> free = ScheduleFree(dlopt.optimizers.SGD(0.5), beta=0.0)
         >>> for _ in range(2): free.apply([keras.ops.ones(1)], [v])
         >>> free.finalize_variable_values([v])
         >>> v.numpy().tolist()
