@@ -9,6 +9,7 @@ both; the figure is the median of the differences over the rounds.
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -49,6 +50,7 @@ def main():
         "added_highest": max(r[1] for r in rounds),
         "ratio": (keras_seconds + added) / keras_seconds,
         "rounds": args.rounds,
+        "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "keras": rounds[0][2],
         "machine": f"{platform.machine()}, {platform.processor() or 'CPU'}",
