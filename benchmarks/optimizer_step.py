@@ -157,7 +157,10 @@ def summary(times, parameters, bandwidth):
     def ratio(above, below):
         r = times[above] / times[below]
         low, middle, high = np.percentile(r, [25, 50, 75])
-        return {"median": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
+        return {
+            "median": round(middle, 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+        }
 
     ratios = {}
     for name in times:
@@ -170,7 +173,10 @@ def summary(times, parameters, bandwidth):
         )
     share = {
         name: round(
-            BYTES_PER_PARAMETER * parameters / float(np.median(times[name])) / bandwidth,
+            BYTES_PER_PARAMETER
+            * parameters
+            / float(np.median(times[name]))
+            / bandwidth,
             3,
         )
         for name in times

@@ -41,10 +41,9 @@ class SAM(keras.Model):
         w <- w - (step of the compiled optimizer with the gradient at w + e)
 
     Compile and fit it in place of the model, whose weights it trains; use the model
-    itself, `sam.model`, afterwards. A step takes twice the time. TensorFlow backend;
-    under a strategy each replica moves along its own gradient, as in the paper's
-    experiments (m-sharpness). Metrics and normalization statistics come from the first
-    pass.
+    itself, `sam.model`, afterwards. A step takes twice the time. TensorFlow backend on
+    one device only: under a strategy the move would differ between replicas. Metrics
+    and normalization statistics come from the first pass.
 
     Args:
         model: the Keras model to train.
@@ -53,7 +52,8 @@ class SAM(keras.Model):
 
     Raises:
         ConfigError: for a radius that is not positive, or no model.
-        ModelError: when fitted on another backend than TensorFlow.
+        ModelError: when fitted on another backend than TensorFlow, or on several
+            replicas.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -87,6 +87,12 @@ class SAM(keras.Model):
                 f"{type(self).__name__} trains on the TensorFlow backend only; this is "
                 f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
             )
+        if _replica_count() > 1:
+            raise ModelError(
+                f"{type(self).__name__} trains on one device; the strategy in force "
+                f"has {_replica_count()} replicas. Build and fit it outside of the "
+                "strategy."
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data[0])
         weights = self.trainable_variables
         grads, loss, y_pred = self._gradients(x, y, sample_weight)
@@ -113,7 +119,7 @@ class SAM(keras.Model):
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-            scaled = self.optimizer.scale_loss(loss / _replica_count())
+            scaled = self.optimizer.scale_loss(loss)
         grads = tape.gradient(scaled, self.trainable_variables)
         if any(g is None for g in grads):
             names = [
@@ -175,7 +181,8 @@ class ASAM(SAM):
 
     Raises:
         ConfigError: for a radius that is not positive, or no model.
-        ModelError: when fitted on another backend than TensorFlow.
+        ModelError: when fitted on another backend than TensorFlow, or on several
+            replicas.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -156,6 +156,19 @@ def test_state_can_be_read_written_and_checkpointed_through_the_slab(tmp_path):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+def test_state_can_be_created_inside_a_graph():
+    variables = _variables((3,), (2, 2), (4,), (5,), (100, 100))
+    again = _variables((3,), (2, 2), (4,), (5,), (100, 100))
+    inside, outside = o.Adam(0.1), o.Adam(0.1)
+    grads = _grads(variables)
+    step = tf.function(lambda: inside.apply(grads, variables))
+    for _ in range(3):
+        step()
+        outside.apply(grads, again)
+    for a, b in zip(variables, again, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
+
+
 def test_weights_of_keras_optimizers_can_be_loaded():
     shapes = [(3,), (2, 2), (4,), (5,), (100, 100)]
     variables = _variables(*shapes)
