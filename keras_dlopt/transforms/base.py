@@ -218,7 +218,7 @@ class Chain(Transform):
         self.random = any(link.random for link in self.links)
 
     def init(self, target, weight):
-        states = {}
+        states: dict[str, State] = {}
         for i, link in enumerate(self.links):
             own = link.init(target, weight)
             states |= {f"{i}_{name}": state for name, state in own.items()}

@@ -130,7 +130,7 @@ class Cluster(Transform):
             state = {
                 "centroids": np.zeros(self.clusters, "float32"),
                 "index": np.zeros(weight.shape, "int32"),
-                "on": np.float32(0.0),
+                "on": np.zeros((), "float32"),
             }
         return {k: State(v, trainable=k == "centroids") for k, v in state.items()}
 
@@ -169,7 +169,7 @@ class Cluster(Transform):
         return {
             "centroids": centroids.astype("float32"),
             "index": index.reshape(weight.shape),
-            "on": np.float32(1.0),
+            "on": np.ones((), "float32"),
         }
 
     def finalize(self, target, weight, state):

@@ -61,8 +61,6 @@ class Group:
 class TransformHost:
     """Mixin for a Keras layer or model that runs another one with computed weights."""
 
-    groups: tuple[Group, ...]
-
     def _attach(self, wrapped: Any, recipe: Recipe) -> None:
         """Creates the state variables for every target that the recipe matches."""
         # Keras tracks layers and variables held in attributes; what a group holds is
@@ -74,7 +72,7 @@ class TransformHost:
             zip(recipe.entries, recipe.assign(targets), strict=True)
         ):
             slots = tuple(self._slot(number, transform, t) for t in matched)
-            last = self._state_variable(f"last_update_{number}", State(np.int32(NEVER)))
+            last = self._state_variable(f"last_update_{number}", State(np.array(NEVER, "int32")))
             groups.append(Group(transform, slots, last))
         self._hidden_groups = _Hidden(tuple(groups))
         activations.install(
@@ -85,7 +83,7 @@ class TransformHost:
         )
 
     @property
-    def groups(self) -> tuple[Group, ...]:  # type: ignore[no-redef]
+    def groups(self) -> tuple[Group, ...]:
         """The recipe entries at work."""
         return self._hidden_groups.value
 
@@ -137,7 +135,7 @@ class TransformHost:
         scope = _compat.WeightOverlay(values)
         with scope, activations.active(taps):
             outputs = call()
-        scope.commit(self)  # type: ignore[arg-type]
+        scope.commit(self)
         return outputs
 
     def next_update(self) -> int | None:

@@ -34,7 +34,7 @@ class TransformedLayer(TransformHost, keras.layers.Wrapper):
     """
 
     def __init__(self, layer: keras.layers.Layer, recipe: Recipe, **kwargs: Any):
-        if isinstance(layer, TransformHost):
+        if isinstance(layer, TransformedLayer):
             raise ModelError(
                 f"{layer.name!r} is transformed already. Chain the transforms instead, "
                 "such as Prune(0.9) >> FakeQuant(bits=8)."

@@ -34,7 +34,7 @@ class UpdateTransforms(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._hosts = None
+        self._hosts: list[TransformHost] = []
         self._step = 0
         self._due: int | None = None
 
