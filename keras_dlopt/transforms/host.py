@@ -72,7 +72,8 @@ class TransformHost:
             zip(recipe.entries, recipe.assign(targets), strict=True)
         ):
             slots = tuple(self._slot(number, transform, t) for t in matched)
-            last = self._state_variable(f"last_update_{number}", State(np.array(NEVER, "int32")))
+            never = State(np.array(NEVER, "int32"))
+            last = self._state_variable(f"last_update_{number}", never)
             groups.append(Group(transform, slots, last))
         self._hidden_groups = _Hidden(tuple(groups))
         activations.install(
