@@ -124,14 +124,14 @@ def measure(contenders, rounds, repeats):
     return {name: np.array(values) for name, values in times.items()}
 
 
-def contenders_of(setting, repeats, torch_python):
+def contenders_of(setting, repeats, torch_python, classes):
     import keras
 
     from keras_dlopt import optimizers
 
     shapes = shapes_of(setting)
     made = {}
-    for cls in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad"):
+    for cls in classes:
         options = {"momentum": 0.9} if cls in ("SGD", "RMSprop") else {}
         for owner, module in (("keras", keras.optimizers), ("ours", optimizers)):
             for jit in (False, True):
@@ -190,6 +190,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--settings", nargs="+", default=["large", "small"])
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=["Adam", "AdamW", "SGD", "RMSprop", "Adagrad"],
+    )
     parser.add_argument("--torch", default=None, help="interpreter that has PyTorch")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -207,6 +212,7 @@ def main():
             "tensorflow": tf.__version__,
             "numpy": np.__version__,
         },
+        "load_average": os.getloadavg()[0],
         "rounds": arguments.rounds,
         "repeats": arguments.repeats,
         "copy_bandwidth_gb_per_s": round(bandwidth / 1e9, 1),
@@ -214,13 +220,15 @@ def main():
     }
     for setting in arguments.settings:
         repeats = arguments.repeats if setting == "small" else 1
-        made, parameters = contenders_of(setting, repeats, torch_python)
+        made, parameters = contenders_of(
+            setting, repeats, torch_python, arguments.classes
+        )
         times = measure(made, arguments.rounds, repeats)
         result = summary(times, parameters, bandwidth)
         report["settings"][setting] = {"parameters": parameters, **result}
         print(json.dumps(result, indent=1))
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.out.parent.mkdir(exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
