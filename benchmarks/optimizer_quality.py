@@ -166,9 +166,10 @@ def steps(name, seeds, limit, names):
             make = METHODS[method][0]
             run = Run(lambda make=make, lr=lr: make(lr), sets, seed)
             runs[method].append(run.to_target(target, limit=limit))
+    peer = runs.get("AdamW", [None] * seeds)
     table = {}
     for method, found in runs.items():
-        pairs = [(a, b) for a, b in zip(runs["AdamW"], found, strict=True) if a and b]
+        pairs = [(a, b) for a, b in zip(peer, found, strict=True) if a and b]
         table[method] = {
             "learning_rate": chosen[method],
             "reached": sum(f is not None for f in found),
