@@ -61,8 +61,8 @@ def measure(name, *, jit, batch, steps, rounds):
     x = rng.normal(size=(batch * steps, *shape)).astype("float32")
     y = rng.integers(0, 10, batch * steps).astype("int32")
     batches = dlopt.data.batches(x, y, batch_size=batch)
-    model = build()
-    runs = {"plain": trainer(build(), batches, jit)}
+    model = build(input_shape=shape)
+    runs = {"plain": trainer(build(input_shape=shape), batches, jit)}
     for key, recipe in recipes(steps * (rounds + 1)).items():
         runs[key] = trainer(dlopt.transform(model, recipe), batches, jit)
     times = {key: [] for key in runs}

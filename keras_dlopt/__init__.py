@@ -28,8 +28,9 @@ from keras_dlopt.transforms import (
 
 __version__ = "0.1.0"
 
-_MODULES = ("data", "export", "models", "report", "storage")
+_MODULES = ("data", "export", "models", "profile", "report", "storage")
 _NAMES = {
+    "profile_fit": "profile",
     "load_compressed": "storage",
     "save_compressed": "storage",
 }
@@ -59,6 +60,8 @@ __all__ = [
     "models",
     "named",
     "optimizers",
+    "profile",
+    "profile_fit",
     "rank",
     "report",
     "save_compressed",

@@ -18,7 +18,7 @@ def _fresh_keras_state():
     """Names and the dtype policy start the same in every test."""
     import keras
 
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
