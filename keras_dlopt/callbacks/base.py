@@ -26,7 +26,7 @@ class InGraphCallback(keras.callbacks.Callback):
 
     def make_controller(self) -> Controller:
         """The work to put into the train step."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `make_controller`.")
 
     def set_model(self, model):
         super().set_model(model)

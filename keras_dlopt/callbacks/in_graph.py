@@ -86,14 +86,14 @@ class Controller:
 
     def initial(self, model: keras.Model) -> list[np.ndarray]:
         """The state at the start of `fit`, float32 arrays."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `initial`.")
 
     def after_step(self, state: list[Any], seen: Seen) -> tuple[list[Any], Any, Any]:
         """Returns the next state, the factor for the rate, and whether to keep.
 
         The last is a boolean tensor, or None to keep the step always.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `after_step`.")
 
     def scheduled(self, step: Any) -> tuple[str, Any] | None:
         """An attribute of the optimizer and its value in the step being traced."""

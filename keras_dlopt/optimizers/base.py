@@ -5,9 +5,8 @@ and names its slots. This class builds them, runs the rule on every backend, and
 what all methods share: decay, clipping, accumulation, averaging, per-weight rates.
 """
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +14,7 @@ from keras import ops
 
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.optimizers import _options, _replicas, _slab, _step, _updates
+from keras_dlopt.optimizers._averages import AverageReader
 from keras_dlopt.optimizers._cells import (
     Cell,
     native,
@@ -38,7 +38,7 @@ class _State:
         self.excluded: Callable[[Any], bool] = lambda variable: False
 
 
-class Optimizer(keras.optimizers.Optimizer):
+class Optimizer(AverageReader, keras.optimizers.Optimizer):
     """Base class of the optimizers of this package.
 
     Takes every argument of `keras.optimizers.Optimizer` and the ones below. Unlike
@@ -380,39 +380,6 @@ class Optimizer(keras.optimizers.Optimizer):
                 rest = [(g, c) for g, c in rest if not c.in_slab]
         for gradient, cell in rest:
             _updates.update_one(self, gradient, cell, lr, step)
-
-    # -- reading ----------------------------------------------------------------------
-
-    def averages(self) -> list[Any]:
-        """The averaged weights, in the order of the weights; needs `use_ema=True`."""
-        if not self.use_ema or not self.built:
-            raise ModelError(
-                "There are no averaged weights to read: create the optimizer with "
-                "use_ema=True and train at least one step."
-            )
-        return [ops.convert_to_tensor(v) for v in self._state.slots["average"]]
-
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Puts the averaged weights in place inside a `with` block, then back.
-
-        Example:
-            >>> import keras, keras_dlopt.optimizers
-            >>> v = keras.Variable([1.0])
-            >>> sgd = keras_dlopt.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
-            >>> for _ in range(2): sgd.apply([keras.ops.ones(1)], [v])
-            >>> with sgd.averaged_weights(): print(float(v[0]))
-            -0.5
-        """
-        values = self.averages()
-        before = [ops.copy(v) for v in self._state.variables]
-        for variable, value in zip(self._state.variables, values, strict=True):
-            variable.assign(value)
-        try:
-            yield
-        finally:
-            for variable, value in zip(self._state.variables, before, strict=True):
-                variable.assign(value)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

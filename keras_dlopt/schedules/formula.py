@@ -22,7 +22,7 @@ class FormulaSchedule(Schedule):
 
     def formula(self, step: Any, xp: Any) -> Any:
         """The rate at `step`, written with the functions of `xp`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `formula`.")
 
     def __call__(self, step):
         return ops.cast(self.formula(ops.cast(step, "float32"), ops), "float32")
