@@ -94,7 +94,8 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
     factor = ops.where(down, rule.down, factor)
     settled = _annealing(state.step + 1.0, state.total, rule)
     factor = ops.where(settled, ops.where(bad, rule.down, 1.0), factor)
-    bounded = ops.clip(rate * factor, rule.min_rate, rule.max_rate) / rate
+    wanted = rate * factor
+    bounded = ops.clip(wanted, rule.min_rate, rule.max_rate) / rate
     factor = ops.where(settled, factor, bounded)
     factor = factor * _anneal_factor(state.step + 1.0, state.total, rule)
 
@@ -103,7 +104,8 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
     reference = ops.where(ops.logical_or(stops, due), smooth, reference)
     wait = ops.where(climbing, 0.0, ops.where(up, 0.0, waited))
     wait = ops.where(ops.logical_or(stops, down), -float(rule.cooldown), wait)
-    top = bounded * rate >= rule.max_rate
+    # Not bounded * rate, which can round to just below the bound.
+    top = wanted >= rule.max_rate
     ends = ops.logical_or(stops, top)
     return (
         State(
