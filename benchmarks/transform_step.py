@@ -87,6 +87,7 @@ def measure(name, *, jit, batch, steps, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--jit", type=int, nargs="*", default=[0, 1], choices=[0, 1])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60, help="per round")
     parser.add_argument("--rounds", type=int, default=9)
@@ -94,9 +95,13 @@ def main():
     args = parser.parse_args()
     rows = []
     for name in args.networks:
-        for jit in (False, True):
+        for jit in args.jit:
             row = measure(
-                name, jit=jit, batch=args.batch, steps=args.steps, rounds=args.rounds
+                name,
+                jit=bool(jit),
+                batch=args.batch,
+                steps=args.steps,
+                rounds=args.rounds,
             )
             rows.append(row)
             print(json.dumps(row), flush=True)
