@@ -7,7 +7,7 @@ here to mend; nothing else in the package needs to change.
 import contextlib
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -162,3 +162,131 @@ def _subclasses(cls: Any, found: dict[type, None]) -> dict[type, None]:
             found[sub] = None
             _subclasses(sub, found)
     return found
+
+
+# -- training under tf.distribute ------------------------------------------------------
+
+
+def replace_train_functions(
+    model: keras.Model, make_function: Callable[[Any], Any]
+) -> None:
+    """Has this model's train and test functions made by `make_function(step)`.
+
+    Relies on: `fit` and `evaluate` call `model._make_function(step)` through
+    `make_train_function` and `make_test_function`.
+    """
+    object.__setattr__(model, "_make_function", make_function)
+    model.train_function = None
+    model.test_function = None
+
+
+def build_from_spec(model: keras.Model) -> None:
+    """Has this model built from the spec of its data, not from a batch of it.
+
+    Keras draws a batch and averages it over the replicas, which loses the first batch
+    of a generator and fails for strings, uneven batches and several workers.
+
+    Relies on: `Model._maybe_symbolic_build(iterator, data_batch)`,
+    `Model._symbolic_build(data_batch)`, `TFEpochIterator._distributed_dataset`.
+    """
+
+    def build(iterator=None, data_batch=None):
+        if iterator is not None:
+            data_batch = _stand_in(iterator._distributed_dataset.element_spec)
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=data_batch)
+
+    object.__setattr__(model, "_maybe_symbolic_build", build)
+
+
+def _stand_in(spec: Any) -> Any:
+    """Zeros in the shape of one replica's share; unknown sizes are 2."""
+    import tensorflow as tf
+
+    def one(part):
+        part = getattr(part, "_value_specs", [part])[
+            0
+        ]  # tf.distribute's PerReplicaSpec
+        if not isinstance(part, tf.TensorSpec):
+            return None
+        shape = [2 if size is None else size for size in part.shape or [None]]
+        if part.dtype == tf.string:
+            return tf.fill(shape, "")
+        return tf.zeros(shape, part.dtype)
+
+    is_spec = (tf.TypeSpec,)
+    return keras.tree.map_structure(
+        lambda part: one(part) if isinstance(part, is_spec) else part, spec
+    )
+
+
+def batches_left(iterator: Any) -> int | None:
+    """How many batches a distributed iterator gives in all; None if unknown.
+
+    Relies on: TensorFlow's `DistributedIterator._cardinality`.
+    """
+    count = getattr(iterator, "_cardinality", None)
+    count = None if count is None else int(count)
+    return None if count is None or count < 0 else count
+
+
+def replace_update(
+    optimizer: Any, prepare: Callable[[list[Any], list[Any]], list[Any]]
+) -> None:
+    """Has one of Keras' optimizers prepare its gradients, then update per replica.
+
+    Keras clips before it adds the replicas' gradients up, and calls `merge_call` inside
+    a condition when it accumulates gradients or overwrites weights by averages. Here
+    `prepare(gradients, variables)` runs in the replica and gives what is the same on
+    all; everything after that runs where each replica's variables are local.
+
+    Relies on: `BaseOptimizer._backend_apply_gradients(grads, variables)` and the
+    functions that it calls, which the TensorFlow class overrides.
+    """
+    import tensorflow as tf
+
+    base = next(c for c in type(optimizer).__mro__ if c.__name__ == "BaseOptimizer")
+    plain = optimizer._backend_apply_gradients
+
+    def apply(grads, variables):
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return plain(grads, variables)
+        anchor = variables[0].value
+
+        def local(_, grads):
+            with _plain_backend(base):
+                base._backend_apply_gradients(optimizer, grads, variables)
+
+        def across(strategy, grads):
+            strategy.extended.update(anchor, local, args=(grads,), group=False)
+
+        context.merge_call(across, args=(prepare(list(grads), list(variables)),))
+
+    object.__setattr__(optimizer, "_backend_apply_gradients", apply)
+
+
+_DISTRIBUTED = (
+    "_backend_update_step",
+    "_apply_weight_decay",
+    "_overwrite_model_variables_with_average_value",
+    "_backend_increment_gradient_accumulators",
+)
+
+
+@contextlib.contextmanager
+def _plain_backend(base: type) -> Iterator[None]:
+    """Inside, optimizers update variables as they do without a strategy."""
+    # On the class: Nadam's own `_backend_update_step` calls its parent's.
+    home = next(
+        c for c in keras.optimizers.Optimizer.__mro__ if _DISTRIBUTED[0] in vars(c)
+    )
+    with _LOCK:
+        own = {name: vars(home)[name] for name in _DISTRIBUTED}
+        for name in _DISTRIBUTED:
+            setattr(home, name, getattr(base, name))
+        try:
+            yield
+        finally:
+            for name, function in own.items():
+                setattr(home, name, function)

@@ -1,0 +1,33 @@
+"""Training and predicting on several devices, processes and machines.
+
+Choosing (`facts`, `choose`) imports neither Keras nor TensorFlow; every other part
+loads when one of its names is first used.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Facts": "facts",
+    "Plan": "choose",
+    "choose": "choose",
+    "plan": "build",
+    "probe": "facts",
+    "strategy": "build",
+}
+_MODULES: tuple[str, ...] = ()
+
+__all__ = ["Facts", "Plan", "choose", "plan", "probe", "strategy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+        return getattr(module, name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
