@@ -5,6 +5,11 @@ from keras_dlopt.schedules.cycles import CosineRestarts, Cyclical
 from keras_dlopt.schedules.join import Join
 from keras_dlopt.schedules.parts import Constant
 from keras_dlopt.schedules.plotting import plot
+from keras_dlopt.schedules.regrowth import (
+    LotterySparsity,
+    OneShotSparsity,
+    RegrowSparsity,
+)
 from keras_dlopt.schedules.scaled import Scaled
 from keras_dlopt.schedules.sparsity import ConstantSparsity, PolynomialSparsity
 from keras_dlopt.schedules.warmup import (
@@ -20,9 +25,12 @@ __all__ = [
     "CosineRestarts",
     "Cyclical",
     "Join",
+    "LotterySparsity",
     "OneCycle",
+    "OneShotSparsity",
     "PolynomialSparsity",
     "PowerCooldown",
+    "RegrowSparsity",
     "Scaled",
     "Schedule",
     "Warmup",

@@ -18,7 +18,8 @@ def check_sparsity(value: float, *, name: str = "sparsity") -> float:
     return float(value)
 
 
-def _check_range(begin: int, end: int | None, frequency: int) -> None:
+def check_range(begin: int, end: int | None, frequency: int) -> None:
+    """Raises `ConfigError` for steps out of order or a frequency below 1."""
     if begin < 0 or (end is not None and end < begin):
         raise ConfigError(
             "Steps must satisfy 0 <= begin <= end. "
@@ -59,7 +60,7 @@ class ConstantSparsity(Schedule):
         frequency: int = 100,
     ):
         self.sparsity = check_sparsity(sparsity)
-        _check_range(begin, end, frequency)
+        check_range(begin, end, frequency)
         self.begin, self.end, self.frequency = begin, end, frequency
 
     def __call__(self, step):
@@ -72,7 +73,7 @@ class ConstantSparsity(Schedule):
 
     def next_due(self, step: int) -> int | None:
         """The next step at which the mask is chosen anew."""
-        return _next_on_grid(step, self.begin, self.end, self.frequency)
+        return next_on_grid(step, self.begin, self.end, self.frequency)
 
     def get_config(self) -> dict:
         """The constructor's arguments."""
@@ -122,7 +123,7 @@ class PolynomialSparsity(Schedule):
     ):
         self.sparsity = check_sparsity(sparsity)
         self.initial = check_sparsity(initial, name="initial")
-        _check_range(begin, end, frequency)
+        check_range(begin, end, frequency)
         if power <= 0:
             raise ConfigError(f"power must be positive. Received: power={power}.")
         self.begin, self.end = begin, end
@@ -150,7 +151,7 @@ class PolynomialSparsity(Schedule):
 
     def next_due(self, step: int) -> int | None:
         """The next step at which the mask changes."""
-        due = _next_on_grid(step, self.begin, self.end, self.frequency)
+        due = next_on_grid(step, self.begin, self.end, self.frequency)
         return self.end if due is None and step < self.end else due
 
     def get_config(self) -> dict:
@@ -165,7 +166,7 @@ class PolynomialSparsity(Schedule):
         }
 
 
-def _next_on_grid(step: int, begin: int, end: int | None, every: int) -> int | None:
+def next_on_grid(step: int, begin: int, end: int | None, every: int) -> int | None:
     """The first of begin, begin + every, ... after `step` and not after `end`."""
     if step < begin:
         return begin

@@ -7,7 +7,7 @@ of weights, replicas and backends.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -40,11 +40,16 @@ class Member:
         target: where it is.
         weight: its value, as it reaches this transform.
         state: this transform's state for it.
+        statistics: what was measured on training data, in the weight's shape:
+            `"gradient"`, the mean gradient of the loss over some batches, and
+            `"squared_gradient"`, the mean of its square. Both belong to the value that
+            the layer sees, so removed weights have one too. Computed when first read.
     """
 
     target: Target
     weight: np.ndarray
     state: dict[str, np.ndarray]
+    statistics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def _nothing(*_args) -> None:
@@ -95,10 +100,14 @@ class Transform:
     Attributes:
         kind: `"weight"`, or `"activation"` for transforms of layer inputs and outputs.
         random: whether `apply` draws random numbers.
+        statistics: names from `Member.statistics` that `update` reads.
+        sets_weight: whether `update` returns `"weight"`.
     """
 
     kind: str = "weight"
     random: bool = False
+    statistics: tuple[str, ...] = ()
+    sets_weight: bool = False
 
     def init(self, target: Target, weight: np.ndarray | None) -> dict[str, State]:
         """The state at the start.
@@ -109,6 +118,12 @@ class Transform:
                 on its shape only.
         """
         return {}
+
+    def init_group(
+        self, targets: Sequence[Target], weights: Sequence[np.ndarray | None]
+    ) -> list[dict[str, State]]:
+        """`init` for all weights of a recipe entry, for what depends on all of them."""
+        return [self.init(t, w) for t, w in zip(targets, weights, strict=True)]
 
     def apply(self, weight: Any, state: dict[str, Any], context: Context) -> Any:
         """The effective weight: pure, differentiable, traced in the graph."""
@@ -216,15 +231,35 @@ class Chain(Transform):
             )
         self.kind = kinds.pop()
         self.random = any(link.random for link in self.links)
+        for link in self.links[1:]:
+            if link.sets_weight:
+                raise ConfigError(
+                    f"{link!r} replaces the trained weight itself, so it must be the "
+                    f"first of its chain. Received: {self!r}."
+                )
+
+    @property
+    def statistics(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What any link wants to know beside the weights."""
+        return tuple(sorted({n for link in self.links for n in link.statistics}))
+
+    @property
+    def sets_weight(self) -> bool:  # type: ignore[override]
+        """Whether the first link replaces the weight itself."""
+        return self.links[0].sets_weight
 
     def init(self, target, weight):
-        states: dict[str, State] = {}
+        return self.init_group([target], [weight])[0]
+
+    def init_group(self, targets, weights):
+        states: list[dict[str, State]] = [{} for _ in targets]
+        weights = list(weights)
         for i, link in enumerate(self.links):
-            own = link.init(target, weight)
-            states |= {f"{i}_{name}": state for name, state in own.items()}
-            if weight is not None:
-                values = {name: state.value for name, state in own.items()}
-                weight = link.evaluate(target, weight, values)
+            for j, own in enumerate(link.init_group(targets, weights)):
+                states[j] |= {f"{i}_{name}": state for name, state in own.items()}
+                if weights[j] is not None:
+                    values = {name: state.value for name, state in own.items()}
+                    weights[j] = link.evaluate(targets[j], weights[j], values)
         return states
 
     def apply(self, weight, state, context):
@@ -253,7 +288,7 @@ class Chain(Transform):
         weights = [member.weight for member in group]
         for i, link in enumerate(self.links):
             own = [
-                Member(m.target, w, _part(m.state, i))
+                dataclasses.replace(m, weight=w, state=_part(m.state, i))
                 for m, w in zip(group, weights, strict=True)
             ]
             if last is None or (link.next_due(last) or step + 1) <= step:

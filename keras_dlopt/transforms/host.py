@@ -37,6 +37,10 @@ class Slot:
         """The state on the host."""
         return {k: to_numpy(v) for k, v in self.state.items()}
 
+    def weight(self) -> Any:
+        """The latent weight on the host; None for activations."""
+        return None if self.target.variable is None else to_numpy(self.target.variable)
+
     def write(self, name: str, value: Any) -> None:
         """Assigns one state variable."""
         self.state[name].assign(value)
@@ -52,10 +56,7 @@ class Group:
 
     def members(self) -> list[Member]:
         """The group as `Transform.update` sees it."""
-        return [
-            Member(s.target, to_numpy(s.target.variable), s.arrays())
-            for s in self.slots
-        ]
+        return [Member(s.target, s.weight(), s.arrays()) for s in self.slots]
 
 
 class TransformHost:
@@ -71,7 +72,7 @@ class TransformHost:
         for number, ((_, transform), matched) in enumerate(
             zip(recipe.entries, recipe.assign(targets), strict=True)
         ):
-            slots = tuple(self._slot(number, transform, t) for t in matched)
+            slots = self._slots(number, transform, matched)
             never = State(np.array(NEVER, "int32"))
             last = self._state_variable(f"last_update_{number}", never)
             groups.append(Group(transform, slots, last))
@@ -88,13 +89,21 @@ class TransformHost:
         """The recipe entries at work."""
         return self._hidden_groups.value
 
-    def _slot(self, number: int, transform: Transform, target: Target) -> Slot:
-        weight = None if target.variable is None else to_numpy(target.variable)
-        state = {
-            name: self._state_variable(f"{target.path}/{number}_{name}", spec)
-            for name, spec in transform.init(target, weight).items()
-        }
-        return Slot(target, state)
+    def _slots(self, number, transform, targets) -> tuple[Slot, ...]:
+        weights = [
+            None if t.variable is None else to_numpy(t.variable) for t in targets
+        ]
+        states = transform.init_group(targets, weights)
+        return tuple(
+            Slot(
+                target,
+                {
+                    name: self._state_variable(f"{target.path}/{number}_{name}", spec)
+                    for name, spec in state.items()
+                },
+            )
+            for target, state in zip(targets, states, strict=True)
+        )
 
     def _state_variable(self, name: str, spec: State) -> Any:
         value = np.asarray(spec.value)

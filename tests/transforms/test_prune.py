@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import ConstantSparsity, PolynomialSparsity
-from keras_dlopt.transforms.prune.transform import keep_mask
+from keras_dlopt.transforms.prune.masks import keep_mask
 from reference.transforms import polynomial, prune_mask
 
 
