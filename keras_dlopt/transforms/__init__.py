@@ -1,27 +1,61 @@
 """Weight transforms, and the models that run with them."""
 
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
-from keras_dlopt.transforms.cluster import Cluster
+from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
 from keras_dlopt.transforms.finalize import coding_hints, finalize
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel, transform
 from keras_dlopt.transforms.prune import Prune
-from keras_dlopt.transforms.quantize import FakeQuant, FakeQuantActivation
+from keras_dlopt.transforms.quantize import (
+    KL,
+    LSQ,
+    MSE,
+    PACT,
+    Binary,
+    FakeQuant,
+    FakeQuantActivation,
+    IntegerCodes,
+    LSQActivation,
+    LSQPlusActivation,
+    MinMax,
+    MinMaxInteger,
+    MovingAverage,
+    Percentile,
+    PowerOfTwo,
+    Ternary,
+    TrainedTernary,
+)
 from keras_dlopt.transforms.quantize.placement import int8_recipe
 from keras_dlopt.transforms.quantize.splitting import split_activations
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
 
 __all__ = [
+    "KL",
+    "LSQ",
+    "MSE",
+    "PACT",
+    "Binary",
     "Chain",
     "Cluster",
     "Context",
     "FakeQuant",
     "FakeQuantActivation",
+    "IntegerCodes",
+    "LSQActivation",
+    "LSQPlusActivation",
     "Member",
+    "MinMax",
+    "MinMaxInteger",
+    "MovingAverage",
+    "Percentile",
+    "PowerOfTwo",
     "Prune",
     "Recipe",
+    "SoftWeightSharing",
     "State",
+    "Ternary",
+    "TrainedTernary",
     "Transform",
     "TransformedLayer",
     "TransformedModel",

@@ -1,0 +1,274 @@
+"""Observers: which range of values a grid should span.
+
+An observer is a small frozen value, so it can be an argument of a transform and part of
+a recipe. Wherever one is asked for, its name does as well: `"min_max"`,
+`"moving_average"`, `"percentile"`, `"mse"` or `"kl"`.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.transforms.quantize.grids import IntegerGrid
+
+
+class Observer:
+    """Chooses a range (low, high) that contains 0 from values, or from a histogram.
+
+    Attributes:
+        host: whether the range is found in NumPy between steps, instead of in the
+            graph at every step.
+    """
+
+    host: bool = True
+
+    def find(
+        self, values: np.ndarray, counts: np.ndarray | None, grid: IntegerGrid
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ranges of several sets of values.
+
+        Args:
+            values: (sets, n) numbers, or centers of bins in rising order.
+            counts: how often each of them occurred, like `values`; None for once.
+            grid: the grid that will span the range.
+
+        Returns:
+            Low and high ends, (sets,) each, with low <= 0 <= high.
+        """
+        raise TypeError(f"{type(self).__name__} does not define find().")
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields as JSON-ready data."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Observer":
+        """Builds the observer from its `get_config()`."""
+        return cls(**config)
+
+
+def _ends(values: np.ndarray, counts: np.ndarray | None):
+    outside = values if counts is None else np.where(counts > 0, values, 0.0)
+    return outside.min(axis=1, initial=0.0), outside.max(axis=1, initial=0.0)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+@dataclasses.dataclass(frozen=True)
+class MinMax(Observer):
+    """From the smallest to the largest value ever seen: nothing is clipped.
+
+    Example:
+        >>> MinMax().find(np.array([[-1.0, 3.0]]), None, IntegerGrid(8))
+        (array([-1.]), array([3.]))
+    """
+
+    host = False
+
+    def find(self, values, counts, grid):
+        return _ends(values, counts)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+@dataclasses.dataclass(frozen=True)
+class MovingAverage(Observer):
+    """A moving average of each batch's smallest and largest value.
+
+    Args:
+        momentum: weight of the old range, in [0, 1).
+
+    Source: Jacob et al. (arXiv:1712.05877), section 3.1.
+    """
+
+    momentum: float = 0.95
+    host = False
+
+    def __post_init__(self):
+        if not 0.0 <= self.momentum < 1.0:
+            raise ConfigError(
+                f"momentum must be in [0, 1). Received: {self.momentum!r}."
+            )
+
+    def find(self, values, counts, grid):
+        return _ends(values, counts)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+@dataclasses.dataclass(frozen=True)
+class Percentile(Observer):
+    """Leaves out the rarest values at both ends.
+
+    Args:
+        percentile: share of the values that stay inside each end, in percent, in
+            (50, 100].
+
+    Source: Li et al., "Fully Quantized Network for Object Detection" (CVPR 2019),
+    section 3.2; Wu et al. (arXiv:2004.09602), section 3.2.
+    """
+
+    percentile: float = 99.99
+
+    def __post_init__(self):
+        if not 50.0 < self.percentile <= 100.0:
+            raise ConfigError(
+                "percentile must be in (50, 100], such as 99.99. "
+                f"Received: {self.percentile!r}."
+            )
+
+    def find(self, values, counts, grid):
+        share = self.percentile / 100
+        if counts is None:
+            low, high = np.quantile(values, [1 - share, share], axis=1)
+        else:
+            inside = np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True)
+            rows = np.arange(len(values))
+            high = values[rows, (inside >= share - 1e-12).argmax(axis=1)]
+            low = values[rows, (inside > 1 - share + 1e-12).argmax(axis=1)]
+        return np.minimum(low, 0.0), np.maximum(high, 0.0)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+@dataclasses.dataclass(frozen=True)
+class MSE(Observer):
+    """The range with the smallest mean squared error of what is rounded to it.
+
+    Tries the widest range times k / steps for k from steps / 5 to steps.
+
+    Args:
+        steps: how fine the search is, at least 5.
+
+    Source: Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient
+    Inference" (arXiv:1902.06822), section 3.1; searched, not solved.
+    """
+
+    steps: int = 100
+
+    def __post_init__(self):
+        if not isinstance(self.steps, int) or self.steps < 5:
+            raise ConfigError(
+                f"steps must be a whole number of at least 5. Received: {self.steps!r}."
+            )
+
+    def find(self, values, counts, grid):
+        low, high = _ends(values, counts)
+        best = np.full(len(values), np.inf)
+        chosen = np.ones(len(values))
+        for share in self.shares():
+            got = grid.values(values, share * low[:, None], share * high[:, None])
+            error = np.square(got - values)
+            error = (error if counts is None else error * counts).sum(axis=1)
+            better = error < best
+            best, chosen = (
+                np.where(better, error, best),
+                np.where(better, share, chosen),
+            )
+        return chosen * low, chosen * high
+
+    def shares(self) -> np.ndarray:
+        """The fractions of the widest range that are tried, the widest first."""
+        return np.arange(self.steps, self.steps // 5 - 1, -1) / self.steps
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+@dataclasses.dataclass(frozen=True)
+class KL(Observer):
+    """The range whose grid loses the least information about the distribution.
+
+    For every clipping threshold t of a histogram: P is the histogram with what lies
+    beyond t put into the last bin, Q is P summed into the grid's levels and spread
+    evenly over the bins that are not empty. Takes the t with the smallest
+    KL(P || Q) = sum P log(P / Q).
+
+    Args:
+        bins: of the histogram of magnitudes, at least 128.
+
+    Source: Migacz, "8-bit Inference with TensorRT" (GTC 2017).
+    Differs from it: Q is smoothed by 1e-9, and thresholds are tried in steps of
+    bins / 128.
+    """
+
+    bins: int = 2048
+
+    def __post_init__(self):
+        if not isinstance(self.bins, int) or self.bins < 128:
+            raise ConfigError(
+                f"bins must be a whole number of at least 128. Received: {self.bins!r}."
+            )
+
+    def find(self, values, counts, grid):
+        low, high = _ends(values, counts)
+        shares = np.array(
+            [
+                self._share(v, None if counts is None else counts[i], grid)
+                for i, v in enumerate(values)
+            ]
+        )
+        largest = np.maximum(-low, high) * shares
+        return np.maximum(low, -largest), np.minimum(high, largest)
+
+    def _share(self, values, counts, grid) -> float:
+        """The best threshold as a fraction of the largest magnitude."""
+        magnitudes = np.abs(values)
+        # One-sided values have all levels, two-sided ones half on each side.
+        two_sided = values.min() < 0 < values.max()
+        levels = 2 ** (grid.bits - int(two_sided or grid.symmetric))
+        if not magnitudes.any() or levels < 2:
+            return 1.0
+        # Exact zeros are on every grid and would hide the rest.
+        used = magnitudes > 0
+        weights = None if counts is None else counts[used]
+        histogram, _ = np.histogram(
+            magnitudes[used], self.bins, (0, magnitudes.max()), weights=weights
+        )
+        first = min(max(levels, self.bins // 16), self.bins)
+        tried = range(self.bins, first - 1, -max(self.bins // 128, 1))
+        return min(tried, key=lambda n: _divergence(histogram, n, levels)) / self.bins
+
+
+def _divergence(histogram: np.ndarray, n: int, levels: int) -> float:
+    """KL divergence of the first n bins from their quantized form."""
+    part = histogram[:n].astype("float64")
+    clipped = part.copy()
+    clipped[-1] += histogram[n:].sum()
+    total = clipped.sum()
+    if not total:
+        return np.inf
+    level = np.arange(n) * levels // n
+    filled = part > 0
+    sums = np.bincount(level, part, minlength=levels)
+    sizes = np.bincount(level, filled, minlength=levels)
+    spread = np.where(filled, (sums / np.maximum(sizes, 1))[level], 0.0)
+    p, q = clipped / total, spread / max(spread.sum(), 1e-300)
+    here = p > 0
+    return float(np.sum(p[here] * np.log(p[here] / (q[here] + 1e-9))))
+
+
+_NAMES: dict[str, type[Observer]] = {
+    "min_max": MinMax,
+    "moving_average": MovingAverage,
+    "percentile": Percentile,
+    "mse": MSE,
+    "kl": KL,
+}
+
+
+def observer_of(given: Any) -> Observer:
+    """The observer itself, or the one of that name.
+
+    Raises:
+        ConfigError: for anything else.
+
+    Example:
+        >>> observer_of("percentile")
+        Percentile(percentile=99.99)
+    """
+    if isinstance(given, Observer):
+        return given
+    if isinstance(given, str) and given in _NAMES:
+        return _NAMES[given]()
+    raise ConfigError(
+        f"An observer is one of {sorted(_NAMES)}, or an object such as "
+        f"Percentile(99.9). Received: {given!r}."
+    )
