@@ -122,7 +122,10 @@ class Transform:
     def init_group(
         self, targets: Sequence[Target], weights: Sequence[np.ndarray | None]
     ) -> list[dict[str, State]]:
-        """`init` for all weights of a recipe entry, for what depends on all of them."""
+        """`init` for all weights of a recipe entry, for what depends on all of them.
+
+        The same `State` object given to several weights is one variable for them all.
+        """
         return [self.init(t, w) for t, w in zip(targets, weights, strict=True)]
 
     def apply(self, weight: Any, state: dict[str, Any], context: Context) -> Any:

@@ -94,14 +94,14 @@ class TransformHost:
             None if t.variable is None else to_numpy(t.variable) for t in targets
         ]
         states = transform.init_group(targets, weights)
+        made: dict[int, Any] = {}  # one variable for each State, shared ones included
+        for target, state in zip(targets, states, strict=True):
+            for name, spec in state.items():
+                if id(spec) not in made:
+                    path = f"{target.path}/{number}_{name}"
+                    made[id(spec)] = self._state_variable(path, spec)
         return tuple(
-            Slot(
-                target,
-                {
-                    name: self._state_variable(f"{target.path}/{number}_{name}", spec)
-                    for name, spec in state.items()
-                },
-            )
+            Slot(target, {name: made[id(spec)] for name, spec in state.items()})
             for target, state in zip(targets, states, strict=True)
         )
 
