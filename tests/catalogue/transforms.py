@@ -23,12 +23,6 @@ CASES = [
         lambda: dlopt.FakeQuant(bits=8, per_channel=False),
     ),
     Case("FakeQuantActivation", "transform", lambda: dlopt.FakeQuantActivation()),
-    Case("Cluster", "transform", lambda: dlopt.Cluster(4)),
-    Case(
-        "Cluster-later",
-        "transform",
-        lambda: dlopt.Cluster(4, begin=2, initial="kmeans++", seed=1),
-    ),
     Case(
         "Chain",
         "transform",
