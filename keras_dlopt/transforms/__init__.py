@@ -22,10 +22,11 @@ from keras_dlopt.transforms.quantize import (
     MovingAverage,
     Percentile,
     PowerOfTwo,
+    SoftRounding,
     Ternary,
     TrainedTernary,
 )
-from keras_dlopt.transforms.quantize.placement import int8_recipe
+from keras_dlopt.transforms.quantize.recipes import int8_recipe, quantization_recipe
 from keras_dlopt.transforms.quantize.splitting import split_activations
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
@@ -50,6 +51,7 @@ __all__ = [
     "MovingAverage",
     "Percentile",
     "PowerOfTwo",
+    "SoftRounding",
     "Prune",
     "Recipe",
     "SoftWeightSharing",
@@ -63,6 +65,7 @@ __all__ = [
     "coding_hints",
     "finalize",
     "int8_recipe",
+    "quantization_recipe",
     "split_activations",
     "transform",
 ]

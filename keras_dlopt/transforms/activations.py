@@ -19,6 +19,8 @@ _ACTIVE = threading.local()
 _HOOKED = "_dlopt_hooked"
 
 Taps = dict[tuple[int, str], Callable[[Any], Any]]
+# Called with the layer's own call, its arguments and what it returned.
+Watchers = dict[int, Callable[[Callable[..., Any], tuple, dict[str, Any], Any], None]]
 
 
 @contextlib.contextmanager
@@ -30,6 +32,21 @@ def active(taps: Taps) -> Iterator[None]:
         yield
     finally:
         _ACTIVE.taps = before
+
+
+@contextlib.contextmanager
+def watched(watchers: Watchers) -> Iterator[None]:
+    """Shows what hooked layers take and return, by the id of the layer.
+
+    A watcher sees inputs after their quantizer and outputs before theirs. The layers
+    must have been given to `install`.
+    """
+    before = getattr(_ACTIVE, "watchers", {})
+    _ACTIVE.watchers = watchers
+    try:
+        yield
+    finally:
+        _ACTIVE.watchers = before
 
 
 def install(layers: Iterable[keras.layers.Layer]) -> None:
@@ -58,6 +75,9 @@ def _hook(layer, call):
         if on_input is not None and args:
             args = (_mapped(on_input, args[0]), *args[1:])
         outputs = call(*args, **kwargs)
+        watch = getattr(_ACTIVE, "watchers", {}).get(id(layer))
+        if watch is not None:
+            watch(call, args, kwargs, outputs)
         return outputs if on_output is None else _mapped(on_output, outputs)
 
     setattr(hooked, _HOOKED, True)

@@ -37,6 +37,10 @@ CASES = [
     _case("TrainedTernary", lambda: t.TrainedTernary()),
     _case("PowerOfTwo", lambda: t.PowerOfTwo(bits=4)),
     _case("MinMaxInteger", lambda: t.MinMaxInteger(bits=4)),
+    _case(
+        "SoftRounding",
+        lambda: t.SoftRounding(dlopt.FakeQuant(bits=3), steps=4, strength=1e-3),
+    ),
     _case("IntegerCodes", lambda: t.IntegerCodes(dlopt.FakeQuant(bits=4))),
     _case(
         "FakeQuantActivation-phases",

@@ -8,7 +8,14 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.layers import Residual
-from keras_dlopt.transforms import int8_recipe, split_activations
+from keras_dlopt.transforms import (
+    LSQ,
+    LSQPlusActivation,
+    MinMax,
+    int8_recipe,
+    quantization_recipe,
+    split_activations,
+)
 from keras_dlopt.transforms.quantize.tracing import trace
 
 
@@ -207,13 +214,16 @@ def test_weights_must_end_on_the_int8_grid(weights):
             "must directly follow a convolution or dense layer that has no activation",
         ),
         ([layers.Dense(3, activation="softmax")], r"split_activations\(model\)"),
-        ([layers.Activation("gelu")], "Activation of 'gelu'.*Write the entries"),
-        ([layers.LayerNormalization()], "a LayerNormalization.*Write the entries"),
+        ([layers.Activation("gelu")], "Activation of 'gelu'.*write the entries"),
+        ([layers.LayerNormalization()], "a LayerNormalization.*write the entries"),
     ],
 )
 def test_layers_without_an_int8_form_are_refused(parts, text):
+    model = sequential(*parts)
     with pytest.raises(ConfigError, match=text):
-        int8_recipe(sequential(*parts))
+        int8_recipe(model, strict=True)
+    with pytest.warns(UserWarning, match="cannot run in int8 alone"):
+        assert int8_recipe(model).entries
 
 
 def test_tensors_that_no_layer_made_are_refused():
@@ -221,14 +231,17 @@ def test_tensors_that_no_layer_made_are_refused():
     x = layers.Dense(4)(inputs)
     model = keras.Model(inputs, layers.Dense(4)(x + layers.Dense(4)(inputs)))
     with pytest.raises(ConfigError, match=r"that no layer made.*keras.layers.Add\(\)"):
-        int8_recipe(model)
+        int8_recipe(model, strict=True)
+    with pytest.warns(UserWarning, match="that no layer made"):
+        assert len(places(model)) == 6  # the sum's taker quantizes it
 
 
 def test_an_input_that_is_added_needs_a_layer_before():
     inputs = keras.Input((8,))
     x = layers.Dense(8, name="d")(inputs)
+    both = keras.Model(inputs, layers.Add(name="a")([x, inputs]))
     with pytest.raises(ConfigError, match="ranges of their own.*Reshape"):
-        int8_recipe(keras.Model(inputs, layers.Add(name="a")([x, inputs])))
+        int8_recipe(both, strict=True)
     kept = layers.Reshape((8,), name="keep")(inputs)
     assert set(places(keras.Model(inputs, layers.Add(name="a")([x, kept])))) == {
         "d/input",
@@ -236,6 +249,140 @@ def test_an_input_that_is_added_needs_a_layer_before():
         "d/output",
         "a/output",
     }
+
+
+def text_model():
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(11, 8, name="table")(tokens)
+    y = layers.MultiHeadAttention(2, 4, name="mha")(x, x)
+    x = layers.LayerNormalization(name="norm")(layers.Add(name="add")([x, y]))
+    x = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="bi")(x)
+    x = layers.LSTM(4, name="lstm")(x)
+    return keras.Model(tokens, layers.Dense(3, name="out")(x))
+
+
+def image_model():
+    volume = keras.Input((4, 6, 6, 2))
+    x = layers.Conv3D(4, (4, 3, 3), name="c3")(volume)
+    x = layers.PReLU(name="prelu")(x)
+    x = layers.Reshape((16, 4), name="rows")(x)
+    x = layers.Conv1D(4, 3, padding="same", name="c1")(x)
+    gate = layers.Activation("sigmoid", name="gate")(x)
+    x = layers.Multiply(name="product")([x, gate])
+    x = layers.Reshape((4, 4, 4), name="square")(x)
+    x = layers.SeparableConv2D(4, 3, name="separable")(x)
+    x = layers.Activation("swish", name="swish")(x)
+    return keras.Model(volume, layers.Dense(3, name="out")(layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected", "kernels"),
+    [
+        (
+            text_model,
+            {
+                "table/output",
+                "mha/query/output",
+                "mha/key/output",
+                "mha/value/output",
+                "mha/attention_output/output",
+                "add/output",
+                "norm/output",
+                "bi/output",
+                "lstm/output",
+                "out/output",
+            },
+            12,
+        ),
+        (
+            image_model,
+            {
+                "c3/input",
+                "c3/output",
+                "prelu/output",
+                "c1/output",
+                "gate/output",
+                "product/output",
+                "separable/output",
+                "swish/output",
+                "out/output",
+            },
+            5,
+        ),
+    ],
+)
+def test_layers_without_rules_are_operations_with_ranges(
+    make, expected, kernels, tmp_path
+):
+    model = make()
+    with pytest.warns(UserWarning, match="cannot run in int8 alone"):
+        recipe = int8_recipe(model)
+    found = {
+        path
+        for selector, transform in recipe.entries
+        if transform.kind == "activation"
+        for path in selector.paths
+    }
+    assert expected <= found
+    assert not any("cell" in path for path in found)
+    assert len(recipe.entries[-1][0].paths) == kernels
+    small = dlopt.transform(model, recipe)
+    small.compile("sgd", "sparse_categorical_crossentropy")
+    shape = (8, *model.input_shape[1:])
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 11, shape) if len(shape) == 2 else rng.normal(size=shape)
+    small.fit(x, np.arange(8) % 3, batch_size=4, verbose=0)
+    small.save(tmp_path / "small.keras")
+    again = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(small.predict_on_batch(x), again.predict_on_batch(x))
+
+
+def test_a_model_input_taken_as_two_arguments_is_quantized_inside():
+    inputs = keras.Input((4, 8))
+    model = keras.Model(
+        inputs, layers.MultiHeadAttention(2, 4, name="m")(inputs, inputs)
+    )
+    with pytest.warns(UserWarning, match="EinsumDense"):
+        found = places(model)
+    assert {"m/query/input", "m/key/input", "m/value/input"} <= set(found)
+
+
+def test_like_tfmot_has_its_ranges_and_granularity():
+    model = sequential(
+        layers.Conv2D(4, 3, name="c"),
+        layers.DepthwiseConv2D(3, name="dw"),
+        layers.Flatten(),
+        layers.Dense(3, name="d"),
+    )
+    taken, made, whole, kernels = (
+        t for _, t in int8_recipe(model, like="tfmot").entries
+    )
+    assert (taken.initial, taken.observer) == ((-6.0, 6.0), MinMax())
+    assert (made.initial, made.momentum) == ((-6.0, 6.0), 0.999)
+    assert (whole.per_channel, kernels.per_channel) == (False, True)
+    chained = dlopt.Prune(0.5) >> dlopt.FakeQuant(bits=8)
+    entries = int8_recipe(model, weights=chained, like="tfmot").entries
+    assert entries[2][0].paths == ("dw/kernel", "d/kernel")
+    assert not entries[2][1].links[1].per_channel
+    with pytest.raises(ConfigError, match="like must be 'litert' or 'tfmot'"):
+        int8_recipe(model, like="tf")
+
+
+def test_any_quantizers_at_the_same_places():
+    model = sequential(
+        layers.Conv2D(4, 3, name="c"), layers.Activation("tanh", name="t")
+    )
+    recipe = quantization_recipe(
+        model, weights=LSQ(bits=2), activations=LSQPlusActivation(bits=2)
+    )
+    assert [s.paths for s, _ in recipe.entries] == [
+        ("c/input",),
+        ("c/output", "t/output"),
+        ("c/kernel",),
+    ]
+    assert quantization_recipe(model, weights=LSQ(bits=2)).entries[0][1].bits == 2
+    with pytest.raises(ConfigError, match="weights takes transforms of the kind"):
+        quantization_recipe(model, weights=LSQPlusActivation(bits=2))
 
 
 def test_split_activations_keeps_the_function():

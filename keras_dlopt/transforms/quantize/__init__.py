@@ -18,6 +18,7 @@ from keras_dlopt.transforms.quantize.observers import (
     Percentile,
 )
 from keras_dlopt.transforms.quantize.pact import PACT
+from keras_dlopt.transforms.quantize.soft_rounding import SoftRounding
 from keras_dlopt.transforms.quantize.weight import FakeQuant
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Observer",
     "Percentile",
     "PowerOfTwo",
+    "SoftRounding",
     "Ternary",
     "TrainedTernary",
 ]

@@ -174,6 +174,20 @@ class FakeQuantActivation(Transform):
         best = ops.take(ops.convert_to_tensor(shares), ops.argmin(ops.stack(errors)))
         return best * low, best * high
 
+    def calibrated(self, low: float, high: float, magnitude: float) -> dict:
+        """The state after calibration on data of this range; empty if it is fixed."""
+        if self.range is not None:
+            return {}
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.symmetric:
+            low, high = -max(-low, high), max(-low, high)
+        state = {"low": low, "high": high, "seen": 1.0}
+        if self.begin:
+            state["on"] = 1.0
+        if self.freeze is not None:
+            state["frozen"] = 1.0
+        return {k: np.array(v, "float32") for k, v in state.items()}
+
     def next_due(self, step):
         return phases.next_phase(self.begin, self.freeze, step)
 

@@ -35,22 +35,21 @@ class LearnedActivation(Transform):
         """The trained numbers at the start."""
         raise TypeError(f"{type(self).__name__} does not define start().")
 
+    def calibrated(self, low: float, high: float, magnitude: float) -> dict:
+        """The state after calibration on data of this range and mean magnitude."""
+        state = self.start({"low": low, "high": high, "magnitude": magnitude})
+        state |= {"on": 1.0}
+        return {k: np.asarray(v, "float32") for k, v in state.items()}
+
     def update(self, group, step):
         if step < self.begin:
             return [{} for _ in group]
-        one = np.ones((), "float32")
-        return [
-            {}
-            if member.state["on"] > 0
-            else {
-                **{
-                    k: np.asarray(v, "float32")
-                    for k, v in self.start(member.state).items()
-                },
-                "on": one,
-            }
-            for member in group
-        ]
+        changes = []
+        for member in group:
+            begun = member.state["on"] > 0
+            start = {} if begun else self.start(member.state) | {"on": 1.0}
+            changes.append({k: np.asarray(v, "float32") for k, v in start.items()})
+        return changes
 
     def _check_begin(self, begin: int) -> int:
         if not isinstance(begin, int) or begin < 1:

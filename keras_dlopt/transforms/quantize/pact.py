@@ -55,6 +55,10 @@ class PACT(Transform):
     def init(self, target, weight):
         return {"level": State(np.array(self.initial, "float32"), trainable=True)}
 
+    def calibrated(self, low: float, high: float, magnitude: float) -> dict:
+        """The state after calibration on data of this range."""
+        return {"level": np.array(max(high, SMALLEST_STEP), "float32")}
+
     def apply(self, weight, state, context):
         if self.decay and context.training:
             context.add_loss(self.decay * ops.square(state["level"]))

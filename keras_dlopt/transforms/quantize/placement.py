@@ -12,220 +12,131 @@ The rules, each of which mirrors what the converter fuses or shares:
 - sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
 - the model's output is quantized.
 
+A layer that the rules do not know, such as an attention or a LayerNormalization, is
+taken as one operation with a range of its own; `Places.problems` says so, since LiteRT
+would compute it in float. Nothing is placed inside recurrent layers: they run their
+cells in a loop.
+
 Source: LiteRT's 8-bit quantization specification.
 """
 
 import dataclasses
 from typing import Any
 
-import keras
 from keras import layers
 
-from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import at, weight_targets
-from keras_dlopt.transforms.base import Chain, Transform
-from keras_dlopt.transforms.quantize.activation import FakeQuantActivation
-from keras_dlopt.transforms.quantize.tracing import Call, Trace, trace
-from keras_dlopt.transforms.quantize.weight import FakeQuant
-from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.quantize.kinds import (
+    ACTIVATIONS,
+    FIXED_RANGES,
+    FUSED_ACTIVATIONS,
+    FUSES_RELU,
+    KEEPS_RANGE,
+    LINEAR,
+    LOOPS,
+    OWN_RANGE,
+    activation_name,
+    folds_by_shape,
+    is_relu,
+    is_weighted,
+)
+from keras_dlopt.transforms.quantize.tracing import Call, Trace
 
-LINEAR = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv2DTranspose,
-    layers.Dense,
-    layers.DepthwiseConv2D,
-)
-KEEPS_RANGE = (
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Flatten,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.Permute,
-    layers.Reshape,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-)
-# One operation each, with a range of its own.
-OWN_RANGE = (
-    layers.Add,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.Concatenate,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.LeakyReLU,
-    layers.Maximum,
-    layers.Minimum,
-    layers.Multiply,
-    layers.ReLU,
-    layers.Softmax,
-    layers.Subtract,
-)
-FUSES_RELU = (
-    *LINEAR,
-    layers.Add,
-    layers.AveragePooling2D,
-    layers.BatchNormalization,
-    layers.Subtract,
-)
-FIXED_RANGES = {
-    "sigmoid": (0.0, 255 / 256),
-    "softmax": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-}
-FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
-ACTIVATIONS = (*FUSED_ACTIVATIONS, *FIXED_RANGES, "leaky_relu")
-
-_BY_HAND = (
-    "Write the entries by hand instead: "
-    "Recipe([(at('first_layer/input', 'relu1/output', ...), FakeQuantActivation()), "
-    "(named('kernel'), FakeQuant(bits=8))]), where every operation that LiteRT runs "
-    "has a quantizer on what it takes and on what it returns."
-)
+__all__ = ["KEEPS_RANGE", "LINEAR", "Places", "lone_normalizations", "place"]
 
 
 @dataclasses.dataclass
-class _Places:
-    """Paths of the quantizers, by kind."""
+class Places:
+    """Paths of the quantizers, by kind.
+
+    Attributes:
+        inputs: where the model's inputs are taken.
+        outputs: all others with a range to learn.
+        fixed: range -> outputs that have it by nature.
+        problems: what int8 LiteRT does not have, and what to do.
+    """
 
     inputs: list[str] = dataclasses.field(default_factory=list)
     outputs: list[str] = dataclasses.field(default_factory=list)
     fixed: dict[tuple[float, float], list[str]] = dataclasses.field(
         default_factory=dict
     )
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def add_output(self, call: Call) -> None:
+        """Quantizes what a call returns."""
+        ends = FIXED_RANGES.get(activation_name(call.layer))
+        paths = self.outputs if ends is None else self.fixed.setdefault(ends, [])
+        if f"{call.path}/output" not in paths:
+            paths.append(f"{call.path}/output")
+
+    def add_input(self, call: Call) -> None:
+        """Quantizes what a call takes."""
+        if f"{call.path}/input" not in (*self.inputs, *self.outputs):
+            self.outputs.append(f"{call.path}/input")
 
 
-def int8_recipe(
-    model: keras.Model,
-    *,
-    weights: Transform | None = None,
-    input_range: tuple[float, float] | None = None,
-    momentum: float = 0.95,
-    example: Any = None,
-) -> Recipe:
-    """The recipe that trains a model for full int8 inference by LiteRT.
-
-    Finds from the model's graph where quantizers belong, and quantizes the kernels of
-    convolutions and dense layers. `export.litert` writes what was trained with it.
-
-    Args:
-        model: a built Keras model.
-        weights: what to do to the kernels; ends in `FakeQuant(bits=8)`, which is also
-            the default. `Prune(0.8) >> FakeQuant(bits=8)` prunes as well.
-        input_range: (low, high) of the model's inputs, such as (0, 1); None learns it.
-        momentum: of the moving ranges; see `FakeQuantActivation`.
-        example: a batch of inputs, for models that do not know their input's shape.
-
-    Returns:
-        A `Recipe`: plain data, to look at, to change and to add to.
-
-    Raises:
-        ConfigError: for weights that do not end in `FakeQuant(bits=8)`, and for a layer
-            whose int8 form LiteRT does not have or this function does not know.
-
-    Example:
-        >>> import keras
-        >>> net = keras.Sequential([
-        ...     keras.Input((8, 8, 1)),
-        ...     keras.layers.Conv2D(4, 3, activation="relu", name="conv"),
-        ...     keras.layers.Flatten(name="flat"),
-        ...     keras.layers.Dense(10, name="logits")])
-        >>> for selector, transform in int8_recipe(net).entries:
-        ...     print(selector.paths, type(transform).__name__)
-        ('conv/input',) FakeQuantActivation
-        ('conv/output', 'logits/output') FakeQuantActivation
-        ('conv/kernel', 'logits/kernel') FakeQuant
-    """
-    weights = FakeQuant(bits=8) if weights is None else weights
-    _check_weights(weights)
-    places = _place(trace(model, example), model.name)
-    entries: list[tuple[Any, Transform]] = []
-    if places.inputs:
-        quantizer = FakeQuantActivation(momentum=momentum, range=input_range)
-        entries.append((at(*places.inputs), quantizer))
-    if places.outputs:
-        entries.append((at(*places.outputs), FakeQuantActivation(momentum=momentum)))
-    for ends, paths in places.fixed.items():
-        entries.append((at(*paths), FakeQuantActivation(range=ends)))
-    return Recipe(entries + _kernel_entries(model, weights))
-
-
-def _check_weights(weights: Transform) -> None:
-    last = weights.links[-1] if isinstance(weights, Chain) else weights
-    if not isinstance(last, FakeQuant) or last.bits != 8:
-        raise ConfigError(
-            "int8_recipe needs weights that end in FakeQuant(bits=8), such as "
-            f"Prune(0.8) >> FakeQuant(bits=8). Received: {weights!r}."
-        )
-
-
-def _kernel_entries(
-    model: keras.Model, weights: Transform
-) -> list[tuple[Any, Transform]]:
-    paths = [
-        target.path
-        for target in weight_targets(model)
-        if isinstance(target.layer, LINEAR) and target.name == "kernel"
-    ]
-    return [(at(*paths), weights)] if paths else []
-
-
-def _place(graph: Trace, name: str) -> _Places:
+def place(graph: Trace) -> Places:
     """Decides for every tensor whether a quantizer follows it."""
+    graph = _without_loops(graph)
     producers, consumers = graph.producers(), graph.consumers()
-    places = _Places(inputs=_input_paths(graph))
+    places = Places()
+    _place_inputs(places, graph)
     quantized = set(graph.inputs)
     for call in graph.calls:
         if not call.composite:
-            _check_sources(call, graph, producers, name)
-            _check_layer(call, producers, consumers)
+            _check_sources(places, call, graph, producers)
+            _check_layer(places, call, producers, consumers)
         made = [t for t in call.outputs if producers.get(t) is call]
-        if not made:
+        if not made or set(made) <= graph.integers:
             continue
         keeps = isinstance(call.layer, KEEPS_RANGE)
         if keeps and set(call.inputs) <= quantized:
             quantized.update(made)
             continue
-        if any(_goes_on(call, t, graph, producers, consumers) for t in made):
+        if any(_goes_on(call, t, graph, consumers) for t in made):
             continue
         quantized.update(made)
-        _add_output(places, call)
+        places.add_output(call)
     return places
 
 
-def _input_paths(graph: Trace) -> list[str]:
-    """Where the model's inputs are taken: each such place quantizes them."""
-    takers = [c for c in graph.calls if set(c.inputs) & set(graph.inputs)]
+def _without_loops(graph: Trace) -> Trace:
+    """The trace with recurrent layers as one operation each."""
+    loops = {c.path for c in graph.calls if isinstance(c.layer, LOOPS)}
+    calls = []
+    for call in graph.calls:
+        if any(call.path.startswith(f"{path}/") for path in loops):
+            continue
+        if call.path in loops:
+            call = dataclasses.replace(call, composite=False)
+        calls.append(call)
+    return dataclasses.replace(graph, calls=calls)
+
+
+def _place_inputs(places: Places, graph: Trace) -> None:
+    """Finds where the model's inputs are taken: each such place quantizes them."""
+    given = set(graph.inputs) - graph.integers
+    takers = [c for c in graph.calls if set(c.inputs) & given]
     # A composite layer does so once for all layers inside it. What goes into a
     # concatenation is quantized by its output's range at once.
-    outer = {c.path for c in takers if c.composite}
-    found = []
+    outer = {c.path for c in takers if c.composite and len(c.inputs) == 1}
     for call in takers:
         inside = any(call.path.startswith(f"{path}/") for path in outer)
         if inside or isinstance(call.layer, layers.Concatenate):
             continue
+        if call.composite and call.path not in outer:
+            continue
         if len(set(call.inputs)) > 1:
-            raise ConfigError(
+            places.problems.append(
                 f"{call.path!r} takes an input of the model together with other "
                 "tensors, and they need ranges of their own. Put a layer between that "
                 "keeps the values, such as keras.layers.Reshape(inputs.shape[1:])."
             )
-        found.append(f"{call.path}/input")
-    return list(dict.fromkeys(found))
+        elif f"{call.path}/input" not in places.inputs:
+            places.inputs.append(f"{call.path}/input")
 
 
-def _add_output(places: _Places, call: Call) -> None:
-    ends = FIXED_RANGES.get(activation_name(call.layer))
-    paths = places.outputs if ends is None else places.fixed.setdefault(ends, [])
-    if f"{call.path}/output" not in paths:
-        paths.append(f"{call.path}/output")
-
-
-def _goes_on(call: Call, tensor: int, graph: Trace, producers, consumers) -> bool:
+def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> bool:
     """Whether the one layer that takes the tensor belongs to the same operation."""
     following = consumers.get(tensor, [])
     if len(following) != 1 or tensor in graph.outputs:
@@ -239,51 +150,34 @@ def _fuses(call: Call, following: Call) -> bool:
     if activation_name(call.layer) != "linear":
         return False
     if isinstance(following.layer, layers.BatchNormalization):
-        return isinstance(call.layer, LINEAR)
+        return isinstance(call.layer, LINEAR) or is_weighted(call.layer)
     # A layer of layers that makes its own output ends in a sum.
     fuses = call.composite or isinstance(call.layer, FUSES_RELU)
-    return fuses and _is_relu(following.layer)
+    return (fuses or is_weighted(call.layer)) and is_relu(following.layer)
 
 
-def activation_name(layer: Any) -> str:
-    """The name of the function that ends a layer; `"linear"` if there is none."""
-    if isinstance(layer, layers.ReLU):
-        return "relu"
-    if isinstance(layer, layers.Softmax):
-        return "softmax"
-    function = getattr(layer, "activation", None)
-    return getattr(function, "__name__", "linear") if function else "linear"
-
-
-def _is_relu(layer: Any) -> bool:
-    if isinstance(layer, layers.ReLU):
-        plain = not layer.negative_slope and not layer.threshold
-        return bool(plain and layer.max_value in (None, 6, 6.0))
-    return isinstance(layer, layers.Activation) and activation_name(layer) in (
-        "relu",
-        "relu6",
-    )
-
-
-def _check_sources(call: Call, graph: Trace, producers: dict[int, Call], name: str):
-    """Raises `ConfigError` for a tensor that no layer made: nothing can quantize it."""
-    if all(t in producers or t in graph.inputs for t in call.inputs):
+def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
+    """Notes a tensor that no layer made: only its taker can quantize it."""
+    sources = set(call.inputs) - graph.integers
+    if all(t in producers or t in graph.inputs for t in sources):
         return
-    raise ConfigError(
-        f"{call.path!r} in {name!r} takes a tensor that no layer made, but an "
+    places.problems.append(
+        f"{call.path!r} takes a tensor that no layer made, but an "
         "operation between layers (x + y, keras.ops, a cast under mixed precision). "
-        "Quantizers sit at layers: use one for it, such as keras.layers.Add(). "
-        f"{_BY_HAND}"
+        "Quantizers sit at layers: use one for it, such as keras.layers.Add()."
     )
+    if len(sources) == 1 and is_weighted(call.layer):
+        places.add_input(call)
 
 
-def _check_layer(call: Call, producers, consumers) -> None:
-    """Raises `ConfigError` where LiteRT would silently compute in float."""
+def _check_layer(places: Places, call: Call, producers, consumers) -> None:
+    """Notes where LiteRT would silently compute in float."""
     layer, activation = call.layer, activation_name(call.layer)
+    problems = places.problems
     if isinstance(layer, layers.BatchNormalization):
-        if not _folds(call, producers, consumers) and not _is_image_channel(layer):
+        if not _folds(call, producers, consumers) and not folds_by_shape(layer):
             source = producers.get(call.inputs[0])
-            raise ConfigError(
+            problems.append(
                 f"{call.path!r} normalizes "
                 f"{repr(source.path) if source else 'the input of the model'}, and "
                 "cannot be folded into it. In int8 a BatchNormalization of other data "
@@ -292,16 +186,16 @@ def _check_layer(call: Call, producers, consumers) -> None:
             )
     elif isinstance(layer, LINEAR):
         if activation not in FUSED_ACTIVATIONS:
-            raise ConfigError(
+            problems.append(
                 f"{call.path!r} computes {activation!r} inside, and int8 needs a "
                 "quantizer before that. split_activations(model) makes the activation "
                 "a layer of its own."
             )
     elif isinstance(layer, layers.Activation):
         if activation not in ACTIVATIONS:
-            raise ConfigError(_unknown(call, f"an Activation of {activation!r}"))
+            problems.append(_unknown(call, f"an Activation of {activation!r}"))
     elif not isinstance(layer, (*KEEPS_RANGE, *OWN_RANGE)):
-        raise ConfigError(_unknown(call, f"a {type(layer).__name__}"))
+        problems.append(_unknown(call, f"a {type(layer).__name__}"))
 
 
 def lone_normalizations(graph: Trace) -> list[Any]:
@@ -321,13 +215,5 @@ def _folds(normalization: Call, producers, consumers) -> bool:
     return alone and before is not None and _fuses(before, normalization)
 
 
-def _is_image_channel(layer: Any) -> bool:
-    """Whether it can run as a depthwise convolution: images, channels last."""
-    return layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
-
-
 def _unknown(call: Call, what: str) -> str:
-    return (
-        f"{call.path!r} is {what}, and int8_recipe does not know an int8 form of it. "
-        f"{_BY_HAND}"
-    )
+    return f"{call.path!r} is {what}, of which LiteRT has no int8 form known here."

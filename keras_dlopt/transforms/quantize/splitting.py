@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.transforms.quantize.placement import (
+from keras_dlopt.transforms.quantize.kinds import (
     FUSED_ACTIVATIONS,
     LINEAR,
     activation_name,

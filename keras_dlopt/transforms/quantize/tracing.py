@@ -47,11 +47,13 @@ class Trace:
         calls: without those that return what they are given, as dropout does.
         inputs: numbers of the model's input tensors.
         outputs: numbers of its output tensors.
+        integers: numbers of the tensors that are not of a floating type.
     """
 
     calls: list[Call]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    integers: frozenset[int] = frozenset()
 
     def producers(self) -> dict[int, Call]:
         """Tensor -> the innermost call that made it."""
@@ -87,6 +89,14 @@ class _Recorder:
                 self.numbers[id(tensor)] = len(self.tensors)
                 self.tensors.append(tensor)
         return tuple(self.numbers[id(t)] for t in tensors)
+
+    def integers(self) -> frozenset[int]:
+        """The tensors that are not of a floating type."""
+        return frozenset(
+            number
+            for number, tensor in enumerate(self.tensors)
+            if not keras.backend.is_float_dtype(tensor.dtype)
+        )
 
     def hook(self, path: str, layer: Any) -> Any:
         call = layer.call
@@ -179,4 +189,5 @@ def trace(model: Any, example: Any = None) -> Trace:
     given = recorder.number(inputs)
     with _recording(model, recorder):
         outputs = model(inputs, training=False)
-    return Trace(recorder.calls, given, recorder.number(outputs))
+    returned = recorder.number(outputs)
+    return Trace(recorder.calls, given, returned, recorder.integers())
