@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.optimizers._replicas import densify
 
 # Above this size a kernel of its own costs less than the copies in and out of the slab.
 MAX_SIZE = 8192
@@ -134,6 +135,29 @@ def plan(variables: list[Any], *, eligible: list[bool]) -> Slab | None:
         and keras.backend.standardize_dtype(v.dtype) == "float32"
     ]
     return Slab(small) if len(small) >= MIN_COUNT else None
+
+
+def take(
+    slab: Slab | None, grads: list[Any], cells: list[Any]
+) -> tuple[Any, list[Any]]:
+    """Sets the small variables apart.
+
+    Args:
+        slab: where they lie, if anywhere.
+        grads: one gradient per cell.
+        cells: the weights that got a gradient.
+
+    Returns:
+        Gradients and cells in the slab's order, None where some are missing; and
+        (gradient, cell) pairs of all others.
+    """
+    pairs = list(zip(grads, cells, strict=True))
+    small = {c.index: (g, c) for g, c in pairs if c.in_slab}
+    if slab is None or len(small) < len(slab.indices):
+        return None, pairs
+    ours = [small[i] for i in slab.indices]
+    rest = [(g, c) for g, c in pairs if not c.in_slab]
+    return ([densify(g) for g, _ in ours], [c for _, c in ours]), rest
 
 
 def _size(shape: tuple[int, ...]) -> int:

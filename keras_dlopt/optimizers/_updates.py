@@ -8,6 +8,9 @@ from keras_dlopt.optimizers._cells import Cell, assign, compute_dtype, read
 from keras_dlopt.optimizers._replicas import is_sparse, on_tensorflow
 from keras_dlopt.optimizers._slab import Slab, SlabSlice
 
+GRID = 2.0**24  # float32 numbers between 0.5 and 1 are 1 / GRID apart
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill [0, 1) evenly
+
 
 def update_one(optimizer: Any, gradient: Any, cell: Cell, lr: Any, step: Any) -> None:
     """Updates one weight and its state."""
@@ -15,10 +18,10 @@ def update_one(optimizer: Any, gradient: Any, cell: Cell, lr: Any, step: Any) ->
     lr = ops.cast(lr, dtype) * cell.multiplier if cell.multiplier != 1.0 else lr
     lr, step = ops.cast(lr, dtype), ops.cast(step, dtype)
     if is_sparse(gradient):
-        _shrink(cell, lr)
+        _shrink(cell, lr, step)
         optimizer.update_step(gradient, cell.weight, lr)
-    elif _can_fuse(optimizer, cell):
-        _shrink(cell, lr)
+    elif can_fuse(optimizer, cell):
+        _shrink(cell, lr, step)
         optimizer.fused(gradient, cell.weight, cell.slots, lr, step)
     else:
         weight = read(cell.weight)
@@ -38,7 +41,7 @@ def update_slab(
 ) -> None:
     """Updates all small weights at once; `cells` in the slab's order."""
     gradient = slab.join(grads)
-    decay = _decay_of(cells, slab)
+    decay = decay_of(cells, slab)
     fused = optimizer.fusable
     weight = None
     if decay is not None or not fused:
@@ -75,7 +78,8 @@ def cautious(change: Any, gradient: Any) -> Any:
     return change * agrees / ops.maximum(ops.mean(agrees), 1e-3)
 
 
-def _can_fuse(optimizer: Any, cell: Cell) -> bool:
+def can_fuse(optimizer: Any, cell: Cell) -> bool:
+    """Whether a TensorFlow kernel can update this weight in place."""
     held = (cell.weight, *cell.slots.values())
     return (
         optimizer.fusable
@@ -87,14 +91,30 @@ def _can_fuse(optimizer: Any, cell: Cell) -> bool:
     )
 
 
-def _shrink(cell: Cell, lr: Any) -> None:
-    """Decays in place: w <- w - lr * decay * w."""
+def _shrink(cell: Cell, lr: Any, step: Any) -> None:
+    """Decays in place: w <- w * (1 - lr * decay), one product."""
     if cell.decay:
         weight = cell.weight
-        weight.assign_sub(weight * (lr * cell.decay), read_value=False)
+        weight.assign(weight * kept(lr, cell.decay, step), read_value=False)
 
 
-def _decay_of(cells: list[Cell], slab: Slab) -> Any:
+def kept(lr: Any, decay: float, step: Any) -> Any:
+    """1 - lr * decay in the precision of `lr`, without a rounding that adds up.
+
+    float32 has steps of 2^-24 below 1, and lr * decay is a few dozen of them: rounded
+    to the nearest, the same error would come back at every update. The two neighbours
+    take turns instead (a Weyl sequence on the update's number), so that their mean is
+    right to one such step over any number of updates.
+    """
+    exact = 1.0 - ops.cast(lr, "float64") * decay
+    if lr.dtype == "float64":
+        return exact
+    turn = ops.cast(step, "float64") * GOLDEN
+    whole = ops.floor(exact * GRID + (turn - ops.floor(turn)))
+    return ops.cast(whole / GRID, lr.dtype)
+
+
+def decay_of(cells: list[Cell], slab: Slab) -> Any:
     """The decay of each entry of the slab: None, one number, or a flat tensor."""
     decays = [c.decay for c in cells]
     if not any(decays):

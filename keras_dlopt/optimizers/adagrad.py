@@ -53,6 +53,7 @@ class Adagrad(Optimizer, keras.optimizers.Adagrad):
     slot_names = ("accumulator",)
     elementwise = True
     takes_sparse = True
+    couples_weights = True  # its state does not start at 0
 
     def __init__(
         self,

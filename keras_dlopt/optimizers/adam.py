@@ -102,6 +102,10 @@ class Adam(Optimizer, keras.optimizers.Adam):
         )
 
     @property
+    def fuses_anywhere(self) -> bool:
+        return self.fusable
+
+    @property
     def slot_names(self) -> tuple[str, ...]:
         names = ("momentum", "velocity")
         return (*names, "velocity_hat") if self.amsgrad else names

@@ -93,6 +93,8 @@ class Adam8bit(Optimizer):
 
     slot_names = ()
 
+    couples_weights = True  # its state is not one tensor per slot
+
     def __init__(
         self,
         learning_rate: Any = 0.001,

@@ -69,7 +69,8 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
 
     # Whether the rule treats every entry alike, so that weights can be joined.
     elementwise: bool = False
-    # Whether one weight's step depends on the others, or needs more than `rule`.
+    # Whether one weight's step depends on the others, or needs more than `rule` and
+    # state that starts at 0.
     couples_weights: bool = False
     # Whether `update_step` of the Keras class below takes sparse gradients.
     takes_sparse: bool = False
@@ -104,6 +105,14 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
     def slot_names(self) -> tuple[str, ...]:
         """State per weight that `build` adds, all of the weight's shape."""
         return ()
+
+    @property
+    def fuses_anywhere(self) -> bool:
+        """Whether `fused` can step another variable than the weight, scaled by `lr`.
+
+        It must neither read the weight nor let the learning rate into the state.
+        """
+        return False
 
     @property
     def fusable(self) -> bool:
@@ -368,16 +377,9 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
             step: number of this update, from 1, a scalar tensor.
             shared: variables made by `add_shared_variable`, by name.
         """
-        rest = list(zip(grads, cells, strict=True))
-        slab = self._state.slab
-        if slab is not None:
-            small = {c.index: (g, c) for g, c in rest if c.in_slab}
-            if len(small) == len(slab.indices):  # else some got no gradient
-                pairs = [small[i] for i in slab.indices]
-                small_grads = [_replicas.densify(g) for g, _ in pairs]
-                small_cells = [c for _, c in pairs]
-                _updates.update_slab(self, small_grads, small_cells, slab, lr, step)
-                rest = [(g, c) for g, c in rest if not c.in_slab]
+        small, rest = _slab.take(self._state.slab, grads, cells)
+        if small is not None:
+            _updates.update_slab(self, *small, self._state.slab, lr, step)
         for gradient, cell in rest:
             _updates.update_one(self, gradient, cell, lr, step)
 

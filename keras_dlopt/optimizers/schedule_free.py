@@ -1,6 +1,6 @@
 """ScheduleFree: averaging in place of a learning-rate schedule, for any rule."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -8,9 +8,19 @@ from keras import ops
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.optimizers import _options
 from keras_dlopt.optimizers._cells import assign, compute_dtype, read
-from keras_dlopt.optimizers._moments import mean
-from keras_dlopt.optimizers._updates import cautious
+from keras_dlopt.optimizers._slab import take
+from keras_dlopt.optimizers._updates import can_fuse, cautious, decay_of
 from keras_dlopt.optimizers.base import Optimizer
+
+FIRST = 1e-6  # weight of the start in the average, in units of the first step's
+
+
+class _Moves(NamedTuple):
+    """Factors of one step: x = y - pull D; D -= before d; y = x + push D."""
+
+    pull: Any
+    before: Any
+    push: Any
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -23,12 +33,20 @@ class ScheduleFree(Optimizer):
         x <- (1 - c_t) x + c_t z
         y <- (1 - beta) z + beta x
 
+    Stored are y, in the model, and the drift D = W (z - x), W = lr_1^2 + ... + lr_t^2,
+    from which all three follow; a step of the base then costs two more passes:
+
+        x = y - (1 - beta) / W_{t-1} * D
+        D <- D - W_{t-1} (d(g) + lr * weight_decay * y)
+        y <- x + (lr^2 / (W_{t-1} W_t) + (1 - beta) / W_t) D
+
     The model holds y while it trains. `fit` puts x in place when it ends; for
     validation in between use `with optimizer.averaged_weights(): ...`. Training may go
     on from there. The base should have no momentum of its own, such as
     `Adam(beta_1=0.0)` or `SGD()`; `beta` takes that role.
 
-    State: that of the base and 8 bytes a parameter.
+    State: that of the base and 4 bytes a parameter. On TensorFlow the base's kernel
+    updates D, and all small weights are updated together, if the base does so.
 
     Args:
         base: an optimizer of this package that has a rule of its own. Its learning rate
@@ -49,8 +67,8 @@ class ScheduleFree(Optimizer):
         [0.25]
 
     Source: Defazio et al., "The Road Less Scheduled" (arXiv:2405.15682), algorithm 1
-    and equation 23 (weighting). Differs from the paper: x is stored rather than solved
-    for, so that weights can be swapped and training resumed at any step.
+    and equation 23 (weighting). Differs from the paper: the starting point has the
+    weight 1e-6 lr_1^2 in the average, where the paper has 0.
     """
 
     couples_weights = True
@@ -83,40 +101,118 @@ class ScheduleFree(Optimizer):
         self.beta = beta
 
     @property
+    def elementwise(self) -> bool:
+        """Whether the base treats every entry alike."""
+        return self.base.elementwise
+
+    @property
+    def fusable(self) -> bool:
+        return self.base.fuses_anywhere
+
+    @property
     def slot_names(self) -> tuple[str, ...]:
-        return (*self.base.slot_names, "fast", "mean")
+        return (*self.base.slot_names, "drift")
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
         self.add_shared_variable("total", shape=())
+        self.add_shared_variable("pull", shape=())
 
     def update(self, grads, cells, lr, step, *, shared):
-        total = read(shared["total"]) + ops.square(lr)
-        share = ops.square(lr) / ops.maximum(total, 1e-30)
+        moves, total, pull = self._moves(lr, shared)
+        slab = self._state.slab
+        small, rest = take(slab, grads, cells)
+        if small is not None:
+            self._update_slab(*small, slab, lr, step, moves)
+        for gradient, cell in rest:
+            self._update_cell(gradient, cell, lr, step, moves)
         assign(shared["total"], total)
-        for gradient, cell in zip(grads, cells, strict=True):
-            self._update_cell(gradient, cell, lr * cell.multiplier, step, share)
+        assign(shared["pull"], pull)
 
-    def _update_cell(self, gradient, cell, lr, step, share):
+    def _moves(self, lr, shared):
+        """The factors of this step, and the next `total` and `pull`."""
+        square = ops.square(lr)
+        before = ops.maximum(ops.maximum(read(shared["total"]), FIRST * square), 1e-30)
+        after = before + square
+        pull = (1 - self.beta) / after
+        push = square / before / after + pull
+        return _Moves(read(shared["pull"]), before, push), after, pull
+
+    def _update_cell(self, gradient, cell, lr, step, moves):
         dtype = compute_dtype(cell.weight)
-        lr, step, share = (ops.cast(x, dtype) for x in (lr, step, share))
+        lr, step = ops.cast(lr, dtype) * cell.multiplier, ops.cast(step, dtype)
+        moves = _Moves(*(ops.cast(x, dtype) for x in moves))
+        if can_fuse(self, cell):
+            self._fused_cell(gradient, cell, lr, step, moves)
+            return
         weight = read(cell.weight)
         slots = {name: read(v) for name, v in cell.slots.items()}
-        z = ops.where(step > 1, slots.pop("fast"), weight)
-        x = ops.where(step > 1, slots.pop("mean"), weight)
+        weight, slots = self._by_rule(
+            gradient, weight, slots, lr, step, moves, cell.decay
+        )
+        assign(cell.weight, weight)
+        for name, value in slots.items():
+            assign(cell.slots[name], value)
+
+    def _by_rule(self, gradient, weight, slots, lr, step, moves, decay):
+        """The step on tensors; returns the new weight and state."""
+        slots = dict(slots)
+        drift = slots.pop("drift")
         change, slots = self.base.rule(gradient, weight, slots, lr, step)
         if self.cautious:
             change = cautious(change, gradient)
+        if decay is not None:
+            change = change + lr * decay * weight
+        mean = weight - moves.pull * drift
+        drift = drift - moves.before * change
+        return mean + moves.push * drift, {**slots, "drift": drift}
+
+    def _fused_cell(self, gradient, cell, lr, step, moves):
+        """The step in place: three or four kernels, no memory of their own."""
+        import tensorflow as tf
+
+        slots = dict(cell.slots)
+        weight, drift = cell.weight, slots.pop("drift")
+
+        def subtract(variable, factor, value):
+            return tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=factor, delta=value
+            )
+
+        done = [subtract(weight, moves.pull, drift)]
         if cell.decay:
-            change = change + lr * cell.decay * weight
-        z = z - change
-        x = mean(x, z, 1 - share)
-        slots |= {"fast": z, "mean": x}
-        for name, value in slots.items():
-            assign(cell.slots[name], value)
-        assign(cell.weight, mean(z, x, 1 - self.beta))
+            # y is x + pull * D by now.
+            factor = moves.before * lr * cell.decay
+            drift.assign(drift * (1 - factor * moves.pull), read_value=False)
+            done = [subtract(drift, factor, weight)]
+        # A kernel copies its variable while somebody else still reads it.
+        with tf.control_dependencies([op for op in done if op is not None]):
+            self.base.fused(gradient, drift, slots, lr * moves.before, step)
+        subtract(weight, -moves.push, drift)
+
+    def _update_slab(self, grads, cells, slab, lr, step, moves):
+        gradient = slab.join(grads)
+        weight = slab.join([read(c.weight) for c in cells])
+        decay = decay_of(cells, slab)
+        if self.fusable:
+            slots = dict(slab.flat)
+            drift = slots.pop("drift")
+            mean = weight - moves.pull * drift
+            if decay is not None:
+                drift.assign_sub(moves.before * lr * decay * weight, read_value=False)
+            self.base.fused(gradient, drift, slots, lr * moves.before, step)
+            weight = mean + moves.push * drift.read_value()
+        else:
+            state = {name: v.read_value() for name, v in slab.flat.items()}
+            weight, state = self._by_rule(
+                gradient, weight, state, lr, step, moves, decay
+            )
+            for name, value in state.items():
+                slab.flat[name].assign(value, read_value=False)
+        for cell, part in zip(cells, slab.split(weight), strict=True):
+            cell.weight.assign(part, read_value=False)
 
     def averages(self) -> list[Any]:
         """The averaged weights x, in the order of the weights."""
@@ -124,15 +220,27 @@ class ScheduleFree(Optimizer):
             raise ModelError(
                 "There are no averaged weights to read yet: train at least one step."
             )
-        return [ops.convert_to_tensor(v) for v in self._state.slots["mean"]]
+        pull = read(self._state.shared["pull"])
+        found = []
+        for weight, drift in zip(
+            self._state.variables, self._state.slots["drift"], strict=True
+        ):
+            factor = ops.cast(pull, compute_dtype(weight))
+            value = read(weight) - factor * read(drift)
+            found.append(ops.cast(value, weight.dtype))
+        return found
 
     def finalize_variable_values(self, var_list: Any) -> None:
-        """Puts the averaged weights in place; `fit` calls it when it ends."""
+        """Puts the averaged weights in place; `fit` calls it when it ends.
+
+        All of them: `var_list` is there because Keras passes it.
+        """
         if not self.built:
             return
-        for variable in var_list:
-            index = self._index(variable)
-            variable.assign(self._state.slots["mean"][index])
+        for variable, value in zip(self._state.variables, self.averages(), strict=True):
+            variable.assign(value)
+        # The weights are the average now, so there is nothing between them.
+        self._state.shared["pull"].assign(0.0)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -70,6 +70,10 @@ class SGD(Optimizer, keras.optimizers.SGD):
         )
 
     @property
+    def fuses_anywhere(self) -> bool:
+        return not self.momentum
+
+    @property
     def slot_names(self) -> tuple[str, ...]:
         return ("momentum",) if self.momentum else ()
 

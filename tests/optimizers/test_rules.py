@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dlopt import optimizers
+from keras_dlopt import optimizers, schedules
 from reference import optimizers as twins
 
 SHAPES = [(6, 4), (3, 3, 2, 5), (5,), (4,), (7,), (3,), ()]
@@ -172,6 +172,35 @@ def test_schedule_free_trains_at_y_and_ends_at_the_average():
     _same([v.numpy() for v in variables], expected)
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_schedule_free_adam_equals_its_twin(jit):
+    # A large weight for the fused kernel, small ones for the slab; a warm-up from 0.
+    weights, steps = _problem(30, shapes=[(120, 100), (3, 4), (5,), (4,), (7,)])
+    rate = schedules.Warmup(0.01, steps=5)
+    free = o.ScheduleFree(o.Adam(rate, beta_1=0.0), beta=0.8, weight_decay=0.1)
+    found, _ = _train(free, weights, steps, jit=jit)
+    rates = [rate.value(k) for k in range(30)]
+    pairs = t.schedule_free_adam(weights, steps, rates=rates, beta=0.8, decay=0.1)
+    held, averages = zip(*pairs, strict=True)
+    # A gradient near 0 at the start is divided by its own size.
+    _same(found, held, rtol=1e-4, atol=2e-5)
+    _same([a.numpy() for a in free.averages()], averages, rtol=1e-4, atol=2e-5)
+
+
+def test_schedule_free_goes_on_after_the_averages_were_put_in_place():
+    weights, steps = _problem(20, shapes=[(100, 90), (3,)])
+    plain, _ = _train(o.ScheduleFree(o.SGD(0.01)), weights, steps)
+    free = o.ScheduleFree(o.SGD(0.01))
+    variables = [keras.Variable(w) for w in weights]
+    for k, step in enumerate(steps):
+        free.apply([keras.ops.convert_to_tensor(g) for g in step], variables)
+        if k in (0, 9):
+            free.finalize_variable_values(variables)
+            free.finalize_variable_values(variables)
+            _same([v.numpy() for v in variables], [a.numpy() for a in free.averages()])
+    _same([v.numpy() for v in variables], plain)
+
+
 def test_gradient_descent_is_the_textbook_form_for_least_squares():
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(24, 3)), rng.normal(size=24)
@@ -209,6 +238,32 @@ def test_200_steps_agree_with_keras(name):
     for x, y in zip(a.variables, b.variables, strict=True):
         assert x.shape == y.shape
         np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", CLASSICS)
+def test_200_steps_agree_with_keras_on_large_weights(name):
+    # As Keras initializes a layer: the product that decays a weight rounds otherwise
+    # than Keras' difference, by half a unit in the last place at each step.
+    options = {**CLASSICS[name], "weight_decay": 0.004}
+    _, steps = _problem(200, seed=2, shapes=[(300, 100)])
+    weights = [np.asarray(keras.initializers.GlorotUniform(seed=1)((300, 100)))]
+    ours, a = _train(getattr(o, name)(**options), weights, steps)
+    theirs, b = _train(getattr(keras.optimizers, name)(**options), weights, steps)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6, atol=1e-6)
+    for x, y in zip(a.variables, b.variables, strict=True):
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-5, atol=2e-6)
+
+
+def test_decay_of_large_weights_is_as_exact_as_that_of_keras():
+    # lr * decay is 67 steps of float32: a fixed rounding would be off by up to 1 %.
+    weights, _ = _problem(1, shapes=[(100, 100)])
+    steps = [[np.zeros((100, 100), "float32")]] * 500
+    exact = weights[0].astype("float64") * (1 - 1e-3 * 0.004) ** 500
+    errors = []
+    for cls in (o.AdamW, keras.optimizers.AdamW):
+        (found,), _ = _train(cls(1e-3, weight_decay=0.004), weights, steps)
+        errors.append(np.mean((found - exact) * np.sign(exact)))
+    assert abs(errors[0]) <= 1.3 * abs(errors[1]), errors
 
 
 # Not Adan: optax weighs the change by 1 - b2 where the authors' code has b2.

@@ -266,3 +266,18 @@ def schedule_free_sgd(w, gs, *, lr, beta=0.9):
         z = z - lr * g
         x = x + (z - x) / t
     return x
+
+
+@_each
+def schedule_free_adam(w, gs, *, rates, beta, decay, beta_2=0.999, eps=1e-7):
+    """Returns y, where training stands, and the average x."""
+    x, y, z, v, total = w.copy(), w.copy(), w.copy(), 0.0, 0.0
+    for t, (g, lr) in enumerate(zip(gs, rates, strict=True), 1):
+        v = beta_2 * v + (1 - beta_2) * g**2
+        step = lr * np.sqrt(1 - beta_2**t) * g / (np.sqrt(v) + eps)
+        z = z - step - lr * decay * y
+        total += lr**2
+        c = lr**2 / total if total else 0.0
+        x = (1 - c) * x + c * z
+        y = (1 - beta) * z + beta * x
+    return y, x
