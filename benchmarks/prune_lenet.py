@@ -72,7 +72,8 @@ CENTRE = SHIFTS.index((1, 1))
 
 
 def shifted(images):
-    """All nine shifts by up to one pixel, one after the other: (9 n, 28, 28, 1)."""
+    """All nine shifts by up to one pixel, one after the other, as bytes."""
+    images = np.round(255 * images).astype("uint8")
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     size = images.shape[1]
     parts = [padded[:, y : y + size, x : x + size] for y, x in SHIFTS]
@@ -87,7 +88,8 @@ def pipeline(images, targets, n, *, batch, shift, seed):
         which = tf.random.uniform(tf.shape(index), 0, len(SHIFTS), tf.int64, seed + 1)
         moved = tf.random.uniform(tf.shape(index), seed=seed + 2) < shift
         row = tf.where(moved, which, CENTRE) * n + index
-        return tf.gather(images, row), tf.gather(targets, row)
+        x = tf.cast(tf.gather(images, row), tf.float32) / 255.0
+        return x, tf.gather(targets, row)
 
     batches = tf.data.Dataset.range(n).shuffle(n, seed=seed)
     batches = batches.batch(batch, drop_remainder=True).map(look_up).prefetch(2)
@@ -195,7 +197,12 @@ def one_seed(name, s, train, test, *, seed, progress):
     images = shifted(images)
     hot = np.tile(np.eye(10, dtype="float32")[labels], (9, 1))
     model = dense(name, s, images, hot, seed=seed)
-    logits = model.predict(images, batch_size=1000, verbose=0)
+    logits = np.concatenate(
+        [
+            model.predict(part.astype("float32") / 255, batch_size=1000, verbose=0)
+            for part in np.array_split(images, 9)
+        ]
+    )
     before = model.predict(test[0], batch_size=1000, verbose=0)
     old = report.quality(before, test[1])
     if progress:

@@ -294,7 +294,8 @@ class Chain(Transform):
                 dataclasses.replace(m, weight=w, state=_part(m.state, i))
                 for m, w in zip(group, weights, strict=True)
             ]
-            if last is None or (link.next_due(last) or step + 1) <= step:
+            due = step if last is None else link.next_due(last)
+            if due is not None and due <= step:
                 new = link.update(own, step)
             else:
                 new = [{} for _ in group]

@@ -1,20 +1,25 @@
 """What a transformed model and a transformed layer share: slots, values, updates."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_dlopt import _compat
-from keras_dlopt.errors import ModelError
+from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.select import Target, activation_targets, weight_targets
 from keras_dlopt.transforms import activations
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.recipe import Recipe
 
 NEVER = -1
+
+# Effective weights put in place of the transforms' own, per thread; see `probing`.
+_PROBED = threading.local()
 
 
 def to_numpy(variable: Any) -> np.ndarray:
@@ -41,6 +46,11 @@ class Slot:
         """The latent weight on the host; None for activations."""
         return None if self.target.variable is None else to_numpy(self.target.variable)
 
+    def effective(self, transform: Transform) -> Any:
+        """What the layer sees of this weight outside of training."""
+        weight = ops.convert_to_tensor(self.target.variable)
+        return transform.apply(weight, self.tensors(), Context(self.target))
+
     def write(self, name: str, value: Any) -> None:
         """Assigns one state variable."""
         self.state[name].assign(value)
@@ -54,9 +64,48 @@ class Group:
     slots: tuple[Slot, ...]
     last: Any
 
-    def members(self) -> list[Member]:
-        """The group as `Transform.update` sees it."""
-        return [Member(s.target, s.weight(), s.arrays()) for s in self.slots]
+    def members(self, read: Callable[[Any, str], np.ndarray]) -> list[Member]:
+        """The group as `Transform.update` sees it.
+
+        Args:
+            read: gives the statistic of a name for a variable.
+        """
+        names = self.transform.statistics
+        return [
+            Member(
+                s.target,
+                s.weight(),
+                s.arrays(),
+                _OnDemand(s.target.variable, names, read),
+            )
+            for s in self.slots
+        ]
+
+
+class _OnDemand(Mapping):
+    """The statistics of one weight, measured when they are read."""
+
+    def __init__(self, variable, names, read):
+        self._variable, self._names, self._read = variable, names, read
+
+    def __getitem__(self, name):
+        return self._read(self._variable, name)
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+
+@contextlib.contextmanager
+def probing(values: dict[int, Any]) -> Iterator[None]:
+    """Runs hosts of this thread with given effective weights, by `id(variable)`."""
+    _PROBED.values = values
+    try:
+        yield
+    finally:
+        del _PROBED.values
 
 
 class TransformHost:
@@ -135,13 +184,12 @@ class TransformHost:
                     key = (id(slot.target.layer), slot.target.name)
                     taps[key] = activations.tap(group.transform, slot, context)
                     continue
-                weight = ops.convert_to_tensor(slot.target.variable)
-                values.append(
-                    (
-                        slot.target.variable,
-                        group.transform.apply(weight, slot.tensors(), context),
-                    )
-                )
+                variable = slot.target.variable
+                value = getattr(_PROBED, "values", {}).get(id(variable))
+                if value is None:
+                    weight = ops.convert_to_tensor(variable)
+                    value = group.transform.apply(weight, slot.tensors(), context)
+                values.append((variable, value))
         scope = _compat.WeightOverlay(values)
         with scope, activations.active(taps):
             outputs = call()
@@ -153,20 +201,34 @@ class TransformHost:
         due = [g.transform.next_due(int(to_numpy(g.last))) for g in self.groups]
         return min((d for d in due if d is not None), default=None)
 
-    def update_transforms(self, step: int) -> None:
+    def update_transforms(self, step: int, *, statistics: Any = None) -> None:
         """Runs every scheduled update that is due before training step `step`.
 
         `fit` does this by itself; a custom training loop calls it before each step.
 
         Args:
             step: number of training steps done so far, 0 before the first.
+            statistics: a `Statistics`, for transforms that need gradients.
+
+        Raises:
+            ConfigError: if one needs gradients and `statistics` is None.
         """
+
+        def read(variable, name):
+            if statistics is None:
+                raise ConfigError(
+                    f"An update at step {step} needs the {name} of "
+                    f"{variable.path!r}. Train with fit(), or pass "
+                    "update_transforms(step, statistics=Statistics(model, (x, y)))."
+                )
+            return statistics(variable, name, step)
+
         for group in self.groups:
             last = int(to_numpy(group.last))
             due = group.transform.next_due(last)
             if due is None or due > step:
                 continue
-            members = group.members()
+            members = group.members(read)
             if isinstance(group.transform, Chain):
                 changes = group.transform.update(members, step, last=last)
             else:
@@ -208,6 +270,14 @@ class TransformHost:
         """What of each schedule is still to come."""
         texts = [g.transform.remaining(int(to_numpy(g.last))) for g in self.groups]
         return [text for text in texts if text]
+
+
+def hosts(layer: Any) -> list[TransformHost]:
+    """Every transformed model or layer at or below `layer`."""
+    found: list[TransformHost] = [layer] if isinstance(layer, TransformHost) else []
+    for sub in _compat.sublayers(layer):
+        found += [h for h in hosts(sub) if h not in found]
+    return found
 
 
 class _Hidden:

@@ -84,14 +84,14 @@ class TransformedModel(TransformHost, keras.Model):
                 "add_loss(), or train in your own loop with update_transforms(step).",
                 stacklevel=2,
             )
-        update = UpdateTransforms()
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(update)
-        else:
-            if callbacks is not None and not isinstance(callbacks, list | tuple):
-                callbacks = [callbacks]
-            # First, so that checkpoints see the state after the update.
-            callbacks = [update, *(callbacks or [])]
+        callbacks, update = _with_update(callbacks)
+        update.offer(
+            x,
+            y,
+            sample_weight=kwargs.get("sample_weight"),
+            batch_size=batch_size,
+            validation_split=kwargs.get("validation_split") or 0.0,
+        )
         return super().fit(
             x,
             y,
@@ -118,6 +118,27 @@ class TransformedModel(TransformHost, keras.Model):
             config.pop("model"), custom_objects=custom_objects
         )
         return cls(model, Recipe.from_dict(config.pop("recipe")), **config)
+
+
+def _with_update(callbacks: Any) -> tuple[Any, UpdateTransforms]:
+    """The callbacks with an `UpdateTransforms` among them, and that one."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        given = callbacks.callbacks
+    else:
+        if callbacks is None:
+            callbacks = []
+        elif not isinstance(callbacks, list | tuple):
+            callbacks = [callbacks]
+        given = callbacks
+    for callback in given:
+        if isinstance(callback, UpdateTransforms):
+            return callbacks, callback
+    update = UpdateTransforms()
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(update)
+        return callbacks, update
+    # First, so that checkpoints see the state after the update.
+    return [update, *callbacks], update
 
 
 def transform(

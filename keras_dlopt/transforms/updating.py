@@ -6,16 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlopt import _compat
-from keras_dlopt.transforms.host import TransformHost
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.transforms.batches import fit_data
+from keras_dlopt.transforms.host import TransformHost, hosts
+from keras_dlopt.transforms.statistics import Statistics
 
-
-def hosts(layer: Any) -> list[TransformHost]:
-    """Every transformed model or layer at or below `layer`."""
-    found: list[TransformHost] = [layer] if isinstance(layer, TransformHost) else []
-    for sub in _compat.sublayers(layer):
-        found += [h for h in hosts(sub) if h not in found]
-    return found
+__all__ = ["UpdateTransforms", "hosts"]
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -28,15 +24,87 @@ class UpdateTransforms(keras.callbacks.Callback):
     integers. With `steps_per_execution > 1` it runs at the first batch end at or after
     the step that is due.
 
+    Some pruning scores need gradients. They are measured when such an update is due,
+    on a few batches, and cost nothing on other steps. `TransformedModel.fit` passes its
+    own data on; give `data` where those are a generator, or where the model is built by
+    hand. `class_weight` does not enter.
+
+    Args:
+        data: arrays `(x, y)`, a `tf.data.Dataset` of batches, or a `PyDataset`, for the
+            gradients; None for the data of `TransformedModel.fit`. Not part of the
+            config.
+        batches: on how many batches.
+        batch_size: examples a batch, where the data are arrays; None for `fit`'s own,
+            or 32.
+        seed: of the draw of examples.
+
+    Raises:
+        ConfigError: when training starts, if gradients are needed and there are no
+            data to measure them on; for numbers below 1.
+
     Example:
         >>> callbacks = [UpdateTransforms()]
     """
 
-    def __init__(self):
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        batches: int = 8,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ):
         super().__init__()
+        for name, value in (("batches", batches), ("batch_size", batch_size or 1)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(
+                    f"{name} must be a whole number, at least 1. Received: {value!r}."
+                )
+        self.data, self.batches = data, batches
+        self.batch_size, self.seed = batch_size, seed
+        self._fit_data: Any = None
+        self._fit_batch_size: int | None = None
         self._hosts: list[TransformHost] = []
+        self._statistics: Statistics | None = None
         self._step = 0
         self._due: int | None = None
+
+    def offer(self, x, y, *, sample_weight, batch_size, validation_split) -> None:
+        """Takes the data of `fit`, used where the constructor was given none."""
+        self._fit_data = fit_data(x, y, sample_weight, validation_split)
+        self._fit_batch_size = batch_size
+
+    def on_train_begin(self, logs=None):
+        assert self.model is not None
+        self._hosts = hosts(self.model)
+        names = sorted(
+            {
+                name
+                for host in self._hosts
+                for group in host.groups
+                for name in group.transform.statistics
+            }
+        )
+        if not names or all(host.next_update() is None for host in self._hosts):
+            self._statistics = None
+            return
+        data = self._fit_data if self.data is None else self.data
+        if data is None:
+            raise ConfigError(
+                f"The transforms need {' and '.join(names)} on training data, and "
+                "there are none. Pass UpdateTransforms(data=(x, y)), or train a "
+                "TransformedModel with fit(x, y), which passes its data on."
+            )
+        self._statistics = Statistics(
+            self.model,
+            data,
+            batches=self.batches,
+            batch_size=self.batch_size or self._fit_batch_size or 32,
+            seed=self.seed,
+        )
+
+    def on_train_end(self, logs=None):
+        self._fit_data = self._statistics = None  # data are not kept alive
 
     def on_epoch_begin(self, epoch, logs=None):
         # Read anew each epoch: a restored backup may have moved the step.
@@ -57,13 +125,18 @@ class UpdateTransforms(keras.callbacks.Callback):
         # Touching `self.model` makes the JAX trainer hand over its state.
         assert self.model is not None
         for host in self._hosts:
-            host.update_transforms(step)
+            host.update_transforms(step, statistics=self._statistics)
         due = [host.next_update() for host in self._hosts]
         self._due = min((d for d in due if d is not None), default=None)
 
     def get_config(self) -> dict:
-        """The constructor's arguments: none."""
-        return {}
+        """The constructor's arguments, without the data."""
+        return {
+            "data": None,
+            "batches": self.batches,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> "UpdateTransforms":
