@@ -220,14 +220,16 @@ def _stand_in(spec: Any) -> Any:
     )
 
 
-def batches_left(iterator: Any) -> int | None:
-    """How many batches a distributed iterator gives in all; None if unknown.
+def batch_count(iterator: Any) -> float | None:
+    """How many batches a distributed iterator gives; `inf` if endless, None if unknown.
 
     Relies on: TensorFlow's `DistributedIterator._cardinality`.
     """
     count = getattr(iterator, "_cardinality", None)
-    count = None if count is None else int(count)
-    return None if count is None or count < 0 else count
+    if count is None:
+        return None
+    count = int(count)
+    return count if count >= 0 else {-1: math.inf}.get(count)
 
 
 def replace_update(

@@ -8,16 +8,22 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "BFloat16": "compression",
     "Facts": "facts",
-    "Plan": "choose",
-    "choose": "choose",
+    "Plan": "plans",
+    "PowerSGD": "compression",
+    "TopK": "compression",
+    "choose": "plans",
+    "data_parallel": "parallel",
     "plan": "build",
     "probe": "facts",
     "strategy": "build",
+    "synchronize": "normalization",
+    "unsynchronized": "normalization",
 }
-_MODULES: tuple[str, ...] = ()
+_MODULES: tuple[str, ...] = ("model_parallel", "tpu")
 
-__all__ = ["Facts", "Plan", "choose", "plan", "probe", "strategy"]
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

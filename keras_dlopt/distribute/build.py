@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_dlopt.distribute.choose import Plan, choose
 from keras_dlopt.distribute.facts import probe
+from keras_dlopt.distribute.plans import Plan, choose
 from keras_dlopt.errors import ConfigError
 
 WAIT_SECONDS = 300.0

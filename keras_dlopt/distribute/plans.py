@@ -190,7 +190,7 @@ def _auto(facts: Facts) -> Plan:
 def _multi_worker(facts: Facts) -> Plan:
     if facts.cluster is None:
         raise ConfigError(
-            "'multi_worker' needs the addresses of at least two processes in TF_CONFIG, "
+            "'multi_worker' needs the addresses of two or more processes in TF_CONFIG, "
             "which is not set or names one. Start the script with "
             "keras_dlopt.distribute.run(script, workers=2), or set TF_CONFIG on every "
             "machine."

@@ -1,0 +1,112 @@
+"""From each replica's gradients to the sum that all of them use."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from keras_dlopt.distribute.compression import Compression, Wire
+
+
+class Exchange:
+    """Weighs the replicas' gradients, compresses them, and adds them up.
+
+    Keras divides each replica's mean loss by the number of replicas, which is right
+    when all have the same number n of examples. With replica r's weight n_r * R / N the
+    sum is the gradient of the mean over all N examples, whatever the shares.
+
+    Args:
+        strategy: of TensorFlow.
+        compression: rule, or None to send gradients whole.
+        variables: trainable weights, the state's reference.
+    """
+
+    def __init__(
+        self, strategy: Any, compression: Compression | None, variables: list[Any]
+    ):
+        self.compression = compression
+        self._weights: dict[int, Any] = {}
+        self._states = (
+            {}
+            if compression is None
+            else _make_states(strategy, compression, variables)
+        )
+
+    @contextlib.contextmanager
+    def weighted(self, weight: Any) -> Iterator[None]:
+        """Inside, this replica's gradients count so much; None for all alike."""
+        # Every replica is traced in a thread of its own.
+        thread = threading.get_ident()
+        self._weights[thread] = weight
+        try:
+            yield
+        finally:
+            del self._weights[thread]
+
+    def __call__(self, grads: list[Any], variables: list[Any]) -> list[Any]:
+        """The replicas' sums; called in a replica, and the same on all."""
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        weight = self._weights.get(threading.get_ident())
+        grads = [tf.convert_to_tensor(g) for g in grads]  # tf.IndexedSlices too
+        if weight is not None:
+            # A replica without examples may hold NaN: 0 * NaN is 0 here.
+            grads = [
+                tf.math.multiply_no_nan(g, tf.cast(weight, g.dtype)) for g in grads
+            ]
+        if self.compression is None:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        wire = Wire(
+            add=lambda t: context.all_reduce(tf.distribute.ReduceOp.SUM, t),
+            gather=lambda t: context.all_gather(t, axis=0),
+            replicas=context.num_replicas_in_sync,
+        )
+        return [self._reduce(g, v, wire) for g, v in zip(grads, variables, strict=True)]
+
+    def _reduce(self, gradient: Any, variable: Any, wire: Wire) -> Any:
+        assert self.compression is not None
+        held = self._states[variable.path]
+        state = {name: v.read_value() for name, v in held.items()}
+        total, state = self.compression.reduce(gradient, state, wire)
+        for name, value in state.items():
+            held[name].assign(value)
+        return total
+
+
+@contextlib.contextmanager
+def already_added() -> Iterator[None]:
+    """Inside, `all_reduce` of this replica gives back what it is given.
+
+    For the update of an optimizer that adds gradients up itself, after `Exchange` did.
+    """
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    context.all_reduce = lambda op, value, options=None: value
+    try:
+        yield
+    finally:
+        del context.all_reduce
+
+
+def _make_states(
+    strategy: Any, compression: Compression, variables: list[Any]
+) -> dict[str, dict[str, Any]]:
+    import tensorflow as tf
+
+    states = {}
+    with strategy.scope():
+        for number, variable in enumerate(variables):
+            made = compression.initial(tuple(variable.shape), number)
+            states[variable.path] = {
+                name: tf.Variable(
+                    value,
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                    name=f"exchange_{number}_{name}",
+                )
+                for name, value in made.items()
+            }
+    return states

@@ -1,0 +1,213 @@
+"""The train and test functions of a model that several replicas run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_dlopt import _compat
+from keras_dlopt.distribute.exchange import Exchange
+
+
+class Runner:
+    """Calls a step on every replica, several times per call of the graph.
+
+    Unlike Keras' own function it knows how many batches are left, so that
+    `steps_per_execution` need not divide the epoch and no step runs on data that is
+    not there.
+
+    Args:
+        model: built and compiled under `strategy`.
+        step: of one replica, data -> logs.
+        lengths: of an epoch.
+        kind: `"train"` or `"test"`.
+        exchange: of gradients, or None for a step that has none.
+        weigh: whether replicas count by their number of examples.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        step: Callable[[Any], Any],
+        *,
+        lengths: "EpochLength",
+        kind: str,
+        exchange: Exchange | None,
+        weigh: bool,
+    ):
+        self._lengths = lengths
+        self._kind = kind
+        self._number = -1
+        self._model = model
+        self._step = step
+        self._exchange = exchange
+        self._weigh = weigh
+        self._iterator: Any = None
+        self._left: float | None = None
+        self._done = 0
+        self._make()
+
+    def __call__(self, iterator: Any) -> Any:
+        """Runs up to `steps_per_execution` steps; returns the last one's logs."""
+        import tensorflow as tf
+
+        if not isinstance(iterator, tf.distribute.DistributedIterator):
+            return self._run(next(iter(iterator)))  # train_on_batch
+        if self._number != self._lengths.number[self._kind]:
+            self._number, self._done = self._lengths.number[self._kind], 0
+        if iterator is not self._iterator:
+            self._iterator, self._left = iterator, _compat.batch_count(iterator)
+        steps = self._model.steps_per_execution
+        epoch = self._lengths.steps[self._kind]
+        if epoch is not None:
+            steps = min(steps, epoch - self._done)
+            self._done = (self._done + steps) % epoch
+        if self._left is None:
+            # Batches are drawn outside the graph: inside, what does not depend on the
+            # data (counters, weight decay) would run although there is none.
+            for _ in range(steps):
+                logs = self._run(next(iterator))
+            return logs
+        steps = int(min(steps, self._left))
+        if steps < 1:
+            raise StopIteration
+        self._left -= steps
+        if steps == 1:
+            return self._once(iterator)
+        return self._many(iterator, tf.constant(steps))
+
+    def _make(self) -> None:
+        import tensorflow as tf
+
+        run = tf.autograph.experimental.do_not_convert(self._on_replicas)
+        self._run: Any = run
+        if self._model.run_eagerly:
+            self._once = lambda iterator: run(next(iterator))
+
+            def many(iterator, steps):
+                for _ in range(int(steps)):
+                    logs = run(next(iterator))
+                return logs
+
+            self._many = many
+            return
+
+        @tf.autograph.experimental.do_not_convert
+        def once(iterator):
+            return run(iterator.get_next())
+
+        @tf.autograph.experimental.do_not_convert
+        def loop(iterator, steps):
+            # The first steps are there to learn what the logs look like.
+            logs = run(iterator.get_next())
+
+            def body(i, _):
+                return i + 1, run(iterator.get_next())
+
+            return tf.while_loop(lambda i, _: i < steps, body, [1, logs])[1]
+
+        self._run = tf.function(run, reduce_retracing=True)
+        self._once = tf.function(once, reduce_retracing=True)
+        self._many = tf.function(loop, reduce_retracing=True)
+
+    def _on_replicas(self, data: Any) -> Any:
+        strategy = self._model.distribute_strategy
+        logs = strategy.run(self._on_replica, args=(data,))
+        return keras.tree.map_structure(lambda v: _mean(strategy, v), logs)
+
+    def _on_replica(self, data: Any) -> Any:
+        import tensorflow as tf
+
+        data = keras.tree.map_structure(
+            lambda part: None if isinstance(part, tf.experimental.Optional) else part,
+            data,
+        )
+        if self._exchange is None:
+            return self._step(data)
+        weight = _weight(data) if self._weigh else None
+        with self._exchange.weighted(weight):
+            return self._step(data)
+
+
+def _mean(strategy: Any, value: Any) -> Any:
+    """One value of the replicas' values."""
+    import tensorflow as tf
+
+    if _multi_worker(strategy):
+        return strategy.reduce("MEAN", value, axis=None)
+    return tf.reduce_mean(strategy.experimental_local_results(value), axis=0)
+
+
+def _multi_worker(strategy: Any) -> bool:
+    import tensorflow as tf
+
+    kind = tf.distribute.MultiWorkerMirroredStrategy
+    return isinstance(strategy, kind) and strategy.cluster_resolver.cluster_spec()
+
+
+def _weight(data: Any) -> Any:
+    """n_r * R / N of this replica; None where the graph says that all n_r are equal."""
+    import tensorflow as tf
+
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    if first.shape.rank is None or first.shape[0] is not None:
+        return None
+    context = tf.distribute.get_replica_context()
+    count = tf.cast(tf.shape(first)[0], tf.float32)
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+    return tf.math.divide_no_nan(count * context.num_replicas_in_sync, total)
+
+
+def compiled_step(model: keras.Model) -> Callable[[Any], Any]:
+    """Keras' train step with the forward and backward pass compiled by XLA.
+
+    XLA cannot compile the whole step under a strategy: the replicas meet in it, and the
+    optimizer's variables live on several devices.
+    """
+    import tensorflow as tf
+
+    def step(data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        @tf.function(jit_compile=True)
+        def forward_backward(x, y, sample_weight):
+            with tf.GradientTape() as tape:
+                y_pred = model(x, training=True)
+                loss = model.compute_loss(
+                    x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+                )
+                scaled = model.optimizer.scale_loss(loss)
+            return loss, y_pred, tape.gradient(scaled, model.trainable_weights)
+
+        loss, y_pred, grads = forward_backward(x, y, sample_weight)
+        context = tf.distribute.get_replica_context()
+        first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+        loss_metric(model).update_state(
+            loss * context.num_replicas_in_sync, sample_weight=tf.shape(first)[0]
+        )
+        model.optimizer.apply(grads, model.trainable_weights)
+        return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    return step
+
+
+def loss_metric(model: keras.Model) -> Any:
+    """Keras' own mean of the loss over the epoch."""
+    return next(m for m in model.metrics if m.name == "loss")
+
+
+class EpochLength:
+    """Tells runners how long an epoch is and when a `fit` or `evaluate` begins.
+
+    A callback may put another runner in a model's place, so runners ask.
+    """
+
+    def __init__(self):
+        self.steps: dict[str, int | None] = {"train": None, "test": None}
+        self.number = {"train": 0, "test": 0}
+
+    def start(self, kind: str, steps: int | None) -> None:
+        """Called before a loop of `"train"` or `"test"`; steps an epoch or None."""
+        self.steps[kind] = steps
+        self.number[kind] += 1

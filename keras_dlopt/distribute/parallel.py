@@ -1,0 +1,286 @@
+"""Data-parallel training with the model's own `compile` and `fit`."""
+
+import functools
+import warnings
+from typing import Any
+
+import keras
+
+from keras_dlopt import _compat
+from keras_dlopt.distribute.compression import Compression
+from keras_dlopt.distribute.exchange import Exchange, already_added
+from keras_dlopt.distribute.functions import EpochLength, Runner, compiled_step
+from keras_dlopt.distribute.normalization import unsynchronized
+from keras_dlopt.distribute.seeds import spread_seeds
+from keras_dlopt.errors import ConfigError, DataError, ModelError
+from keras_dlopt.optimizers.base import Optimizer
+
+_MARK = "dlopt_data_parallel"
+
+
+def data_parallel(
+    model: keras.Model,
+    *,
+    compression: Compression | None = None,
+    replica_seeds: bool = True,
+) -> keras.Model:
+    """Has `model` train under its TensorFlow strategy as it would on one device.
+
+    Returns the same object: `compile`, `fit`, `evaluate`, `save` and callbacks stay as
+    they are. What Keras 3.15 does otherwise under `MirroredStrategy` and its kin, and
+    what this changes:
+
+    - Clipping acts on the gradient of the whole batch, not of a replica's share, also
+      with Keras' own optimizers; gradient accumulation and EMA overwriting work.
+    - `steps_per_execution` works, also where it does not divide the epoch.
+    - Batches that the replicas share unequally count by examples.
+    - Data sets that only a run through them can count make no step without data, and a
+      generator keeps its first batch; text features and several workers work in `fit`.
+    - `compile(jit_compile=True)` compiles each replica's forward and backward pass.
+    - `predict_on_batch` returns each row once.
+    - Dropout draws another mask on every replica.
+
+    A compiled loss must give one value per example (or be a `keras.losses.Loss`): Keras
+    cannot tell a function's scalar from one that was already divided by the replicas.
+    With a loss that adds examples up (`reduction="sum"`) replicas are not weighted.
+
+    Args:
+        model: built in the strategy's scope; compile it there too.
+        compression: of the gradients that replicas exchange: `BFloat16()`, `TopK()`,
+            `PowerSGD()`. Its state is not saved with the model: training that resumes
+            starts with nothing left over.
+        replica_seeds: False draws the same random numbers on every replica.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ModelError: if the model was built outside of a strategy's scope.
+    """
+    if model.__dict__.get(_MARK) is not None:
+        raise ModelError(
+            f"The model {model.name!r} is data-parallel already. Call data_parallel "
+            "once per model."
+        )
+    strategy = _strategy_of(model)
+    if strategy.num_replicas_in_sync == 1:
+        return model
+    if unsynchronized(model):
+        warnings.warn(
+            f"{len(unsynchronized(model))} BatchNormalization layer(s) normalize each "
+            "replica's share of a batch by itself, and the statistics of one replica "
+            "are saved. For those of the whole batch call "
+            "keras_dlopt.distribute.synchronize(model).",
+            stacklevel=2,
+        )
+    parallel = _Parallel(model, compression, replica_seeds)
+    object.__setattr__(model, _MARK, parallel)
+    parallel.install()
+    return model
+
+
+def _strategy_of(model: keras.Model) -> Any:
+    import tensorflow as tf
+
+    default = tf.distribute.get_strategy()
+    strategy = model.distribute_strategy
+    values = [v.value for v in model.variables]
+    if strategy.num_replicas_in_sync > 1 and not all(
+        isinstance(v, tf.distribute.DistributedValues) for v in values
+    ):
+        strategy = None
+    outside = tf.distribute.has_strategy() and strategy is not default
+    if strategy is None or outside:
+        raise ModelError(
+            f"The model {model.name!r} was built outside of the strategy's scope, so "
+            "its weights are on one device. Build and compile it inside `with "
+            "strategy.scope():`."
+        )
+    return strategy
+
+
+class _Parallel:
+    """What `data_parallel` puts on one model."""
+
+    def __init__(
+        self, model: keras.Model, compression: Compression | None, replica_seeds: bool
+    ):
+        self.model = model
+        self.compression = compression
+        self.replica_seeds = replica_seeds
+        self.lengths = EpochLength()
+        self.exchange: Exchange | None = None
+        self._hooked: Any = None
+
+    def install(self) -> None:
+        model = self.model
+        _compat.build_from_spec(model)
+        _compat.replace_train_functions(model, self.make_function)
+        for name in ("fit", "evaluate", "predict_on_batch"):
+            plain = getattr(model, name)
+            wrapped = functools.wraps(plain)(
+                functools.partial(getattr(self, name), plain)
+            )
+            object.__setattr__(model, name, wrapped)
+
+    # -- in place of the model's methods -----------------------------------------------
+
+    def fit(self, plain, x=None, y=None, batch_size=None, **arguments):
+        self.check_optimizer()
+        replicas = self.model.distribute_strategy.num_replicas_in_sync
+        check_last_batch(x, batch_size, arguments.get("steps_per_epoch"), replicas)
+        if self.replica_seeds:
+            spread_seeds(self.model)
+        self.lengths.start("train", arguments.get("steps_per_epoch"))
+        return plain(x, y, batch_size=batch_size, **arguments)
+
+    def evaluate(self, plain, *arguments, **options):
+        self.lengths.start("test", options.get("steps"))
+        return plain(*arguments, **options)
+
+    def predict_on_batch(self, plain, x):
+        first = keras.tree.flatten(x)[0]
+        return self.model.predict(x, batch_size=len(first), verbose=0)
+
+    def check_optimizer(self) -> None:
+        import tensorflow as tf
+
+        optimizer = self.model.optimizer
+        if optimizer is None:
+            raise ModelError(
+                f"The model {self.model.name!r} is not compiled. Call compile() inside "
+                "`with strategy.scope():` before fit()."
+            )
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inside = isinstance(inner.variables[0].value, tf.distribute.DistributedValues)
+        if not inside:
+            raise ModelError(
+                f"The optimizer {inner.name!r} was created outside of the strategy's "
+                "scope, so its state is on one device. Create it, and compile the "
+                "model, inside `with strategy.scope():`."
+            )
+
+    # -- the train function ------------------------------------------------------------
+
+    def make_function(self, step: Any) -> Runner:
+        model = self.model
+        training = getattr(step, "__name__", "") != "test_step"
+        if not training:
+            return self.runner("test", step, exchange=None, weigh=False)
+        self.hook_optimizer()
+        stock = step == model.train_step and _is_keras_step(model)
+        if model.jit_compile and stock:
+            step = self.compiled()
+        weigh = adds_means(model)
+        return self.runner("train", step, exchange=self.exchange, weigh=weigh)
+
+    def runner(self, kind: str, step: Any, **options: Any) -> Runner:
+        return Runner(self.model, step, lengths=self.lengths, kind=kind, **options)
+
+    def compiled(self) -> Any:
+        layers = model_layers(self.model)
+        if any(getattr(layer, "synchronized", False) for layer in layers):
+            raise ConfigError(
+                "jit_compile=True compiles what each replica does alone, and "
+                "synchronized BatchNormalization makes the replicas meet in the "
+                "forward pass. Compile with jit_compile=False."
+            )
+        return compiled_step(self.model)
+
+    def hook_optimizer(self) -> None:
+        model = self.model
+        optimizer = model.optimizer
+        if optimizer is self._hooked:
+            return
+        self._hooked = optimizer
+        strategy = model.distribute_strategy
+        self.exchange = Exchange(strategy, self.compression, model.trainable_variables)
+        if hasattr(optimizer, "inner_optimizer"):
+            check_loss_scaling(optimizer, self.compression)
+        elif isinstance(optimizer, Optimizer):
+            _hook_ours(optimizer, self.exchange)
+        else:
+            _compat.replace_update(optimizer, self.exchange)
+
+
+def _hook_ours(optimizer: Optimizer, exchange: Exchange) -> None:
+    plain = optimizer._apply_known
+
+    def apply(grads, variables):
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return plain(grads, variables)
+        total = exchange(grads, variables)
+        with already_added():
+            return plain(total, variables)
+
+    object.__setattr__(optimizer, "_apply_known", apply)
+
+
+def _is_keras_step(model: keras.Model) -> bool:
+    stock = type(model).train_step is keras.Model.train_step
+    return stock and "train_step" not in vars(model)
+
+
+def model_layers(model: keras.Model) -> list[Any]:
+    """Every layer at any depth."""
+    found: list[Any] = []
+    for layer in _compat.sublayers(model):
+        found += [layer, *model_layers(layer)]
+    return found
+
+
+def adds_means(model: keras.Model) -> bool:
+    """Whether the compiled losses are means over examples, and not sums."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    kinds = {getattr(loss, "reduction", "mean") == "sum" for loss in losses}
+    if kinds == {True, False}:
+        warnings.warn(
+            "Some compiled losses add examples up and some average them. Where the "
+            "replicas' shares of a batch differ, they count by replica, not by "
+            "example. Use batches that the replicas divide, or one kind of reduction.",
+            stacklevel=2,
+        )
+    return True not in kinds
+
+
+def check_loss_scaling(optimizer: Any, compression: Compression | None) -> None:
+    """Refuses what a loss-scaling optimizer cannot do on several replicas."""
+    inner = optimizer.inner_optimizer
+    wanted = [
+        name
+        for name in (
+            "clipnorm",
+            "global_clipnorm",
+            "clipvalue",
+            "gradient_accumulation_steps",
+            "ema_overwrite_frequency",
+        )
+        if getattr(inner, name, None)
+    ]
+    wanted += ["compression"] if compression is not None else []
+    if wanted:
+        raise ConfigError(
+            f"float16 with loss scaling cannot do {', '.join(wanted)} on several "
+            "replicas. Use the dtype policy 'mixed_bfloat16', which needs no loss "
+            "scaling."
+        )
+
+
+def check_last_batch(
+    x: Any, batch_size: int | None, steps: int | None, replicas: int
+) -> None:
+    """Refuses arrays whose last batch leaves a replica without examples."""
+    if steps is not None or not hasattr(x, "__len__") or not hasattr(x, "shape"):
+        return
+    size = batch_size or 32
+    last = len(x) % size or size
+    if last < replicas:
+        raise DataError(
+            f"The last batch has {last} of {len(x)} examples, fewer than the "
+            f"{replicas} replicas, and one would compute on nothing. Leave examples "
+            "out, choose another batch_size, or use "
+            "keras_dlopt.distribute.prepare with a plan that drops the remainder."
+        )

@@ -1,0 +1,102 @@
+"""Trains cases on one device and on 2 and 4 replicas; prints a line for each.
+
+    python distribute/equality.py catalogue:optimizers 2,4 [name ...]
+
+Run from the folder of the tests. Logical devices must be set before TensorFlow starts.
+A line is `RESULT [name, replicas, difference, text]`; the difference is the largest
+|a - b| / max(1, |a|) over all weights after 20 steps.
+"""
+
+import json
+import sys
+import traceback
+import warnings
+
+import numpy as np
+
+GROUP, REPLICAS, *NAMES = sys.argv[1:]
+STEPS = 20
+
+
+def difference(left, right):
+    worst = 0.0
+    for a, b in zip(left, right, strict=True):
+        assert a.shape == b.shape
+        assert np.all(np.isfinite(a))
+        assert np.all(np.isfinite(b))
+        worst = max(worst, float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a)))))
+    return worst
+
+
+def fit(trial, epochs):
+    """As `Trial.fit`, without tf.data's autotuning, which can idle for seconds."""
+    import tensorflow as tf
+    from contracts.building import BATCH
+
+    dataset = tf.data.Dataset.from_tensor_slices((trial.x, trial.y)).batch(BATCH)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    trial.model.fit(
+        dataset.with_options(options),
+        epochs=epochs,
+        verbose=0,
+        callbacks=trial.callbacks,
+    )
+
+
+def catalogue_cases(module):
+    from catalogue import cases_of
+    from contracts import building
+
+    epochs = STEPS // building.STEPS
+    for case in cases_of(module):
+        if "two_replicas" in case.exempt or case.random:
+            continue
+
+        def train(replicas, case=case):
+            import keras_dlopt as dlopt
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with dlopt.distribute.strategy(f"cpu:{replicas}").scope():
+                    trial = building.trial(case)
+                    dlopt.distribute.synchronize(trial.model)
+                    trial.model.optimizer.build(trial.model.trainable_variables)
+                    dlopt.distribute.data_parallel(trial.model)
+                fit(trial, epochs)
+            return trial.weights()
+
+        yield case.name, train
+
+
+def cases():
+    kind, _, module = GROUP.partition(":")
+    if kind == "catalogue":
+        return catalogue_cases(module)
+    from distribute import own_cases
+
+    return own_cases.cases(module)
+
+
+def main():
+    sys.path.insert(0, ".")
+    from keras_dlopt.distribute.build import split_cpu
+
+    counts = [int(n) for n in REPLICAS.split(",")]
+    split_cpu(max(counts))
+    for name, train in cases():
+        if NAMES and name not in NAMES:
+            continue
+        alone = None
+        for count in counts:
+            worst, text = -1.0, ""
+            try:
+                alone = train(1) if alone is None else alone
+                worst = difference(alone, train(count))
+            except Exception:
+                text = traceback.format_exc()[-3000:]
+            print("RESULT " + json.dumps([name, count, worst, text]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
