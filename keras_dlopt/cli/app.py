@@ -9,6 +9,7 @@ from rich.text import Text
 
 import keras_dlopt
 from keras_dlopt.cli.demo import demo
+from keras_dlopt.cli.tpu_check import tpu_check
 from keras_dlopt.errors import DloptError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -66,6 +67,7 @@ def _options(
 
 
 app.command()(told(demo))
+app.command()(told(tpu_check))
 
 
 def main() -> None:

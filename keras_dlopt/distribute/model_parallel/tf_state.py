@@ -6,7 +6,8 @@ the `tf.Variable` and keeps what is assigned to it.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -165,15 +166,44 @@ def _parts(optimizer: Any) -> Iterator[Optimizer]:
 
 @contextlib.contextmanager
 def _without_kernels() -> Iterator[None]:
-    """The package's optimizers do what they do on every backend but TensorFlow.
+    """The package's optimizers use no fused kernel and assign in no branch.
 
-    There they write through Keras variables, in no branch and by no fused kernel.
+    They branch through one function, `choose`, which each of their modules imports.
     """
-    before = [(module, module.on_tensorflow) for module in (_cells, _updates)]
+    replaced: list[tuple[Any, str, Any]] = [
+        (_updates, "on_tensorflow", lambda: False),
+        *(
+            (module, "choose", _choose)
+            for name, module in list(sys.modules.items())
+            if name.startswith(_cells.__package__)
+            and getattr(module, "choose", None) is _cells.choose
+        ),
+    ]
+    before = [getattr(module, name) for module, name, _ in replaced]
     try:
-        for module, _ in before:
-            module.on_tensorflow = lambda: False  # type: ignore[attr-defined]
+        for module, name, function in replaced:
+            setattr(module, name, function)
         yield
     finally:
-        for module, function in before:
-            module.on_tensorflow = function  # type: ignore[attr-defined]
+        for (module, name, _), function in zip(replaced, before, strict=True):
+            setattr(module, name, function)
+
+
+def _choose(
+    condition: Any,
+    yes: Callable[[], None],
+    no: Callable[[], None],
+    touched: Iterable[Any],
+) -> None:
+    """Runs both updates and keeps one, by a condition that the program computes."""
+    import tensorflow as tf
+
+    cells = list(touched)
+    before = [cell.tensor for cell in cells]
+    no()
+    without = [cell.tensor for cell in cells]
+    for cell, tensor in zip(cells, before, strict=True):
+        cell.tensor = tensor
+    yes()
+    for cell, tensor in zip(cells, without, strict=True):
+        cell.tensor = tf.where(condition, cell.tensor, tensor)

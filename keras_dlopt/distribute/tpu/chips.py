@@ -142,7 +142,7 @@ def topology(name: str) -> Topology:
     shape = tuple(int(n) for n in match[2].split("x")) if match else ()
     if chip is None or len(shape) != chip.axes or 0 in shape:
         raise ConfigError(
-            f"Unknown topology {name!r}. A topology is a generation and its chips along "
-            f"each axis, for example: {', '.join(KNOWN_TOPOLOGIES)}."
+            f"Unknown topology {name!r}. A topology is a generation and its chips "
+            f"along each axis, for example: {', '.join(KNOWN_TOPOLOGIES)}."
         )
     return Topology(f"{chip.name}:{match[2]}", chip, shape)  # type: ignore[index]

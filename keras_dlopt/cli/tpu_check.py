@@ -1,0 +1,96 @@
+"""`keras-dlopt tpu-check`."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from keras_dlopt.cli.progress import shown
+
+MODEL = "A .keras file, a name in keras_dlopt.models, or module:function."
+
+
+def tpu_check(
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    topology: Annotated[
+        str, typer.Option(help="Chips to compile for: v5e:2x4, v5p:2x2x2, v6e:2x4.")
+    ] = "v5e:2x4",
+    batch: Annotated[int, typer.Option(help="Examples a step, over all chips.")] = 1024,
+    program: Annotated[
+        list[str] | None, typer.Option(help="train, inference; both if left.")
+    ] = None,
+    search: Annotated[
+        bool, typer.Option(help="Look for the largest batch that fits.")
+    ] = True,
+    policy: Annotated[
+        str | None, typer.Option(help="Dtype policy for a model given by name.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="tensorflow or jax; Keras' own if left.")
+    ] = None,
+    module: Annotated[
+        list[str] | None, typer.Option("--import", help="Module of custom layers.")
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds for everything.")] = 1800.0,
+    json: Annotated[
+        pathlib.Path | None, typer.Option(help="File to write the report to.")
+    ] = None,
+    plot: Annotated[
+        pathlib.Path | None, typer.Option(help="PNG file to draw the report to.")
+    ] = None,
+) -> None:
+    """Compile a model's steps for TPUs, without one: memory, limits, roofline."""
+    from keras_dlopt.distribute import tpu
+    from keras_dlopt.distribute.tpu.plot import plot as drawn
+    from keras_dlopt.report import rich_table
+
+    with shown() as progress:
+        report = tpu.check(
+            model,
+            topology=topology,
+            batch=batch,
+            programs=tuple(program or ("train", "inference")),
+            search=search,
+            policy=policy,
+            backend=backend,
+            imports=tuple(module or ()),
+            time_limit=time_limit,
+            progress=lambda stage: progress.stage(stage, 0),
+        )
+    console = Console()
+    for table in _tables(report):
+        console.print(rich_table(table))
+    for note in report.notes:
+        console.print(note, highlight=False)
+    if json is not None:
+        json.write_text(report.to_json())
+    if plot is not None:
+        plot.write_bytes(drawn(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _tables(report):
+    from keras_dlopt.report.document import Table
+
+    columns, rows = report.summary()
+    if report.largest_batch:
+        row = ("largest batch tried that fits", f"{report.largest_batch:,}")
+        rows.append((*row, *[""] * (len(columns) - 2)))
+    title = f"{report.model}, {report.parameters:,} parameters, {report.topology.name}"
+    note = "Compiled by the TPU compiler, not run. The roofline is an estimate."
+    yield Table(title, columns, tuple(rows), note=note)
+    for step in report.steps:
+        if step.failure is not None:
+            where = step.failure.layer or "not known"
+            rows = [("layer", where), ("message", step.failure.message)]
+            title = f"{step.name}: {step.failure.operation} does not compile"
+            yield Table(title, ("", ""), tuple(rows))
+    if report.exchanges():
+        columns = ("program", "collective", "number", "bytes")
+        yield Table("Between the chips", columns, tuple(report.exchanges()))
+    if report.advice():
+        columns = ("layer", "sum x outputs", "work", "padding", "advice")
+        note = f"At most {report.waste:.0%} of the matrix units' work is padding."
+        yield Table("Sizes", columns, tuple(report.advice()), note=note)
