@@ -10,6 +10,7 @@ from typing import Any
 from keras_dlopt import callbacks, layers, optimizers, schedules
 from keras_dlopt.select import at, everything, inside, matching, named, rank
 from keras_dlopt.transforms import (
+    L0,
     Chain,
     Cluster,
     FakeQuant,
@@ -17,12 +18,15 @@ from keras_dlopt.transforms import (
     Prune,
     Recipe,
     SoftWeightSharing,
+    Statistics,
     Transform,
     TransformedLayer,
     TransformedModel,
     UpdateTransforms,
+    VariationalDropout,
     finalize,
     int8_recipe,
+    prune,
     split_activations,
     transform,
 )
@@ -37,6 +41,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "L0",
     "Chain",
     "Cluster",
     "FakeQuant",
@@ -44,10 +49,12 @@ __all__ = [
     "Prune",
     "Recipe",
     "SoftWeightSharing",
+    "Statistics",
     "Transform",
     "TransformedLayer",
     "TransformedModel",
     "UpdateTransforms",
+    "VariationalDropout",
     "at",
     "callbacks",
     "data",
@@ -64,6 +71,7 @@ __all__ = [
     "optimizers",
     "profile",
     "profile_fit",
+    "prune",
     "rank",
     "report",
     "save_compressed",

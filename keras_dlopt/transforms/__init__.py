@@ -5,7 +5,7 @@ from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
 from keras_dlopt.transforms.finalize import coding_hints, finalize
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel, transform
-from keras_dlopt.transforms.prune import Prune
+from keras_dlopt.transforms.prune import L0, Prune, VariationalDropout
 from keras_dlopt.transforms.quantize import (
     KL,
     LSQ,
@@ -29,10 +29,12 @@ from keras_dlopt.transforms.quantize import (
 from keras_dlopt.transforms.quantize.recipes import int8_recipe, quantization_recipe
 from keras_dlopt.transforms.quantize.splitting import split_activations
 from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.statistics import Statistics
 from keras_dlopt.transforms.updating import UpdateTransforms
 
 __all__ = [
     "KL",
+    "L0",
     "LSQ",
     "MSE",
     "PACT",
@@ -51,17 +53,19 @@ __all__ = [
     "MovingAverage",
     "Percentile",
     "PowerOfTwo",
-    "SoftRounding",
     "Prune",
     "Recipe",
+    "SoftRounding",
     "SoftWeightSharing",
     "State",
+    "Statistics",
     "Ternary",
     "TrainedTernary",
     "Transform",
     "TransformedLayer",
     "TransformedModel",
     "UpdateTransforms",
+    "VariationalDropout",
     "coding_hints",
     "finalize",
     "int8_recipe",

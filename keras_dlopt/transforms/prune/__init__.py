@@ -7,6 +7,7 @@ from keras_dlopt.transforms.prune.distribution import (
     Global,
     Uniform,
 )
+from keras_dlopt.transforms.prune.gates import L0
 from keras_dlopt.transforms.prune.pattern import (
     Blocks,
     Columns,
@@ -27,9 +28,11 @@ from keras_dlopt.transforms.prune.score import (
     Taylor,
 )
 from keras_dlopt.transforms.prune.transform import Prune
+from keras_dlopt.transforms.prune.variational import VariationalDropout
 
 __all__ = [
     "ERK",
+    "L0",
     "SNIP",
     "Blocks",
     "BySensitivity",
@@ -50,4 +53,5 @@ __all__ = [
     "Taylor",
     "Uniform",
     "Unstructured",
+    "VariationalDropout",
 ]
