@@ -31,6 +31,7 @@ def difference(left, right):
 def fit(trial, epochs):
     """As `Trial.fit`, without tf.data's autotuning, which can idle for seconds."""
     import tensorflow as tf
+
     from contracts.building import BATCH
 
     dataset = tf.data.Dataset.from_tensor_slices((trial.x, trial.y)).batch(BATCH)
@@ -89,6 +90,8 @@ def main():
             continue
         alone = None
         for count in counts:
+            if name.startswith("apart_") and count != int(name[-1]):
+                continue
             worst, text = -1.0, ""
             try:
                 alone = train(1) if alone is None else alone

@@ -1,0 +1,37 @@
+"""Runs one trial and writes its result; started by `executors`."""
+
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+
+
+def call(target, task):
+    """Calls the function that `target` names and returns what it returns."""
+    home, _, name = target.rpartition(":")
+    if home.endswith(".py"):
+        sys.path.insert(0, os.path.dirname(home))
+        spec = importlib.util.spec_from_file_location("task_target", home)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(home)
+    return getattr(module, name)(**task)
+
+
+def main(target, folder):
+    """Reads `task.json` in `folder` and writes `result.json`."""
+    # This script's own folder must not hide other modules.
+    own = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != own]
+    place = pathlib.Path(folder)
+    result = call(target, json.loads((place / "task.json").read_text()))
+    if hasattr(result, "item"):  # a NumPy number
+        result = result.item()
+    (place / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
