@@ -1,0 +1,1 @@
+"""Coming from other tools: their names, their files."""

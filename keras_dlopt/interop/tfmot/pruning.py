@@ -1,0 +1,274 @@
+"""Pruning under TFMOT's names."""
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.interop.tfmot.wrapping import WEIGHTS, wrap
+from keras_dlopt.schedules import Schedule
+from keras_dlopt.schedules.sparsity import check_sparsity
+from keras_dlopt.select import Selector, at, weight_targets
+from keras_dlopt.transforms import Prune, Recipe, UpdateTransforms, finalize
+from keras_dlopt.transforms.prune.pattern import Blocks, NofM, Pattern, Unstructured
+
+_POOLING = {"AVG": "mean", "MAX": "max"}
+
+
+def _check_steps(begin: int, end: int, frequency: int, *, endless: bool) -> None:
+    if begin < 0 or (end < begin and not (endless and end == -1)) or frequency < 1:
+        raise ConfigError(
+            "Steps must satisfy 0 <= begin_step <= end_step and frequency >= 1"
+            f"{'; end_step -1 is no end' if endless else ''}. Received: begin_step="
+            f"{begin}, end_step={end}, frequency={frequency}."
+        )
+
+
+class _TfmotSchedule(Schedule):
+    """Updates at begin_step, begin_step + frequency, ... until end_step."""
+
+    begin_step: int
+    end_step: int
+    frequency: int
+
+    @property
+    def end(self) -> int | None:
+        """The last step at which an update can be; None for no end."""
+        if self.end_step < 0:
+            return None
+        turns = (self.end_step - self.begin_step) // self.frequency
+        return self.begin_step + turns * self.frequency
+
+    def next_due(self, step: int) -> int | None:
+        """The next step at which the mask is chosen anew."""
+        if step < self.begin_step:
+            return self.begin_step
+        turns = (step - self.begin_step) // self.frequency + 1
+        due = self.begin_step + turns * self.frequency
+        return due if self.end is None or due <= self.end else None
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class PolynomialDecay(_TfmotSchedule):
+    """`tfmot.sparsity.keras.PolynomialDecay`, computed in float32 as there.
+
+    Unlike `schedules.PolynomialSparsity`, `end_step` itself is an update only if it
+    lies on the grid of `frequency`; else the final sparsity is never quite reached.
+
+    Args:
+        initial_sparsity: share of zeros at `begin_step`, in [0, 1).
+        final_sparsity: share of zeros at `end_step`, in [0, 1).
+        begin_step: first step at which weights are removed.
+        end_step: last step at which weights may be removed.
+        power: exponent of the polynomial.
+        frequency: steps between two updates.
+
+    Raises:
+        ConfigError: for numbers out of range.
+
+    Example:
+        >>> PolynomialDecay(0.0, 0.5, begin_step=0, end_step=100).value(100)
+        0.5
+    """
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        power: float = 3,
+        frequency: int = 100,
+    ):
+        self.initial_sparsity = check_sparsity(
+            initial_sparsity, name="initial_sparsity"
+        )
+        self.final_sparsity = check_sparsity(final_sparsity, name="final_sparsity")
+        _check_steps(begin_step, end_step, frequency, endless=False)
+        self.begin_step, self.end_step = begin_step, end_step
+        self.power, self.frequency = power, frequency
+
+    def __call__(self, step):
+        length = max(self.end_step - self.begin_step, 1)
+        step = ops.cast(step, "float32")
+        progress = ops.clip((step - self.begin_step) / length, 0.0, 1.0)
+        fall = self.initial_sparsity - self.final_sparsity
+        value = fall * ops.power(1.0 - progress, self.power) + self.final_sparsity
+        return ops.where(step >= self.begin_step, value, 0.0)
+
+    def value(self, step: int) -> float:
+        """The sparsity at `step`, rounded as TFMOT rounds it."""
+        if step < self.begin_step:
+            return 0.0
+        one = np.float32(1)
+        length = np.float32(max(self.end_step - self.begin_step, 1))
+        progress = min(
+            one, max(np.float32(0), np.float32(step - self.begin_step) / length)
+        )
+        fall = np.float32(self.initial_sparsity - self.final_sparsity)
+        rest = np.power(one - progress, np.float32(self.power))
+        return float(fall * rest + np.float32(self.final_sparsity))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "initial_sparsity": self.initial_sparsity,
+            "final_sparsity": self.final_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "power": self.power,
+            "frequency": self.frequency,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class ConstantSparsity(_TfmotSchedule):
+    """`tfmot.sparsity.keras.ConstantSparsity`.
+
+    Args:
+        target_sparsity: share of zeros, in [0, 1).
+        begin_step: first step at which weights are removed.
+        end_step: last step at which the mask may be chosen anew; -1 for no end.
+        frequency: steps between two updates.
+
+    Raises:
+        ConfigError: for numbers out of range.
+
+    Example:
+        >>> ConstantSparsity(0.5, begin_step=10).next_due(10)
+        110
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        begin_step: int,
+        end_step: int = -1,
+        frequency: int = 100,
+    ):
+        self.target_sparsity = check_sparsity(target_sparsity, name="target_sparsity")
+        _check_steps(begin_step, end_step, frequency, endless=True)
+        self.begin_step, self.end_step = begin_step, end_step
+        self.frequency = frequency
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        return ops.where(step >= self.begin_step, self.target_sparsity, 0.0)
+
+    def value(self, step: int) -> float:
+        """The sparsity at `step`."""
+        return self.target_sparsity if step >= self.begin_step else 0.0
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "target_sparsity": self.target_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "frequency": self.frequency,
+        }
+
+
+def prune_low_magnitude(
+    to_prune: Any,
+    pruning_schedule: Schedule | None = None,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    pruning_policy: Any = None,
+    sparsity_m_by_n: tuple[int, int] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """`tfmot.sparsity.keras.prune_low_magnitude`.
+
+    Prunes the kernels of every layer but depthwise convolutions, and embeddings. The
+    masks are those of TFMOT, ties and rounding included; removed weights get no
+    gradient, where TFMOT lets one step's gradient into them before it zeroes them.
+
+    Args:
+        to_prune: a built model of any kind, a layer, or a list of layers.
+        pruning_schedule: `PolynomialDecay`, `ConstantSparsity` or any sparsity
+            schedule; None for `ConstantSparsity(0.5, 0)`.
+        block_size: (height, width) of blocks in rank-2 weights.
+        block_pooling_type: `"AVG"` or `"MAX"`.
+        pruning_policy: an object whose `allow_pruning(layer)` says which layers of a
+            model are pruned; None for all.
+        sparsity_m_by_n: (m, n): m zeros among every n weights, such as (2, 4).
+        **kwargs: of the new layer.
+
+    Returns:
+        A `TransformedModel`, a `TransformedLayer`, or a list of them. The model is a
+        copy: the original keeps its weights.
+
+    Raises:
+        ConfigError: for what cannot be pruned, and for arguments out of range.
+
+    Example:
+        >>> layer = prune_low_magnitude(keras.layers.Dense(4), ConstantSparsity(0.5, 0))
+        >>> type(layer).__name__
+        'TransformedLayer'
+    """
+    schedule = pruning_schedule or ConstantSparsity(0.5, 0)
+    pattern = _pattern(tuple(block_size), block_pooling_type, sparsity_m_by_n)
+    selector = WEIGHTS
+    if pruning_policy is not None:
+        selector = selector & _allowed(to_prune, pruning_policy)
+    prune = Prune(schedule, pattern=pattern)
+    if sparsity_m_by_n is not None:
+        prune = Prune(pattern=pattern)  # TFMOT does it once, at the start
+    recipe = Recipe([(selector, prune)])
+    return wrap(to_prune, lambda _: recipe, function="prune_low_magnitude", **kwargs)
+
+
+def _pattern(block_size, pooling, m_by_n) -> Pattern:
+    if m_by_n is not None:
+        zeros, group = m_by_n
+        return NofM(group - zeros, group)
+    if block_size == (1, 1):
+        return Unstructured(ties="keep")
+    if pooling not in _POOLING:
+        raise ConfigError(
+            f"block_pooling_type must be 'AVG' or 'MAX'. Received: {pooling!r}."
+        )
+    return Blocks(block_size, _POOLING[pooling])  # type: ignore[arg-type]
+
+
+def _allowed(model: Any, policy: Any) -> Selector:
+    if not isinstance(model, keras.Model):
+        raise ConfigError(
+            "A pruning_policy chooses among the layers of a model. Received: "
+            f"{model!r}. Wrap only the layers that are to be pruned instead."
+        )
+    policy.ensure_model_supports_pruning(model)
+    targets = weight_targets(model)
+    return at(*(t.path for t in targets if policy.allow_pruning(t.layer)))
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class UpdatePruningStep(UpdateTransforms):
+    """`tfmot.sparsity.keras.UpdatePruningStep`.
+
+    `fit` of a transformed model runs its updates by itself, so there the callback may
+    stay or go; a model built from `prune_low_magnitude(layer)` needs it.
+
+    Args:
+        data: as for `UpdateTransforms`; pruning by magnitude needs none.
+        batches: as there.
+        batch_size: as there.
+        seed: as there.
+
+    Example:
+        >>> callbacks = [UpdatePruningStep()]
+    """
+
+
+def strip_pruning(model: keras.Model) -> keras.Model:
+    """`tfmot.sparsity.keras.strip_pruning`: a plain model with the zeros in it."""
+    return finalize(model)
+
+
+def prune_scope() -> contextlib.AbstractContextManager:
+    """`tfmot.sparsity.keras.prune_scope`: not needed, files load without it."""
+    return contextlib.nullcontext()
