@@ -33,7 +33,7 @@ from keras_dlopt.transforms import (
 
 __version__ = "0.1.0"
 
-_MODULES = ("data", "export", "models", "profile", "report", "storage")
+_MODULES = ("data", "export", "models", "post_training", "profile", "report", "storage")
 _NAMES = {
     "profile_fit": "profile",
     "load_compressed": "storage",
@@ -69,6 +69,7 @@ __all__ = [
     "models",
     "named",
     "optimizers",
+    "post_training",
     "profile",
     "profile_fit",
     "prune",

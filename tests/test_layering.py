@@ -16,7 +16,7 @@ LEVELS = (
     {"demo"},
     {"auto", "report"},
     {"storage", "export", "surgery", "distill", "adapt", "distribute", "interop"}
-    | {"models", "profile"},
+    | {"models", "profile", "post_training"},
     {"transforms", "optimizers", "callbacks", "layers", "data"},
     {"select", "schedules", "serialize", "_compat"},
     {"codecs", "errors"},

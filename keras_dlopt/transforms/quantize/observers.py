@@ -14,6 +14,8 @@ import numpy as np
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.quantize.grids import IntegerGrid
 
+_A_BIN = 64  # values that a bin of a histogram needs to say anything
+
 
 class Observer:
     """Chooses a range (low, high) that contains 0 from values, or from a histogram.
@@ -186,7 +188,8 @@ class KL(Observer):
 
     Source: Migacz, "8-bit Inference with TensorRT" (GTC 2017).
     Differs from it: Q is smoothed by 1e-9, and thresholds are tried in steps of
-    bins / 128.
+    bins / 128. The histogram has at least 64 values a bin, since the noise of thinner
+    ones looks like information; with too few values nothing is clipped.
     """
 
     bins: int = 2048
@@ -219,12 +222,18 @@ class KL(Observer):
         # Exact zeros are on every grid and would hide the rest.
         used = magnitudes > 0
         weights = None if counts is None else counts[used]
+        count = used.sum() if weights is None else weights.sum()
+        bins = int(min(self.bins, count // _A_BIN))
+        if counts is not None:
+            # Bins finer than those that were counted would be empty in between.
+            bins = min(bins, int(magnitudes.max() / (values[-1] - values[-2])))
+        if bins <= levels:
+            return 1.0
         histogram, _ = np.histogram(
-            magnitudes[used], self.bins, (0, magnitudes.max()), weights=weights
+            magnitudes[used], bins, (0, magnitudes.max()), weights=weights
         )
-        first = min(max(levels, self.bins // 16), self.bins)
-        tried = range(self.bins, first - 1, -max(self.bins // 128, 1))
-        return min(tried, key=lambda n: _divergence(histogram, n, levels)) / self.bins
+        tried = range(bins, max(levels, bins // 16) - 1, -max(bins // 128, 1))
+        return min(tried, key=lambda n: _divergence(histogram, n, levels)) / bins
 
 
 def _divergence(histogram: np.ndarray, n: int, levels: int) -> float:

@@ -1,5 +1,7 @@
 """Learned rounding: up or down, whichever keeps the layer's output (AdaRound)."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -54,19 +56,25 @@ class SoftRounding(Transform):
 
     def init(self, target, weight):
         state = {k: v.value for k, v in self.grid.init(target, weight).items()}
-        scale, lowest, highest = self.grid.grid_of(target, weight, state)
+        start = self.start(weight, *self.grid.grid_of(target, weight, state))
+        return {k: State(v, trainable=k == "v") for k, v in start.items()}
+
+    def start(
+        self, weight: np.ndarray, scale: Any, lowest: Any, highest: Any
+    ) -> dict[str, np.ndarray]:
+        """The state at the start, for a weight and the grid that it goes to."""
         position = np.clip(weight / scale, lowest, highest)
         floor = np.minimum(np.floor(position), highest - 1)
-        share = np.clip(
-            (position - floor - LOWEST) / (HIGHEST - LOWEST), 1e-4, 1 - 1e-4
-        )
-        return {
-            "v": State(np.log(share / (1 - share)).astype("float32"), trainable=True),
-            "floor": State(floor.astype("float32")),
-            "free": State((np.asarray(weight) != 0).astype("float32")),
-            "scale": State(np.asarray(scale, "float32")),
-            "step": State(np.zeros((), "float32")),
+        share = (position - floor - LOWEST) / (HIGHEST - LOWEST)
+        share = np.clip(share, 1e-4, 1 - 1e-4)
+        state = {
+            "v": np.log(share / (1 - share)),
+            "floor": floor,
+            "free": weight != 0,
+            "scale": scale,
+            "step": np.zeros(()),
         }
+        return {k: np.asarray(v, "float32") for k, v in state.items()}
 
     def apply(self, weight, state, context):
         h = ops.sigmoid(state["v"]) * (HIGHEST - LOWEST) + LOWEST

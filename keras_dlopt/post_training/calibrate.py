@@ -1,0 +1,145 @@
+"""Setting the ranges of activation quantizers from data."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.post_training.data import Batches
+from keras_dlopt.transforms import TransformedModel, activations
+from keras_dlopt.transforms.quantize.grids import IntegerGrid
+from keras_dlopt.transforms.quantize.observers import (
+    MovingAverage,
+    Observer,
+    observer_of,
+)
+
+_BINS = 2048
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What is known about the values at one place."""
+
+    lows: list[float] = dataclasses.field(default_factory=list)
+    highs: list[float] = dataclasses.field(default_factory=list)
+    total: float = 0.0
+    count: int = 0
+    histogram: np.ndarray | None = None
+
+    def add(self, array: np.ndarray) -> None:
+        self.lows.append(float(array.min(initial=0)))
+        self.highs.append(float(array.max(initial=0)))
+        self.total += float(np.abs(array).sum(dtype="float64"))
+        self.count += array.size
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        low, high = min(self.lows, default=0.0), max(self.highs, default=0.0)
+        return low, max(high, low + 1e-6)
+
+    def bin(self, array: np.ndarray) -> None:
+        counts, _ = np.histogram(array, _BINS, self.ends)
+        before = 0 if self.histogram is None else self.histogram
+        self.histogram = before + counts
+
+    def range(self, observer: Observer, grid: IntegerGrid) -> tuple[float, float]:
+        low, high = self.ends
+        if isinstance(observer, MovingAverage):
+            return _averaged(self.lows, observer), _averaged(self.highs, observer)
+        if not observer.host:
+            return low, high
+        edges = np.linspace(low, high, _BINS + 1)
+        centers = (edges[1:] + edges[:-1]) / 2
+        # What is exactly 0 must stay so, whatever its bin's center is.
+        centers[np.searchsorted(edges, 0.0, side="right").clip(1, _BINS) - 1] = 0.0
+        assert self.histogram is not None
+        found = observer.find(centers[None], self.histogram[None].astype(float), grid)
+        return float(found[0][0]), float(found[1][0])
+
+
+def _averaged(values: list[float], observer: MovingAverage) -> float:
+    average = values[0]
+    for value in values[1:]:
+        average = observer.momentum * average + (1 - observer.momentum) * value
+    return average
+
+
+def calibrate(
+    model: TransformedModel,
+    data: Any,
+    *,
+    observer: str | Observer = "mse",
+    batch_size: int = 64,
+) -> None:
+    """Sets the ranges of a model's activation quantizers from data, in place.
+
+    Runs the float model over the data, once for its ends and, for observers that look
+    at the distribution, once more for histograms of 2048 bins. Trained quantizers
+    (`LSQActivation`, `LSQPlusActivation`, `PACT`) get their start from it.
+
+    Args:
+        model: what `transform` returned; ranges given as fixed stay.
+        data: some hundred examples; see `Batches`.
+        observer: `"min_max"`, `"moving_average"`, `"percentile"`, `"mse"`, `"kl"` or an
+            object such as `Percentile(99.9)`.
+        batch_size: for arrays.
+
+    Raises:
+        ConfigError: for a model without transforms.
+        DataError: for data that is empty or does not fit the model.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((3,)), keras.layers.ReLU(name="r")])
+        >>> recipe = dlopt.Recipe([(dlopt.at("r/output"), dlopt.FakeQuantActivation())])
+        >>> small = dlopt.transform(net, recipe)
+        >>> calibrate(small, np.full((4, 3), 2.0, "float32"), observer="min_max")
+        >>> float(small.groups[0].slots[0].state["high"])
+        2.0
+    """
+    if not isinstance(model, TransformedModel):
+        raise ConfigError(
+            "calibrate sets the ranges of a TransformedModel. Received: "
+            f"{type(model).__name__}. post_training.quantize(model, data) builds one."
+        )
+    observer = observer_of(observer)
+    batches = Batches(model.model, data, batch_size=batch_size)
+    slots = {
+        (id(slot.target.layer), slot.target.name): (group.transform, slot)
+        for group in model.groups
+        if group.transform.kind == "activation"
+        for slot in group.slots
+    }
+    seen = {key: _Seen() for key in slots}
+    _observe(model.model, batches, {k: s.add for k, s in seen.items()})
+    if observer.host:
+        _observe(model.model, batches, {k: s.bin for k, s in seen.items()})
+    for key, (transform, slot) in slots.items():
+        found = seen[key]
+        if not found.count:
+            continue  # not on any path of inference
+        grid = IntegerGrid(
+            transform.bits,
+            symmetric=False,
+            narrow=getattr(transform, "symmetric", False),
+        )
+        low, high = found.range(observer, grid)
+        magnitude = found.total / found.count
+        for name, value in transform.calibrated(low, high, magnitude).items():
+            slot.write(name, value)
+
+
+def _observe(model: Any, batches: Batches, notes: dict) -> None:
+    def tap(note):
+        def see(x):
+            note(np.asarray(ops.convert_to_numpy(x), "float32"))
+            return x
+
+        return see
+
+    taps = {key: tap(note) for key, note in notes.items()}
+    for batch in batches:
+        with activations.active(taps):
+            model(batch, training=False)

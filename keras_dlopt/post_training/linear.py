@@ -1,0 +1,132 @@
+"""Layers that multiply with a kernel: finding them, watching what they compute."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlopt.select import Target, weight_targets
+from keras_dlopt.transforms import TransformedModel, activations
+from keras_dlopt.transforms.quantize.layout import channel_axes
+from keras_dlopt.transforms.quantize.placement import KEEPS_RANGE, LINEAR
+from keras_dlopt.transforms.quantize.tracing import Trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Linear:
+    """A convolution or dense layer.
+
+    Attributes:
+        path: of the layer.
+        layer: the layer.
+        target: of its kernel.
+    """
+
+    path: str
+    layer: Any
+    target: Target
+
+
+def linear_layers(model: Any, graph: Trace) -> list[Linear]:
+    """The convolution and dense layers of a model, in the order of their calls."""
+    kernels = {id(t.layer): t for t in weight_targets(model) if t.name == "kernel"}
+    found: dict[int, Linear] = {}
+    for call in graph.calls:
+        target = kernels.get(id(call.layer))
+        if target is not None and isinstance(call.layer, LINEAR):
+            found.setdefault(id(call.layer), Linear(call.path, call.layer, target))
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def without_activation(layer: Any) -> Iterator[None]:
+    """Inside, the layer ends after its bias."""
+    before = layer.activation
+    layer.activation = None
+    try:
+        yield
+    finally:
+        layer.activation = before
+
+
+def watch(
+    model: Any,
+    batches: Any,
+    layers: list[Any],
+    note: Callable[[int, Any, Any], None],
+) -> None:
+    """Runs a model and tells what its layers take and compute before activation.
+
+    Args:
+        model: a Keras model, or a `TransformedModel` to run it quantized.
+        batches: of its inputs.
+        layers: those to watch.
+        note: called with the number of the layer, its input and its output without the
+            activation, both tensors.
+    """
+    activations.install(layers)
+
+    def watcher(number: int) -> Callable[..., None]:
+        layer = layers[number]
+
+        def see(call, args, kwargs, outputs):
+            if getattr(layer, "activation", None) not in (None, _IDENTITY):
+                with without_activation(layer):
+                    outputs = call(*args, **kwargs)
+            note(number, args[0], outputs)
+
+        return see
+
+    seen = {id(layer): watcher(i) for i, layer in enumerate(layers)}
+    for batch in batches:
+        with activations.watched(seen):
+            model(batch, training=False)
+
+
+_IDENTITY = keras.activations.linear
+
+
+def channel_means(model: Any, batches: Any, layers: list[Any]) -> list[np.ndarray]:
+    """The mean of each layer's output channels, before its activation."""
+    totals: list[Any] = [0.0] * len(layers)
+    counts = [0] * len(layers)
+
+    def note(i, _, outputs):
+        array = np.asarray(ops.convert_to_numpy(outputs), "float64")
+        totals[i] = totals[i] + array.sum(axis=tuple(range(array.ndim - 1)))
+        counts[i] += array.size // array.shape[-1]
+
+    watch(model, batches, layers, note)
+    return [np.asarray(t / n) for t, n in zip(totals, counts, strict=True)]
+
+
+def fused_normalization(graph: Trace, layer: Any) -> Any:
+    """The BatchNormalization that alone takes what the layer makes, or None."""
+    consumers = graph.consumers()
+    calls = [c for c in graph.calls if c.layer is layer]
+    if len(calls) != 1:
+        return None
+    taken = consumers.get(calls[0].outputs[0], [])
+    if len(taken) != 1 or calls[0].outputs[0] in graph.outputs:
+        return None
+    after = taken[0].layer
+    return after if isinstance(after, keras.layers.BatchNormalization) else None
+
+
+def by_channel(target: Target, kernel: np.ndarray) -> np.ndarray:
+    """A kernel as (output channels, rest)."""
+    axes = channel_axes(target, kernel.ndim)
+    moved = np.moveaxis(kernel, axes, range(len(axes)))
+    return moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
+
+
+def inner(model: Any) -> Any:
+    """The user's model in a `TransformedModel`; else the model."""
+    return model.model if isinstance(model, TransformedModel) else model
+
+
+__all__ = ["KEEPS_RANGE", "Linear", "by_channel", "channel_means", "watch"]

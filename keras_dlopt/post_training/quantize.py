@@ -1,0 +1,137 @@
+"""Quantization after training: weights at once, activations from calibration data."""
+
+from typing import Any
+
+import keras
+
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.post_training.bias import correct_bias as corrected
+from keras_dlopt.post_training.calibrate import calibrate
+from keras_dlopt.post_training.data import Batches
+from keras_dlopt.post_training.equalize import equalize as equalized
+from keras_dlopt.transforms import (
+    FakeQuant,
+    FakeQuantActivation,
+    Recipe,
+    Transform,
+    TransformedModel,
+    int8_recipe,
+    quantization_recipe,
+    transform,
+)
+from keras_dlopt.transforms.quantize.observers import Observer
+from keras_dlopt.transforms.quantize.recipes import kernel_entries
+
+
+def quantize(
+    model: keras.Model,
+    data: Any,
+    *,
+    weights: Transform | None = None,
+    activation_bits: int = 8,
+    observer: str | Observer = "mse",
+    input_range: tuple[float, float] | None = None,
+    recipe: Recipe | None = None,
+    equalize: bool = False,
+    correct_bias: bool = False,
+    batch_size: int = 64,
+    example: Any = None,
+) -> TransformedModel:
+    """A quantized copy of a trained model, without training it again.
+
+    Kernels go to their grids at once; the ranges of the activations are chosen from
+    calibration data. `finalize`, `save_compressed` and `export.litert` take the result,
+    and `fit` trains it on.
+
+    Args:
+        model: a trained, built Keras model; it stays as it is.
+        data: some hundred examples of what the model will see, without labels.
+        weights: for kernels and embeddings; None for `FakeQuant(bits=8)`.
+        activation_bits: 2 to 16; LiteRT runs 8.
+        observer: how ranges are chosen; see `calibrate`.
+        input_range: (low, high) of the inputs, such as (0, 1); None calibrates it.
+        recipe: which quantizer where, in place of the three arguments before.
+        equalize: whether to equalize the layers first; see `equalize`.
+        correct_bias: whether to correct the biases last; see `correct_bias`.
+        batch_size: of the data, for arrays.
+        example: a batch of inputs, for models that do not know their input's shape.
+
+    Raises:
+        ConfigError: for a recipe together with what it replaces.
+        DataError: for data that is empty or does not fit the model.
+        ModelError: for a model that cannot be copied or, to equalize, be rebuilt.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> small = quantize(net, x)
+        >>> float(np.abs(small(x) - net(x)).max()) < 0.05
+        True
+
+    Source: Nagel et al., "A White Paper on Neural Network Quantization"
+    (arXiv:2106.08295), section 3.
+    """
+    Batches(model, data, batch_size=batch_size, limit=1)  # fails before the work
+    if recipe is not None and (weights is not None or input_range is not None):
+        raise ConfigError(
+            "A recipe says all about weights and activations: leave out weights and "
+            "input_range, or the recipe."
+        )
+    if equalize:
+        model = equalized(model, example=example)
+    if recipe is None:
+        recipe = _recipe(model, weights, activation_bits, input_range, example)
+    small = transform(model, recipe)
+    calibrate(small, data, observer=observer, batch_size=batch_size)
+    small.update_transforms(0)
+    if correct_bias:
+        corrected(small, data, batch_size=batch_size, example=example)
+    return small
+
+
+def _recipe(model, weights, activation_bits, input_range, example) -> Recipe:
+    weights = weights or FakeQuant(bits=8)
+    if activation_bits == 8:
+        placed = int8_recipe(model, input_range=input_range, example=example)
+        return Recipe(
+            [e for e in placed.entries if e[1].kind == "activation"]
+            + kernel_entries(model, weights)
+        )
+    return quantization_recipe(
+        model,
+        weights=weights,
+        activations=FakeQuantActivation(bits=activation_bits),
+        inputs=FakeQuantActivation(bits=activation_bits, range=input_range),
+        example=example,
+    )
+
+
+def dynamic_range(
+    model: keras.Model, *, weights: Transform | None = None
+) -> TransformedModel:
+    """A copy of a trained model with quantized kernels and float activations.
+
+    Needs no data: what activations there are is known at run time only.
+
+    Args:
+        model: a trained, built Keras model; it stays as it is.
+        weights: for kernels and embeddings; None for `FakeQuant(bits=8)`.
+
+    Raises:
+        ConfigError: for a model without kernels.
+        ModelError: for a model that cannot be copied.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> plain = dlopt.finalize(dynamic_range(net))
+        >>> [np.unique(v.numpy()).size <= 255 for v in plain.weights]
+        [True, True]
+    """
+    entries = kernel_entries(model, weights or FakeQuant(bits=8))
+    if not entries:
+        raise ConfigError(
+            f"{model.name!r} has no kernels and no embeddings to quantize."
+        )
+    small = transform(model, Recipe(entries))
+    small.update_transforms(0)
+    return small

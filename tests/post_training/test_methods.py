@@ -1,0 +1,217 @@
+"""Equalization, bias correction, AdaRound and mixed precision do what they say."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_dlopt as dlopt
+from keras_dlopt import post_training
+from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.post_training.mixed import _knapsack
+from keras_dlopt.transforms import FakeQuant, IntegerCodes
+
+
+def distance(a, b):
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    return float(np.square(a - b).mean() / np.square(b - b.mean(0)).mean())
+
+
+def uneven(model, seed=0):
+    """Gives the channels of normalizations sizes that differ a hundredfold."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            n = layer.gamma.shape[0]
+            layer.gamma.assign(np.exp(2 * rng.normal(size=n)))
+            layer.beta.assign(rng.normal(size=n))
+            layer.moving_mean.assign(rng.normal(size=n) / 4)
+            layer.moving_variance.assign(rng.uniform(0.5, 2, n))
+    return model
+
+
+def net(relu=None):
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="a")(inputs)
+    x = layers.BatchNormalization(name="a_bn")(x)
+    x = layers.ReLU(relu, name="a_relu")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="dw")(x)
+    x = layers.BatchNormalization(name="dw_bn")(x)
+    x = layers.ReLU(name="dw_relu")(x)
+    x = layers.MaxPooling2D(2, name="max")(x)
+    x = layers.Conv2DTranspose(4, 2, name="up")(x)
+    x = layers.BatchNormalization(name="up_bn")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return uneven(keras.Model(inputs, layers.Dense(3, name="out")(x)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return np.random.default_rng(1).normal(size=(96, 6, 6, 2)).astype("float32")
+
+
+def test_folding_keeps_the_function_and_drops_the_layers(data):
+    model = net()
+    folded = post_training.fold_batch_normalization(model)
+    assert not [n for n in (v.name for v in folded.layers) if n.endswith("_bn")]
+    np.testing.assert_allclose(folded(data), model(data), rtol=1e-4, atol=1e-4)
+
+
+def test_equalization_keeps_the_function_and_evens_the_channels(data):
+    model = net()
+    equal = post_training.equalize(model)
+    np.testing.assert_allclose(equal(data), model(data), rtol=1e-3, atol=1e-3)
+    first = np.abs(equal.get_layer("a").kernel.numpy()).max(axis=(0, 1, 2))
+    second = np.abs(equal.get_layer("dw").kernel.numpy()).max(axis=(0, 1, 3))
+    np.testing.assert_allclose(first, second, rtol=0.01)  # the paper's optimum
+    coarse = dlopt.FakeQuant(bits=6, per_channel=False)
+    folded = post_training.fold_batch_normalization(model)
+
+    def loss(source):
+        small = post_training.dynamic_range(source, weights=coarse)
+        return distance(small(data), model(data))
+
+    assert loss(equal) < 0.5 * loss(folded)
+
+
+def test_relu6_is_replaced_or_its_pair_left_alone(data):
+    model = net(relu=6.0)
+    replaced = post_training.equalize(model)
+    assert replaced.get_layer("a_relu").max_value is None
+    kept = post_training.equalize(model, relu6="keep")
+    assert kept.get_layer("a_relu").max_value == 6
+    np.testing.assert_allclose(kept(data), model(data), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ConfigError, match="relu6 must be 'replace' or 'keep'"):
+        post_training.equalize(model, relu6="clip")
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_subclassed_models_cannot_be_folded():
+    model = Subclassed()
+    model(np.zeros((1, 3), "float32"))
+    with pytest.raises(ModelError, match="takes built Sequential and Functional"):
+        post_training.equalize(model)
+
+
+def test_bias_correction_takes_out_the_mean_error(data):
+    model = net()
+    small = post_training.quantize(
+        model, data, weights=FakeQuant(bits=3), observer="min_max"
+    )
+    before = np.abs(np.mean(small(data) - model(data), axis=0))
+    corrected = post_training.correct_bias(small, data)
+    assert corrected == 4  # each has a bias or a normalization
+    after = np.abs(np.mean(small(data) - model(data), axis=0))
+    # What is left is the rounding of the logits to 8 bits.
+    assert after.max() < 0.1 * before.max()
+
+
+def test_bias_correction_leaves_layers_without_a_place_for_it(data):
+    x = data.reshape(96, -1)[:, :8]
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(4, use_bias=False, activation="relu")]
+    )
+    small = post_training.quantize(model, x)
+    assert post_training.correct_bias(small, x) == 0
+
+
+@pytest.mark.slow
+def test_adaround_beats_the_nearest(data):
+    model = net()
+    nearest = post_training.quantize(model, data, weights=FakeQuant(bits=3))
+    small = post_training.adaround(nearest, data, steps=200)
+    near, better = (distance(m(data), model(data)) for m in (nearest, small))
+    assert better < 0.6 * near
+    plain = dlopt.finalize(small)
+    hints = dlopt.transforms.coding_hints(plain)
+    assert len(hints) == 4
+    for group, before in zip(small.groups, nearest.groups, strict=True):
+        for slot, old in zip(group.slots, before.slots, strict=True):
+            if isinstance(group.transform, IntegerCodes):
+                target = old.target
+                weight = target.variable.numpy()
+                _, hint = before.transform.finalize(target, weight, old.arrays())
+                moved = slot.state["codes"].numpy() - hint.codes
+                assert set(np.unique(moved)) <= {-1, 0, 1}
+
+
+def test_adaround_keeps_zeros_and_needs_a_grid():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 8)).astype("float32")
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, name="d")])
+    recipe = dlopt.Recipe(
+        [(dlopt.named("kernel"), dlopt.Prune(0.5) >> dlopt.FakeQuant(bits=3))]
+    )
+    small = post_training.quantize(model, x, recipe=recipe)
+    rounded = post_training.adaround(small, x, steps=20)
+    kernel = dlopt.finalize(rounded).get_layer("d").kernel.numpy()
+    zeros = dlopt.finalize(small).get_layer("d").kernel.numpy() == 0
+    assert np.count_nonzero(kernel == 0) >= 16
+    assert np.all((kernel == 0)[np.abs(model.get_layer("d").kernel.numpy()) < 0.05])
+    assert zeros.sum() >= 16
+    pruned = dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(0.5))])
+    float_kernels = dlopt.transform(model, pruned)
+    with pytest.raises(ConfigError, match="no kernels under FakeQuant"):
+        post_training.adaround(float_kernels, x)
+
+
+def test_mixed_precision_spends_bits_where_they_matter(data):
+    model = net()
+    kernels = {
+        t.path: t for t in dlopt.transforms.quantize.recipes.kernel_targets(model)
+    }
+    eight = sum(int(np.prod(t.shape)) for t in kernels.values())
+    scales = 4 * (6 + 12 + 4 + 3)
+    choice = post_training.mixed_precision(
+        model, data, budget=eight // 2 + scales, bits=(2, 4, 8)
+    )
+    assert choice.size <= eight // 2 + scales
+    assert set(choice.bits) == set(kernels)
+    uniform = sum(costs[4] for costs in choice.sensitivity.values())
+    assert choice.damage <= uniform
+    small = post_training.quantize(model, data, recipe=choice.recipe(observer="mse"))
+    four = post_training.dynamic_range(model, weights=FakeQuant(bits=4, observer="mse"))
+    assert distance(small(data), model(data)) <= distance(four(data), model(data))
+    with pytest.raises(ConfigError, match="need at least .* bytes"):
+        post_training.mixed_precision(model, data, budget=10)
+    with pytest.raises(ConfigError, match="at least one width"):
+        post_training.sensitivity(model, data, bits=())
+    with pytest.raises(ConfigError, match="no kernels to quantize"):
+        post_training.sensitivity(
+            keras.Sequential([keras.Input((2,)), layers.ReLU()]), np.ones((2, 2))
+        )
+
+
+def test_the_knapsack_is_exact():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sizes = {
+            k: {b: int(n) * b for b in (2, 4, 8)}
+            for k, n in zip("abcd", rng.integers(1, 40, 4), strict=True)
+        }
+        costs = {
+            k: {
+                b: float(c)
+                for b, c in zip((2, 4, 8), sorted(rng.random(3))[::-1], strict=True)
+            }
+            for k in "abcd"
+        }
+        budget = int(sum(r[2] for r in sizes.values()) * rng.uniform(1, 3))
+        chosen = _knapsack(sizes, costs, budget)
+        import itertools
+
+        best = min(
+            sum(costs[k][b] for k, b in zip("abcd", bits, strict=True))
+            for bits in itertools.product((2, 4, 8), repeat=4)
+            if sum(sizes[k][b] for k, b in zip("abcd", bits, strict=True)) <= budget
+        )
+        assert sum(costs[k][b] for k, b in chosen.items()) == pytest.approx(best)
+        assert sum(sizes[k][b] for k, b in chosen.items()) <= budget
