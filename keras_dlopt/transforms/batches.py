@@ -82,7 +82,8 @@ def _unpacked(batch) -> Batch:
 
 
 def _is_arrays(data) -> bool:
-    return all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(data))
+    leaves = keras.tree.flatten(data)
+    return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
 
 
 def _array(leaf) -> np.ndarray:

@@ -132,7 +132,9 @@ def _tensorflow(model, slots):
 
     @tf.function(reduce_retracing=True)
     def gradients(batch):
-        with keras.StatelessScope(collect_losses=True):
+        # Regularizers look for values in the scope itself.
+        mapping = [(v, ops.convert_to_tensor(v)) for v in model.trainable_variables]
+        with keras.StatelessScope(mapping, collect_losses=True):
             values = [slot.effective(transform) for transform, slot in slots]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
