@@ -1,0 +1,182 @@
+"""Post-training quantization on Fashion-MNIST: test accuracy against the float model.
+
+    python benchmarks/post_training_quality.py [--seeds 5] [--networks resnet20 ...]
+
+For each seed and network a float parent is trained for a few epochs (on the first
+50,000 training images, flipped), then quantized without training it again. Calibration,
+bias correction and AdaRound see 512 training images without labels. Accuracies in
+percent on the full 10,000 test images; `drop` is float minus quantized, in points.
+
+- `int8`: weights and activations of 8 bits, ranges by MSE.
+- `int8_corrected`: the same with bias correction.
+- `w4_nearest`, `w4_corrected`: weights of 4 bits per channel, first and last layer too,
+  ranges by MSE, activations of 8 bits; rounded to the nearest; with bias correction.
+- `w4_adaround`: the same with learned rounding.
+
+Each finished row is written at once; a run can be stopped and continued, and rows
+already in the file for the same settings are skipped. Parents are kept in --cache.
+`--smoke` runs on a few hundred images and writes nothing.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_dlopt as dlopt
+from keras_dlopt import post_training
+from keras_dlopt.transforms import FakeQuant
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "post_training_quality.json"
+SETTINGS = ("epochs", "batch_size", "peak", "steps", "examples")
+BARS = {"int8": 0.1, "w4_adaround": 0.3}
+NETWORKS = {
+    "resnet20": lambda: dlopt.models.resnet20(input_shape=(28, 28, 1)),
+    "mobilenet_small": lambda: dlopt.models.mobilenet_small(
+        input_shape=(28, 28, 1), width=8
+    ),
+}
+FOUR = FakeQuant(bits=4, observer="mse")
+
+
+def flip(images):
+    """Flips each image with probability 1/2."""
+    chosen = tf.random.uniform([tf.shape(images)[0], 1, 1, 1]) < 0.5
+    return tf.where(chosen, tf.reverse(images, [2]), images)
+
+
+def parent(name, seed, data, args):
+    path = args.cache / f"{name}_{args.epochs}_{args.batch_size}_{seed}.keras"
+    if path.exists():
+        return keras.saving.load_model(path, compile=False)
+    keras.utils.set_random_seed(seed)
+    model = NETWORKS[name]()
+    batches = dlopt.data.batches(
+        *data.train, batch_size=args.batch_size, shuffle=True, augment=flip, seed=seed
+    )
+    steps = args.epochs * len(batches)
+    model.compile(
+        dlopt.optimizers.SGD(
+            dlopt.schedules.OneCycle(args.peak, steps=steps),
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=1e-3,
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(batches, epochs=args.epochs, shuffle=False, verbose=2)
+    model.save(path)
+    return model
+
+
+def accuracy(model, data):
+    guess = model.predict(data[0], batch_size=500, verbose=0).argmax(1)
+    return round(100 * float(np.mean(guess == data[1])), 2)
+
+
+def quantized(model, x, args):
+    """Name -> quantized model, one after the other."""
+    yield "int8", post_training.quantize(model, x, input_range=(0, 1))
+    yield (
+        "int8_corrected",
+        post_training.quantize(model, x, input_range=(0, 1), correct_bias=True),
+    )
+    nearest = post_training.quantize(model, x, weights=FOUR, input_range=(0, 1))
+    yield "w4_nearest", nearest
+    yield "w4_adaround", post_training.adaround(nearest, x, steps=args.steps)
+    post_training.correct_bias(nearest, x)
+    yield "w4_corrected", nearest
+
+
+def run(name, seed, data, args):
+    model = parent(name, seed, data, args)
+    x = data.train[0][np.random.default_rng(seed).permutation(len(data.train[0]))]
+    x = x[: args.examples]
+    plain = accuracy(model, data.test)
+    row = {"network": name, "seed": seed, "float": plain, "drop": {}, "seconds": {}}
+    start = time.perf_counter()
+    for method, small in quantized(model, x, args):
+        row["seconds"][method] = round(time.perf_counter() - start)
+        row["drop"][method] = round(plain - accuracy(small, data.test), 2)
+        start = time.perf_counter()
+    return row
+
+
+def report(rows, args):
+    summary = {}
+    for name in NETWORKS:
+        drops = [r["drop"] for r in rows if r["network"] == name]
+        if drops:
+            summary[name] = {
+                method: {
+                    "seeds": len(drops),
+                    "mean_drop": round(float(np.mean([d[method] for d in drops])), 3),
+                    "worst_drop": max(d[method] for d in drops),
+                }
+                | ({"bar": BARS[method]} if method in BARS else {})
+                for method in drops[0]
+            }
+    return {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "settings": {name: getattr(args, name) for name in SETTINGS},
+        "points": summary,
+        "rows": rows,
+    }
+
+
+def done(args):
+    """Rows of an earlier call with the same settings."""
+    if not RESULTS.exists():
+        return []
+    known = json.loads(RESULTS.read_text())
+    same = known["settings"] == {name: getattr(args, name) for name in SETTINGS}
+    return known["rows"] if same else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--peak", type=float, default=0.2, help="highest rate")
+    parser.add_argument("--steps", type=int, default=400, help="of AdaRound, a layer")
+    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--cache", type=pathlib.Path, default=None)
+    parser.add_argument("--smoke", action="store_true")
+    args = parser.parse_args()
+    if args.smoke:
+        args.seeds, args.epochs, args.steps, args.examples = 1, 1, 5, 32
+    args.cache = args.cache or pathlib.Path(tempfile.mkdtemp())
+    args.cache.mkdir(parents=True, exist_ok=True)
+    data = dlopt.data.load("fashion_mnist")
+    if args.smoke:
+        data = data.take(256, test=100)
+    rows = [] if args.smoke else done(args)
+    for seed in range(args.seeds):
+        for name in args.networks:
+            if (name, seed) in {(r["network"], r["seed"]) for r in rows}:
+                continue
+            rows.append(run(name, seed, data, args))
+            print(json.dumps(rows[-1]), flush=True)
+            if not args.smoke:
+                RESULTS.parent.mkdir(exist_ok=True)
+                RESULTS.write_text(json.dumps(report(rows, args), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
