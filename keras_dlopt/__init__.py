@@ -33,7 +33,16 @@ from keras_dlopt.transforms import (
 
 __version__ = "0.1.0"
 
-_MODULES = ("data", "export", "models", "post_training", "profile", "report", "storage")
+_MODULES = (
+    "data",
+    "distribute",
+    "export",
+    "models",
+    "post_training",
+    "profile",
+    "report",
+    "storage",
+)
 _NAMES = {
     "profile_fit": "profile",
     "load_compressed": "storage",
@@ -58,6 +67,7 @@ __all__ = [
     "at",
     "callbacks",
     "data",
+    "distribute",
     "everything",
     "export",
     "finalize",

@@ -1,5 +1,7 @@
 """Many LiteRT interpreters in processes of their own, for one model file."""
 
+import importlib.util
+import itertools
 import os
 import pathlib
 import subprocess
@@ -46,8 +48,6 @@ def predict_litert(
         RunError: if a process fails or time is up.
         MissingDependencyError: without `ai-edge-litert`.
     """
-    import importlib.util
-
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise missing("ai-edge-litert", extra="litert", purpose="Running LiteRT files")
     count = processes if processes is not None else os.cpu_count() or 1
@@ -65,21 +65,22 @@ def predict_litert(
         given = pathlib.Path(folder, "inputs.npy")
         np.save(given, inputs)
         started = [
-            subprocess.Popen(
-                [sys.executable, str(_SCRIPT), str(path), str(given)]
-                + [f"{folder}/{number}.npy", str(low), str(high), str(batch_size)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            for number, (low, high) in enumerate(
-                zip(edges[:-1], edges[1:], strict=True)
-            )
+            _start(path, given, f"{folder}/{number}.npy", low, high, batch_size)
+            for number, (low, high) in enumerate(itertools.pairwise(edges))
         ]
         _wait(started, seconds)
         parts = [np.load(f"{folder}/{number}.npy") for number in range(len(started))]
     return np.concatenate(parts)
+
+
+def _start(*arguments: Any) -> Any:
+    return subprocess.Popen(
+        [sys.executable, str(_SCRIPT), *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _wait(started: list[Any], seconds: float) -> None:

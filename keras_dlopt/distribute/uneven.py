@@ -1,5 +1,6 @@
 """Devices of different speed: shares of a batch in proportion to what each can do."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -104,7 +105,7 @@ def uneven_batches(dataset: Any, strategy: Any, shares: Sequence[int]) -> Any:
         batch = batch[0] if len(batch) == 1 else batch
         parts = [
             tf.nest.map_structure(lambda t, a=a, b=b: t[a:b], batch)
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            for a, b in itertools.pairwise(edges)
         ]
         together = tf.data.Dataset.from_tensors(parts[0])
         for part in parts[1:]:  # the common shape leaves the first dimension open

@@ -1,0 +1,43 @@
+"""Starts Python scripts with a timeout and one thread, and reads their results."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+TESTS = HERE.parent
+
+
+def _start(script, *arguments, seconds=240, environment=None):
+    return subprocess.run(
+        [sys.executable, *map(str, [script, *arguments])],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(TESTS), **(environment or {})},
+    )
+
+
+@pytest.fixture
+def start():
+    """`start(script, *arguments)` -> the ended process; fails on a hang."""
+    return _start
+
+
+@pytest.fixture
+def results():
+    """`results(script, *arguments)` -> what it printed after `RESULT `, as JSON."""
+
+    def read(script, *arguments, **options):
+        done = _start(script, *arguments, **options)
+        lines = [s for s in done.stdout.splitlines() if s.startswith("RESULT ")]
+        assert lines, f"it died: {done.stderr[-4000:]}"
+        return [json.loads(s.removeprefix("RESULT ")) for s in lines]
+
+    return read

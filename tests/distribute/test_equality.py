@@ -1,0 +1,48 @@
+"""Replicas train like one device: float32 weights after 20 steps equal to 1e-6."""
+
+import pathlib
+
+import pytest
+
+from catalogue import modules
+
+SCRIPT = pathlib.Path(__file__).with_name("equality.py")
+FAST = (
+    "keras_clipnorm",
+    "ours_accumulating",
+    "steps_per_execution_not_dividing",
+    "uneven_batches",
+)
+# Relative to max(1, |weight|). The sums over a batch are taken in another order, which
+# moves the last bit of a gradient (6e-8); 20 steps add some of those up.
+TOLERANCE = 1e-6
+
+pytestmark = pytest.mark.dist
+
+
+def check(found, tolerances=None):
+    wrong = [
+        [name, count, difference, text[-1500:]]
+        for name, count, difference, text in found
+        if text or not 0 <= difference <= (tolerances or {}).get(name, TOLERANCE)
+    ]
+    assert not wrong
+    assert found
+
+
+@pytest.mark.timeout(300)
+def test_a_few_set_ups(results):
+    check(results(SCRIPT, "own:", "2", *FAST, seconds=280))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_every_set_up(results):
+    check(results(SCRIPT, "own:", "2,4", seconds=2900))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("module", modules())
+def test_the_whole_catalogue(results, module):
+    check(results(SCRIPT, f"catalogue:{module}", "2,4", seconds=3500))

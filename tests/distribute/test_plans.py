@@ -1,0 +1,200 @@
+"""Facts to plan: a pure function, told made-up facts."""
+
+import ast
+import json
+import pathlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import keras_dlopt.distribute as distribute
+from keras_dlopt.distribute.facts import Cluster, Facts, _start_tpu, read_cluster
+from keras_dlopt.distribute.plans import Plan, choose
+from keras_dlopt.errors import ConfigError
+
+GPUS = Facts(gpus=("GPU:0", "GPU:1"))
+TPU = Facts(gpus=("GPU:0",), tpu_cores=8, tpu_name="mine")
+CLUSTER = Facts(tpu_cores=8, cluster=Cluster(("a:1", "b:1", "c:1"), 1))
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "replicas"),
+    [
+        (Facts(), "one_device", 1),
+        (Facts(gpus=("GPU:0",)), "one_device", 1),
+        (GPUS, "mirrored", 2),
+        (TPU, "tpu", 8),
+        (CLUSTER, "multi_worker", 3),
+    ],
+)
+def test_auto_takes_the_most_that_is_there(facts, kind, replicas):
+    plan = choose(facts)
+    assert (plan.kind, plan.replicas) == (kind, replicas)
+
+
+def test_cpu_devices():
+    plan = choose(Facts(), "cpu:4", batch_size=32)
+    assert plan.devices == ("CPU:0", "CPU:1", "CPU:2", "CPU:3")
+    assert (plan.logical_cpus, plan.replica_batch_size) == (4, 8)
+    assert choose(Facts(), "cpu:1").kind == "one_device"
+
+
+def test_each_worker_counts_its_devices():
+    facts = Facts(gpus=("GPU:0", "GPU:1"), cluster=Cluster(("a:1", "b:1"), 1))
+    plan = choose(facts, batch_size=16)
+    assert (plan.replicas, plan.workers, plan.worker) == (4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor"), [("linear", 8.0), ("sqrt", 8.0**0.5), ("none", 1.0)]
+)
+def test_learning_rate_follows_the_batch(rule, factor):
+    plan = choose(TPU, batch_size=16, per_replica=True, rate_rule=rule)
+    assert plan.batch_size == 128
+    assert plan.scale_rate(0.5) == pytest.approx(0.5 * factor)
+
+
+def test_the_rate_stays_where_the_batch_does():
+    assert choose(TPU, batch_size=128).scale_rate(0.5) == 0.5
+
+
+def test_a_tpu_wants_static_shapes_and_bfloat16():
+    plan = choose(TPU, batch_size=16)
+    assert plan.drop_remainder
+    assert plan.steps_per_execution == 32
+    assert plan.dtype_policy == "mixed_bfloat16"
+    assert plan.tpu_name == "mine"
+    plain = choose(TPU, drop_remainder=False, mixed_precision=False)
+    assert not plain.drop_remainder
+    assert plain.dtype_policy == "float32"
+
+
+def test_a_plan_tells_itself():
+    text = str(choose(GPUS, batch_size=32, per_replica=True))
+    assert re.search(r"batch +64 \(32 per replica\)", text)
+    assert re.search(r"learning rate +x 2\b", text)
+    assert "GPU:0, GPU:1" in text
+    assert "The batch grew 2-fold" in text
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 4096),
+    st.booleans(),
+    st.sampled_from(["linear", "sqrt", "none"]),
+)
+def test_the_batch_is_shared_equally_or_refused(cores, batch, per_replica, rule):
+    facts = Facts(tpu_cores=cores)
+    try:
+        plan = choose(facts, batch_size=batch, per_replica=per_replica, rate_rule=rule)
+    except ConfigError as error:
+        assert batch % cores
+        assert not per_replica
+        offered = [int(n) for n in re.findall(r"Use (\d+) or (\d+)", str(error))[0]]
+        assert all(n % cores == 0 and n > 0 for n in offered)
+        return
+    assert plan.replica_batch_size * plan.replicas == plan.batch_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((Facts(), "parameter_server"), "ParameterServerStrategy is not supported"),
+        ((Facts(), "cpu:0"), "Unknown strategy: 'cpu:0'. Choose one of auto"),
+        ((Facts(), "mirrored"), "'mirrored' needs GPUs, and there are none"),
+        ((Facts(tpu_problem="hung"), "tpu"), "No TPU here: hung. Check TPU_NAME"),
+        ((Facts(), "multi_worker"), "Start the script with keras_dlopt.distribute.run"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_fix(arguments, text):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        choose(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch_size": 33}, "cannot be shared equally by 2 replicas. Use 32 or 34"),
+        ({"batch_size": 0}, "batch_size must be 1 or more. Received: 0"),
+        ({"rate_rule": "cube"}, "rate_rule must be one of"),
+        ({"input_sharding": "no"}, "input_sharding must be one of"),
+        ({"steps_per_execution": -1}, "steps_per_execution must be 1 or more"),
+    ],
+)
+def test_options_are_checked(options, text):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        choose(GPUS, **options)
+
+
+def config(cluster, task):
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+
+
+def test_cluster_is_read():
+    workers = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    found = read_cluster(config(workers, {"type": "worker", "index": 1}))
+    assert found == Cluster(("a:1", "b:1", "c:1"), 2)
+    assert (
+        read_cluster(config({"worker": ["a:1"]}, {"type": "worker", "index": 0}))
+        is None
+    )
+    assert read_cluster({"TF_CONFIG": " "}) is None
+    assert read_cluster({"TF_CONFIG": "{}"}) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        ({"TF_CONFIG": "{"}, "TF_CONFIG must be a JSON object"),
+        ({"TF_CONFIG": "[1]"}, "TF_CONFIG must be a JSON object"),
+        (
+            config({"worker": ["a:1"], "ps": ["b:1"]}, {"type": "ps", "index": 0}),
+            "TF_CONFIG names parameter servers",
+        ),
+        (
+            config({"worker": ["a:1", "a:1"]}, {"type": "worker", "index": 0}),
+            "Two processes of TF_CONFIG share an address",
+        ),
+        (
+            config({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 2}),
+            "says this process is task 'worker' number 2",
+        ),
+        (
+            config({"worker": ["a:1", "b:1"]}, {"type": "evaluator", "index": 0}),
+            "says this process is task 'evaluator' number 0",
+        ),
+        (config({"worker": ["a:1", "b:1"]}, {}), "task None number None"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(environment, text):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        read_cluster(environment)
+
+
+def test_a_tpu_that_does_not_answer_is_not_waited_for():
+    cores, problem = _start_tpu("nowhere", 0.01)
+    assert cores == 0
+    assert problem == "the TPU runtime did not start within 0.01 s"
+
+
+def test_choosing_imports_neither_keras_nor_tensorflow():
+    folder = pathlib.Path(distribute.__file__).parent
+    for name in ("plans.py", "facts.py"):
+        for node in ast.parse((folder / name).read_text()).body:
+            assert "tensorflow" not in ast.unparse(node).split("\n")[0]
+            assert not isinstance(node, ast.Import) or node.names[0].name != "keras"
+
+
+def test_every_name_of_the_front_is_there():
+    for name in distribute._HOME:
+        assert getattr(distribute, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = distribute.nothing
+    assert "strategy" in dir(distribute)
+
+
+def test_a_plan_is_data():
+    plan = choose(GPUS)
+    assert Plan(**{f: getattr(plan, f) for f in plan.__dataclass_fields__}) == plan
