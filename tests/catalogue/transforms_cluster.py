@@ -25,4 +25,11 @@ CASES = [
         "transform",
         lambda: dlopt.SoftWeightSharing(4, strength=1e-4),
     ),
+    Case("LowRank", "transform", lambda: dlopt.LowRank(2)),
+    Case(
+        "LowRank-tucker",
+        "transform",
+        lambda: dlopt.LowRank(ratio=0.5, method="tucker"),
+    ),
+    Case("HashedWeights", "transform", lambda: dlopt.HashedWeights(0.25)),
 ]

@@ -1,0 +1,176 @@
+"""Fewer parameters by sharing: kernels tied across layers, weights tied by a hash."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlopt.codecs.hints import Codebook
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.transforms.base import State, Transform
+from keras_dlopt.transforms.lookup import lookup, without_gradient
+
+# The finalizer of SplitMix64: a bijection of 64-bit integers that mixes all bits.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class Share(Transform):
+    """One kernel for all weights that a recipe entry selects.
+
+        w_l = s_l * w,   dL/dw = sum over the layers l of s_l dL/dw_l
+
+    It starts at the mean of the weights. With `scale` each layer multiplies it by a
+    trained number of its own, which starts at the least-squares fit to its weight.
+
+    State: the shared kernel, once for all of them, and a number a layer. The weights
+    themselves are no longer trained.
+
+    Args:
+        scale: whether each layer has a factor of its own.
+
+    Raises:
+        ConfigError: when built, unless all weights have one shape.
+
+    Example:
+        >>> from keras_dlopt import Recipe, finalize, named, transform
+        >>> net = keras.Sequential([
+        ...     keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4)])
+        >>> tied = transform(net, Recipe([(named("kernel"), Share())]))
+        >>> a, b = (layer.kernel.numpy() for layer in finalize(tied).layers)
+        >>> bool((a == b).all())
+        True
+
+    Source: Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter
+    Sharing" (arXiv:1902.09701), section 3, with a single template.
+    """
+
+    def __init__(self, *, scale: bool = False):
+        self.scale = scale
+
+    def init(self, target, weight):
+        return self.init_group([target], [weight])[0]
+
+    def init_group(self, targets, weights):
+        shapes = {t.path: w.shape for t, w in zip(targets, weights, strict=True)}
+        if len(set(shapes.values())) > 1:
+            raise ConfigError(
+                f"Share ties weights of one shape. Received: {shapes}. Select layers "
+                "of one kind, such as matching('block./conv/kernel')."
+            )
+        if not weights:
+            return []
+        mean = np.mean(weights, axis=0, dtype="float64")
+        shared = State(mean.astype("float32"), trainable=True)
+        states: list[dict[str, State]] = [{"shared": shared} for _ in weights]
+        if self.scale:
+            square = float(np.sum(mean**2)) or 1.0
+            for state, weight in zip(states, weights, strict=True):
+                fit = np.float32(np.sum(mean * weight) / square)
+                state["scale"] = State(fit, trainable=True)
+        return states
+
+    def apply(self, weight, state, context):
+        value = state["shared"]
+        if self.scale:
+            value = value * state["scale"]
+        return without_gradient(weight, ops.cast(value, weight.dtype))
+
+
+def hashed(shape: tuple[int, ...], buckets: int, *, seed: int) -> np.ndarray:
+    """For each position of a weight a bucket, evenly and the same on every machine.
+
+    Args:
+        shape: of the weight.
+        buckets: how many.
+        seed: another one gives other buckets.
+
+    Returns:
+        int32 in [0, 2 * buckets): from `buckets` on, the bucket with its sign changed.
+
+    Example:
+        >>> hashed((2, 3), 4, seed=0).tolist()
+        [[3, 6, 2], [0, 3, 0]]
+    """
+    size = int(np.prod(shape, dtype=int))
+    with np.errstate(over="ignore"):
+        start = np.uint64(seed) * _GOLDEN
+        value = (np.arange(1, size + 1, dtype="uint64") * _GOLDEN) ^ start
+        for shift, factor in _MIX:
+            value = (value ^ (value >> shift)) * factor
+        value ^= value >> np.uint64(31)
+    bucket = (value >> np.uint64(1)) % np.uint64(buckets)
+    sign = value & np.uint64(1)
+    return (bucket + sign * np.uint64(buckets)).astype("int32").reshape(shape)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class HashedWeights(Transform):
+    """Every weight is one of few trained numbers, which one a hash of its place tells.
+
+        w_i = sign(i) * bucket[h(i)],   dL/db_k = sum over {i: h(i) = k} sign(i) dL/dw_i
+
+    A bucket starts at the signed sum of its weights over the root of their number, so
+    that a random initialisation keeps its variance; a trained weight is not kept. Train
+    from the start.
+
+    State: the buckets, trained; an int32 a weight that follows from shape and seed. The
+    weights themselves are no longer trained.
+
+    Args:
+        ratio: buckets by weights, in (0, 1): 1/8 trains an eighth of the numbers.
+        signs: whether a second hash changes signs.
+        seed: of the hash.
+
+    Raises:
+        ConfigError: for a ratio outside (0, 1) or a negative seed.
+
+    Example:
+        >>> HashedWeights(1 / 8).ratio
+        0.125
+
+    Source: Chen et al., "Compressing Neural Networks with the Hashing Trick"
+    (arXiv:1504.04788), section 4.
+    Differs from the paper: SplitMix64 in place of xxHash.
+    """
+
+    def __init__(self, ratio: float, *, signs: bool = True, seed: int = 0):
+        if not 0 < ratio < 1:
+            raise ConfigError(
+                f"ratio must be between 0 and 1, such as 1/8. Received: {ratio!r}."
+            )
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0. Received: {seed!r}.")
+        self.ratio, self.signs, self.seed = ratio, signs, seed
+
+    def init(self, target, weight):
+        buckets = max(1, round(self.ratio * weight.size))
+        index = hashed(weight.shape, buckets, seed=self.seed)
+        if not self.signs:
+            index = index % buckets
+        sign = np.where(index < buckets, 1.0, -1.0)
+        place = (index % buckets).ravel()
+        sums = np.bincount(place, (sign * weight).ravel(), minlength=buckets)
+        counts = np.bincount(place, minlength=buckets)
+        values = sums / np.sqrt(np.maximum(counts, 1))
+        return {
+            "buckets": State(values.astype("float32"), trainable=True),
+            "index": State(index),
+        }
+
+    def apply(self, weight, state, context):
+        return lookup(weight, self._table(state, ops), state["index"])
+
+    def _table(self, state: dict[str, Any], xp: Any) -> Any:
+        buckets = state["buckets"]
+        return xp.concatenate([buckets, -buckets]) if self.signs else buckets
+
+    def finalize(self, target, weight, state):
+        values = self._table(state, np).astype(weight.dtype)
+        index = state["index"]
+        return values[index], Codebook(indices=index, values=values)
