@@ -2,8 +2,10 @@
 
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
+from keras_dlopt.transforms.factorize import factorize
 from keras_dlopt.transforms.finalize import coding_hints, finalize
 from keras_dlopt.transforms.layer import TransformedLayer
+from keras_dlopt.transforms.low_rank import LowRank, low_rank_recipe
 from keras_dlopt.transforms.model import TransformedModel, transform
 from keras_dlopt.transforms.prune import L0, Prune, VariationalDropout
 from keras_dlopt.transforms.quantize import (
@@ -29,6 +31,7 @@ from keras_dlopt.transforms.quantize import (
 from keras_dlopt.transforms.quantize.recipes import int8_recipe, quantization_recipe
 from keras_dlopt.transforms.quantize.splitting import split_activations
 from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.share import HashedWeights, Share
 from keras_dlopt.transforms.statistics import Statistics
 from keras_dlopt.transforms.updating import UpdateTransforms
 
@@ -44,9 +47,11 @@ __all__ = [
     "Context",
     "FakeQuant",
     "FakeQuantActivation",
+    "HashedWeights",
     "IntegerCodes",
     "LSQActivation",
     "LSQPlusActivation",
+    "LowRank",
     "Member",
     "MinMax",
     "MinMaxInteger",
@@ -55,6 +60,7 @@ __all__ = [
     "PowerOfTwo",
     "Prune",
     "Recipe",
+    "Share",
     "SoftRounding",
     "SoftWeightSharing",
     "State",
@@ -67,8 +73,10 @@ __all__ = [
     "UpdateTransforms",
     "VariationalDropout",
     "coding_hints",
+    "factorize",
     "finalize",
     "int8_recipe",
+    "low_rank_recipe",
     "quantization_recipe",
     "split_activations",
     "transform",
