@@ -103,3 +103,36 @@ def test_unnamed_operations_are_found_by_their_module():
     mend = "see unnamed_operations in _compat.py"
     assert type(model) in found, mend
     assert type(model.operations[-1]) in found, mend
+
+
+def test_optimizers_know_the_place_of_a_variable():
+    v, w = keras.Variable([1.0]), keras.Variable([2.0])
+    optimizer = keras.optimizers.SGD()
+    optimizer.build([v, w])
+    mend = "see Optimizer._index in optimizers/base.py"
+    assert optimizer._get_variable_index(w) == 1, mend
+    with pytest.raises(KeyError):
+        optimizer._get_variable_index(keras.Variable([3.0]))
+
+
+def test_checkpoints_ask_a_variable_for_its_tensors(tmp_path):
+    import tensorflow as tf
+
+    from keras_dlopt import optimizers
+    from keras_dlopt.optimizers._slab import SlabSlice
+
+    variables = [keras.Variable(np.ones(n)) for n in (2, 3, 4, 5)]
+    adam = optimizers.Adam(0.1)
+    adam.apply([keras.ops.ones(v.shape) for v in variables], variables)
+    pieces = [v for v in adam.variables if isinstance(v, SlabSlice)]
+    mend = "see SlabSlice in optimizers/_slab.py"
+    path = tf.train.Checkpoint(optimizer=adam).save(str(tmp_path / "state"))
+    stored = {key.rsplit("/.ATT")[0] for key, _ in tf.train.list_variables(path)}
+    assert len(stored) >= len(adam.variables), mend
+    held = [piece.numpy() for piece in pieces]
+    for piece in pieces:
+        piece.assign(np.zeros(piece.shape))
+    tf.train.Checkpoint(optimizer=adam).restore(path)
+    for piece, value in zip(pieces, held, strict=True):
+        np.testing.assert_array_equal(piece.numpy(), value, err_msg=mend)
+        assert np.all(value != 0), mend

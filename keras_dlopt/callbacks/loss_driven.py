@@ -26,6 +26,7 @@ class State(NamedTuple):
         reference: smoothed loss that the next verdict compares with.
         wait: steps since the last verdict; negative in the cooldown.
         climbing: 1 in the warm-up, 0 after it.
+        best: rate at the lowest smoothed loss of the warm-up.
         total: steps that the whole fit will do; 0 if unknown.
     """
 
@@ -35,10 +36,13 @@ class State(NamedTuple):
     reference: Any
     wait: Any
     climbing: Any
+    best: Any
     total: Any
 
 
-START = State(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0)
+START = State(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, 0.0)
+# A short fit is sped up by no more than this, or noise would decide.
+LEAST_SCALE = 0.2
 
 
 class Rule(NamedTuple):
@@ -52,6 +56,7 @@ class Rule(NamedTuple):
     down: float
     patience: int
     cooldown: int
+    horizon: int
     min_rate: float
     max_rate: float
     anneal: float
@@ -70,43 +75,46 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
     Returns:
         The next state and the factor from this step's rate to the next one's.
     """
+    scale = _scale(state.total, rule)
     finite = ops.isfinite(loss)
-    beta = 1.0 - 1.0 / rule.smoothing
+    beta = 1.0 - 1.0 / ops.maximum(rule.smoothing * scale, 1.0)
     mean = ops.where(finite, beta * state.mean + (1 - beta) * loss, state.mean)
     weight = ops.where(finite, beta * state.weight + (1 - beta), state.weight)
     smooth = mean / ops.maximum(weight, 1e-30)
     climbing = state.climbing > 0.5
-
     bad = ops.logical_not(finite)
+
+    raised = rate * rule.climb ** (1.0 / scale)
+    lower = ops.logical_and(finite, smooth <= state.reference)
+    best = ops.where(ops.logical_and(climbing, lower), rate, state.best)
     worse = smooth > state.reference * (1.0 + rule.tolerance)
-    stops = ops.logical_and(climbing, ops.logical_or(bad, worse))
+    over = ops.logical_or(ops.logical_or(bad, worse), raised >= rule.max_rate)
+    stops = ops.logical_and(climbing, over)
+
     waited = state.wait + 1.0
-    due = ops.logical_and(ops.logical_not(climbing), waited >= rule.patience)
+    due = waited >= ops.maximum(ops.round(rule.patience * scale), 1.0)
+    due = ops.logical_and(ops.logical_not(climbing), due)
     up = ops.logical_and(due, smooth <= state.reference)
     down = ops.logical_or(
         ops.logical_and(due, ops.logical_not(up)),
         ops.logical_and(bad, ops.logical_not(climbing)),
     )
 
-    factor = ops.where(climbing, rule.climb, 1.0)
-    factor = ops.where(stops, rule.backoff, factor)
-    factor = ops.where(up, rule.up, factor)
-    factor = ops.where(down, rule.down, factor)
+    new = ops.where(climbing, raised, rate)
+    new = ops.where(stops, rule.backoff * ops.where(best > 0.0, best, rate), new)
+    new = ops.where(up, rate * rule.up, new)
+    new = ops.where(down, rate * rule.down, new)
+    new = ops.clip(new, rule.min_rate, rule.max_rate)
     settled = _annealing(state.step + 1.0, state.total, rule)
-    factor = ops.where(settled, ops.where(bad, rule.down, 1.0), factor)
-    wanted = rate * factor
-    bounded = ops.clip(wanted, rule.min_rate, rule.max_rate) / rate
-    factor = ops.where(settled, factor, bounded)
-    factor = factor * _anneal_factor(state.step + 1.0, state.total, rule)
+    new = ops.where(settled, ops.where(bad, rate * rule.down, rate), new)
+    factor = new / rate * _anneal_factor(state.step + 1.0, state.total, rule)
 
     lowest = ops.minimum(smooth, state.reference)
     reference = ops.where(climbing, lowest, state.reference)
     reference = ops.where(ops.logical_or(stops, due), smooth, reference)
-    wait = ops.where(climbing, 0.0, ops.where(up, 0.0, waited))
-    wait = ops.where(ops.logical_or(stops, down), -float(rule.cooldown), wait)
-    # Not bounded * rate, which can round to just below the bound.
-    top = wanted >= rule.max_rate
-    ends = ops.logical_or(stops, top)
+    wait = ops.where(ops.logical_or(climbing, up), 0.0, waited)
+    rest = -ops.round(rule.cooldown * scale)
+    wait = ops.where(ops.logical_or(stops, down), rest, wait)
     return (
         State(
             step=state.step + 1.0,
@@ -114,11 +122,18 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
             weight=weight,
             reference=ops.where(weight > 0.0, reference, math.inf),
             wait=wait,
-            climbing=ops.where(ends, 0.0, state.climbing),
+            climbing=ops.where(stops, 0.0, state.climbing),
+            best=best,
             total=state.total,
         ),
         factor,
     )
+
+
+def _scale(total, rule: Rule):
+    """By how much a fit shorter than the horizon compresses the rule's times."""
+    share = ops.minimum(ops.maximum(total / rule.horizon, LEAST_SCALE), 1.0)
+    return ops.where(total > 0.0, share, 1.0)
 
 
 def _annealing(step, total, rule: Rule):
@@ -167,8 +182,8 @@ class LossDrivenLearningRate(InGraphCallback):
 
     1. Warm-up. The rate begins at `start` and is multiplied by `climb` each step, as in
        a learning-rate range test, until s_t exceeds its lowest value by the share
-       `tolerance`, a loss is not finite, or `max_rate` is reached. It is then
-       multiplied by `backoff`.
+       `tolerance`, a loss is not finite, or `max_rate` is reached. It is then set to
+       `backoff` times the rate that s_t was lowest at.
     2. Verdicts. Every `patience` steps s_t is compared with its value at the last
        verdict: not higher, the rate is multiplied by `up`; higher, by `down`, and the
        next `cooldown` steps do not count as waiting.
@@ -176,19 +191,24 @@ class LossDrivenLearningRate(InGraphCallback):
        linearly to `final` times its value, without verdicts. It is left out when the
        number of steps is unknown.
 
+    When `fit` does fewer steps than `horizon`, times shrink in proportion, by a factor
+    of 5 at most: `smoothing`, `patience` and `cooldown` are multiplied by the share
+    q = steps / horizon, and `climb` becomes climb^(1 / q).
+
     A loss that is not finite enters no statistics and lowers the rate by `down` at
     once. Except in the anneal the rate stays within `min_rate` and `max_rate`.
 
     Args:
         start: rate of the first step, unless the optimizer's is lower.
         climb: factor per step in the warm-up, above 1.
-        backoff: factor at the end of the warm-up, in (0, 1].
+        backoff: share of the best rate of the warm-up to go on with, in (0, 1].
         tolerance: share by which the smoothed loss may exceed its lowest in warm-up.
         smoothing: steps that the smoothed loss averages over, about.
         up: factor after an improvement, 1 or greater.
         down: factor after a worsening, in (0, 1).
         patience: steps between two verdicts.
         cooldown: steps added to the wait after a lowering.
+        horizon: steps of a `fit` below which the times above shrink; 1 for never.
         min_rate: lowest rate before the anneal.
         max_rate: highest rate.
         anneal: share of the steps of `fit` in the anneal, in [0, 1).
@@ -220,6 +240,7 @@ class LossDrivenLearningRate(InGraphCallback):
         down: float = 0.7,
         patience: int = 100,
         cooldown: int = 0,
+        horizon: int = 1400,
         min_rate: float = 1e-7,
         max_rate: float = 1.0,
         anneal: float = 0.3,
@@ -234,6 +255,7 @@ class LossDrivenLearningRate(InGraphCallback):
         self.down = check_in(down, 0.0, 1.0, name="down", open_low=True, open_high=True)
         self.patience = check_steps(patience, name="patience")
         self.cooldown = check_steps(cooldown, name="cooldown", minimum=0)
+        self.horizon = check_steps(horizon, name="horizon")
         self.min_rate = check_positive(min_rate, name="min_rate")
         self.max_rate = check_positive(max_rate, name="max_rate")
         if not self.min_rate <= self.start <= self.max_rate:
@@ -289,6 +311,7 @@ class LossDrivenLearningRate(InGraphCallback):
             "down": self.down,
             "patience": self.patience,
             "cooldown": self.cooldown,
+            "horizon": self.horizon,
             "min_rate": self.min_rate,
             "max_rate": self.max_rate,
             "anneal": self.anneal,

@@ -19,6 +19,7 @@ QUICK = {
     "smoothing": 3,
     "patience": 3,
     "cooldown": 2,
+    "horizon": 50,
     "anneal": 0.25,
 }
 
@@ -232,7 +233,7 @@ def test_evaluate_leaves_no_hook():
 def test_not_finite_losses_lower_the_rate():
     config = {**QUICK, "anneal": 0.0, "cooldown": 0, "backoff": 0.2}
     rates = _rule_rates([1.0, math.nan, math.inf, math.nan], config, rate=1.0, total=0)
-    assert rates == pytest.approx([1.3e-3, 1.3e-3 * 0.2, 1.82e-4, 1.274e-4], rel=1e-5)
+    assert rates == pytest.approx([1.3e-3, 2e-4, 1.4e-4, 9.8e-5], rel=1e-5)
 
 
 def test_schedule_is_refused():
@@ -296,3 +297,22 @@ def test_model_without_a_loss_mean_is_refused():
 def test_bad_arguments_are_named(arguments, text):
     with pytest.raises(ConfigError, match=text):
         LossDrivenLearningRate(**arguments)
+
+
+def test_short_fits_leave_the_climb_as_early_as_long_ones():
+    def climb(total):
+        losses = np.where(np.arange(total) < total // 10, 1.0, 3.0)
+        rates = _twin_rates(losses, {}, rate=1.0, total=total)
+        return np.argmax(np.diff(rates) < 0) / total, max(rates)
+
+    for total in (1400, 700, 280):
+        share, peak = climb(total)
+        assert 0.09 <= share < 0.13
+        assert 4e-3 < peak < 1.2e-2
+
+
+def test_bound_ends_the_climb_below_it():
+    config = {**QUICK, "anneal": 0.0, "max_rate": 2e-3, "backoff": 0.5}
+    rates = _rule_rates([3.0, 2.0, 1.0, 1.0], config, rate=1.0, total=0)
+    # Lowest loss at 1.69e-3; the next rate, 2.2e-3, would be out of bounds.
+    assert rates == pytest.approx([1.3e-3, 1.69e-3, 8.45e-4, 8.45e-4], rel=1e-5)

@@ -9,7 +9,13 @@ class LossDriven:
     """The rule of LossDrivenLearningRate, one loss at a time."""
 
     def __init__(self, *, rate, total=0, **config):
-        self.c = config
+        share = min(max(total / config["horizon"], 0.2), 1) if total else 1.0
+        self.c = dict(config)
+        self.c["smoothing"] = max(config["smoothing"] * share, 1)
+        self.c["climb"] = config["climb"] ** (1 / share)
+        for name in ("patience", "cooldown"):
+            self.c[name] = round(config[name] * share)
+        self.best = None
         self.rate = min(config["start"], rate)
         self.total = total
         self.step = 0
@@ -53,20 +59,20 @@ class LossDriven:
 
     def _warm_up(self, finite, smooth):
         c = self.c
-        if not finite or smooth > self.lowest * (1 + c["tolerance"]):
+        if finite and smooth <= self.lowest:
+            self.best, self.lowest = self.rate, smooth
+        raised = self.rate * c["climb"]
+        bad = not finite or smooth > self.lowest * (1 + c["tolerance"])
+        if bad or raised >= c["max_rate"]:
             self.phase, self.wait = "verdicts", -c["cooldown"]
             self.judged = smooth if self.weight else math.inf
-            return self.rate * c["backoff"]
-        self.lowest = min(self.lowest, smooth)
-        raised = self.rate * c["climb"]
-        if raised >= c["max_rate"]:
-            self.phase, self.wait, self.judged = "verdicts", 0, self.lowest
+            return c["backoff"] * (self.best or self.rate)
         return raised
 
     def _judge(self, finite, smooth):
         c = self.c
         self.wait += 1
-        due = self.wait >= c["patience"]
+        due = self.wait >= max(c["patience"], 1)
         better = due and smooth <= self.judged
         if due:
             self.judged = smooth
