@@ -46,7 +46,7 @@ AIMS = {"lenet_300_100": (0.986, 1.6), "lenet5": (0.9965, 0.75)}
 SETTINGS = {
     "lenet_300_100": {
         "sparsity": 0.986,
-        "teacher": 25,
+        "teacher": 20,
         "epochs": 80,
         "end": 0.6,
         "rate": 2e-3,

@@ -19,9 +19,8 @@ BEGIN, END, EVERY, STEPS = 4, 24, 4, 28
 rng = np.random.default_rng(0)
 x = rng.normal(size=(8 * STEPS, 9)).astype("float32")
 y = rng.normal(size=(8 * STEPS, 5)).astype("float32")
-# Multiples of 1/32, so that there are ties at the thresholds of the first update.
 start = [
-    np.round(32 * rng.normal(scale=0.4, size=shape)).astype("float32") / 32
+    rng.normal(scale=0.4, size=shape).astype("float32")
     for shape in [(9, 7), (7,), (7, 5), (5,)]
 ]
 
@@ -69,7 +68,6 @@ result = {
         "end": END,
         "frequency": EVERY,
     },
-    "start": [w.tolist() for w in start],
     "updates": updates,
 }
 path = pathlib.Path(__file__).parent / "tfmot_masks.json"
