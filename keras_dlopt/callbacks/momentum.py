@@ -85,16 +85,16 @@ class ScheduledMomentum(InGraphCallback):
     With beta_1 scheduled, Adam's correction 1 - beta_1^t uses the present beta_1, as in
     other implementations of one-cycle training.
 
-    It drives Keras' own optimizers, not this package's, whose fused steps hold their
-    momentum fixed.
+    It drives Keras' own optimizers, and of this package's SGD, RMSprop, Adam and AdamW,
+    also in their fused steps.
 
     Args:
         schedule: has `momentum_formula(step, xp)`, as `schedules.OneCycle` has.
 
     Raises:
         ConfigError: for a schedule without a momentum; when training starts, for an
-            optimizer without one (SGD needs `momentum` above 0) or one of this
-            package.
+            optimizer without one (SGD needs `momentum` above 0) or another of
+            this package.
 
     Example:
         >>> from keras_dlopt.schedules import OneCycle
@@ -124,12 +124,12 @@ class ScheduledMomentum(InGraphCallback):
 
     def set_model(self, model):
         optimizer = hub_of(model).inner_optimizer
-        if type(optimizer).__module__.startswith("keras_dlopt."):
+        if not getattr(optimizer, "follows_momentum", True):
             raise ConfigError(
-                "ScheduledMomentum drives Keras' own optimizers: those of this package "
-                "fix their momentum in a fused step. Received: "
-                f"{type(optimizer).__name__}. Compile with keras.optimizers."
-                f"{type(optimizer).__name__} or the like, or leave the callback out."
+                "ScheduledMomentum drives Keras' own optimizers and SGD, RMSprop, Adam "
+                f"and AdamW of this package. Received: {type(optimizer).__name__}, "
+                "which fixes its momentum when it is traced. Compile with one of "
+                "these, or leave the callback out."
             )
         names = [n for n in ("beta_1", "momentum") if getattr(optimizer, n, None)]
         if not names:

@@ -79,6 +79,7 @@ class Adam(Optimizer, keras.optimizers.Adam):
 
     elementwise = True
     takes_sparse = True
+    follows_momentum = True
 
     def __init__(
         self,
@@ -130,10 +131,8 @@ class Adam(Optimizer, keras.optimizers.Adam):
 
         dtype = weight.dtype
         lr = lr * self._rounding(dtype.as_numpy_dtype)
-        beta_1, beta_2 = (
-            tf.constant(self.beta_1, dtype),
-            tf.constant(self.beta_2, dtype),
-        )
+        beta_1 = tf.convert_to_tensor(self.beta_1, dtype)
+        beta_2 = tf.constant(self.beta_2, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=weight.handle,
             m=slots["momentum"].handle,
@@ -153,8 +152,11 @@ class Adam(Optimizer, keras.optimizers.Adam):
         1 - float32(0.999) is 1.3e-5 off 0.001, and so is the second moment; its root
         enters the step, so the learning rate can undo it.
         """
-        kept_1, kept_2 = float(dtype(self.beta_1)), float(dtype(self.beta_2))
-        first = (1 - self.beta_1) / (1 - kept_1)
+        first, kept_2 = 1.0, float(dtype(self.beta_2))
+        if isinstance(
+            self.beta_1, float
+        ):  # else a schedule's, in `dtype` from the start
+            first = (1 - self.beta_1) / (1 - float(dtype(self.beta_1)))
         return first * ((1 - kept_2) / (1 - self.beta_2)) ** 0.5
 
 

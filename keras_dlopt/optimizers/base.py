@@ -72,6 +72,8 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
     # Whether one weight's step depends on the others, or needs more than `rule` and
     # state that starts at 0.
     couples_weights: bool = False
+    # Whether `rule` and `fused` take a tensor as `beta_1` or `momentum`.
+    follows_momentum: bool = False
     # Whether `update_step` of the Keras class below takes sparse gradients.
     takes_sparse: bool = False
 

@@ -77,6 +77,7 @@ class RMSprop(Optimizer, keras.optimizers.RMSprop):
 
     elementwise = True
     takes_sparse = True
+    follows_momentum = True
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class RMSprop(Optimizer, keras.optimizers.RMSprop):
             "mom": slots["momentum"].handle,
             "lr": lr,
             "rho": tf.constant(self.rho, weight.dtype),
-            "momentum": tf.constant(self.momentum, weight.dtype),
+            "momentum": tf.convert_to_tensor(self.momentum, weight.dtype),
             "epsilon": tf.constant(self.epsilon, weight.dtype),
             "grad": gradient,
         }

@@ -54,6 +54,7 @@ class SGD(Optimizer, keras.optimizers.SGD):
     elementwise = True
     fusable = True
     takes_sparse = True
+    follows_momentum = True
 
     def __init__(
         self,
@@ -95,6 +96,6 @@ class SGD(Optimizer, keras.optimizers.SGD):
             accum=slots["momentum"].handle,
             lr=lr,
             grad=gradient,
-            momentum=tf.constant(self.momentum, weight.dtype),
+            momentum=tf.convert_to_tensor(self.momentum, weight.dtype),
             use_nesterov=self.nesterov,
         )

@@ -33,18 +33,20 @@ def _fit(optimizer, **options):
 @pytest.mark.parametrize(
     "options", [{}, {"steps_per_execution": 5}, {"jit_compile": True}], ids=str
 )
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "our sgd", "our adam"])
 def test_weights_are_the_twins(kind, options):
     make = {
         "sgd": lambda: keras.optimizers.SGD(0.02, momentum=0.9),
         "adam": lambda: keras.optimizers.Adam(0.02),
+        "our sgd": lambda: optimizers.SGD(0.02, momentum=0.9),
+        "our adam": lambda: optimizers.Adam(0.02),
     }[kind]
     optimizer = make()
     start, got = _fit(optimizer, **options)
     expected = scheduled_momentum(
         *_data(),
         start,
-        kind=kind,
+        kind=kind.split()[-1],
         rate=0.02,
         batch=8,
         epochs=4,
@@ -59,9 +61,9 @@ def test_optimizer_without_momentum_is_refused():
         _fit(keras.optimizers.SGD(0.1))
 
 
-def test_optimizers_of_this_package_are_refused():
-    with pytest.raises(ConfigError, match=r"drives Keras' own optimizers.*SGD"):
-        _fit(optimizers.SGD(0.1, momentum=0.9))
+def test_optimizers_that_fix_their_momentum_are_refused():
+    with pytest.raises(ConfigError, match=r"drives Keras' own.*Received: RAdam"):
+        _fit(optimizers.RAdam(0.1))
 
 
 def test_schedule_without_momentum_is_refused():
