@@ -39,9 +39,11 @@ from keras_dlopt.transforms import (
 __version__ = "0.1.0"
 
 _MODULES = (
+    "auto",
     "data",
     "distribute",
     "export",
+    "interop",
     "models",
     "post_training",
     "profile",
@@ -52,6 +54,7 @@ _NAMES = {
     "profile_fit": "profile",
     "load_compressed": "storage",
     "save_compressed": "storage",
+    "sensitivity": "auto",
 }
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "UpdateTransforms",
     "VariationalDropout",
     "at",
+    "auto",
     "callbacks",
     "data",
     "distribute",
@@ -82,6 +86,7 @@ __all__ = [
     "finalize",
     "inside",
     "int8_recipe",
+    "interop",
     "layers",
     "load_compressed",
     "low_rank_recipe",
@@ -97,6 +102,7 @@ __all__ = [
     "report",
     "save_compressed",
     "schedules",
+    "sensitivity",
     "split_activations",
     "storage",
     "transform",
