@@ -12,10 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt.distribute.seeds import generators
 from keras_dlopt.errors import ConfigError, FormatError
 
-_PREFIX, _WEIGHTS, _METRICS = "step-", "state.weights.h5", "metrics.npz"
-_POSITION = "position.json"
+_PREFIX, _POSITION = "step-", "position.json"
+_WEIGHTS, _METRICS, _SEEDS = "state.weights.h5", "metrics.npz", "seeds.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Checkpoints:
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=place))
         try:
             model.save_weights(temporary / _WEIGHTS)
-            np.savez(temporary / _METRICS, *_arrays(model))
+            np.savez(temporary / _METRICS, *_arrays(model.metrics_variables))
+            # Keras leaves the state of dropout out of weight files.
+            np.savez(temporary / _SEEDS, *_arrays(_seed_states(model)))
             kept = dataclasses.asdict(position)
             kept.pop("folder")
             (temporary / _POSITION).write_text(json.dumps(kept))
@@ -80,7 +83,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def load(self, model: keras.Model, position: Position) -> None:
-        """Restores weights, optimizer and random state.
+        """Restores weights, optimizer and, on the first replica, random state.
 
         Raises:
             FormatError: if the checkpoint does not fit the model.
@@ -91,6 +94,11 @@ class Checkpoints:
                 model.optimizer.build(model.trainable_variables)
         try:
             model.load_weights(position.folder / _WEIGHTS)
+            states = _seed_states(model)
+            for state, value in zip(
+                states, _stored(position.folder / _SEEDS), strict=True
+            ):
+                state.assign(value)
         except (ValueError, KeyError, OSError) as error:
             raise FormatError(
                 f"The checkpoint {position.folder} does not fit this model: {error}. "
@@ -101,8 +109,7 @@ class Checkpoints:
     def load_metrics(self, model: keras.Model, position: Position) -> None:
         """Restores the metrics of the epoch that was broken off."""
         assert position.folder is not None
-        with np.load(position.folder / _METRICS) as stored:
-            values = [stored[name] for name in stored.files]
+        values = _stored(position.folder / _METRICS)
         variables = model.metrics_variables
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
             warnings.warn(
@@ -132,8 +139,19 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _arrays(model: keras.Model) -> list[Any]:
-    return [np.asarray(v.value.numpy()) for v in model.metrics_variables]
+def _seed_states(model: keras.Model) -> list[Any]:
+    return [generator.state for generator in generators(model)]
+
+
+def _arrays(variables: list[Any]) -> list[np.ndarray]:
+    """The first replica's values."""
+    local = [getattr(v.value, "values", (v.value,))[0] for v in variables]
+    return [np.asarray(value.numpy()) for value in local]
+
+
+def _stored(path: pathlib.Path) -> list[np.ndarray]:
+    with np.load(path) as stored:
+        return [stored[name] for name in stored.files]
 
 
 def _flush(path: pathlib.Path) -> None:

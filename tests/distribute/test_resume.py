@@ -1,0 +1,169 @@
+"""Killed and started again, training ends with the weights of an unbroken run."""
+
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dlopt.distribute import fit, plan, run
+from keras_dlopt.distribute.checkpoints import Checkpoints, Position
+from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
+
+TRAINER = pathlib.Path(__file__).with_name("trainer.py")
+STEPS = 18  # three epochs of six batches
+
+
+def load(path):
+    with np.load(path) as stored:
+        return [stored[name] for name in stored.files]
+
+
+def same(left, right):
+    pairs = zip(load(left), load(right), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def unbroken(start, tmp_path, strategy):
+    out = tmp_path / "unbroken.npz"
+    done = start(TRAINER, strategy, tmp_path / "unbroken", "--out", out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(600)
+def test_sigterm_and_sigkill_change_no_bit(start, tmp_path):
+    whole, out = unbroken(start, tmp_path, "cpu:2"), tmp_path / "broken.npz"
+    ends = [("--term", "8", 143), ("--kill", "5", -signal.SIGKILL)]
+    for option, step, code in ends:
+        done = start(TRAINER, "cpu:2", tmp_path / "runs", option, step)
+        assert done.returncode == code, done.stderr[-3000:]
+        assert list((tmp_path / "runs").glob("step-*"))
+    done = start(TRAINER, "cpu:2", tmp_path / "runs", "--out", out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert same(whole, out)
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(2400)
+def test_ten_kills_at_random_steps(start, tmp_path):
+    whole = unbroken(start, tmp_path, "one_device")
+    rng = np.random.default_rng(11)
+    for number, step in enumerate(rng.integers(0, STEPS, 10)):
+        folder, out = tmp_path / str(number), tmp_path / f"{number}.npz"
+        done = start(TRAINER, "one_device", folder, "--kill", step)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+        done = start(TRAINER, "one_device", folder, "--out", out)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert same(whole, out), f"killed in step {step}"
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+def test_a_killed_worker_and_its_peer_go_on(tmp_path):
+    def train(name, *options, restarts=0):
+        out = tmp_path / f"{name}.npz"
+        run(
+            TRAINER,
+            "multi_worker",
+            str(tmp_path / name),
+            "--out",
+            str(out),
+            *options,
+            workers=2,
+            seconds=500,
+            restarts=restarts,
+            logs=tmp_path / f"{name}-logs",
+        )
+        return out
+
+    whole = train("whole")
+    with_kill = ["--kill", "9", "--once", str(tmp_path / "killed")]
+    assert same(whole, train("broken", *with_kill, restarts=2))
+    assert (tmp_path / "killed").exists()
+
+
+# -- without other processes -----------------------------------------------------------
+
+
+def _model(units=2):
+    import keras
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def _examples(count=10):
+    return tf.data.Dataset.from_tensor_slices(
+        (np.ones((count, 3)), np.ones((count, 2)))
+    )
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    options = {"directory": str(tmp_path), "epochs": 2, "verbose": 0}
+    small = plan("one_device", batch_size=5)
+    first = _model()
+    assert len(fit(first, _examples(), small, **options).history["loss"]) == 2
+    second = _model()
+    assert fit(second, _examples(), small, **options).history == {}
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path):
+    store, model = Checkpoints(tmp_path, keep=2), _model()
+    assert store.newest() == Position()
+    (tmp_path / ".writing-left-by-a-kill").mkdir()
+    for batch in (2, 4, 6):
+        store.save(model, Position(1, batch, 12))
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [
+        "step-000001-000000004",
+        "step-000001-000000006",
+    ]
+    newest = store.newest()
+    assert (newest.epoch, newest.batch, newest.count_at_epoch) == (1, 6, 12)
+
+
+def test_only_the_first_worker_writes(tmp_path):
+    store = Checkpoints(tmp_path, write=False)
+    store.save(_model(), Position(0, 1, 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(_model(2), Position(0, 1, 0))
+    with pytest.raises(
+        FormatError, match="does not fit this model.*in a new directory"
+    ):
+        store.load(_model(4), store.newest())
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "kind"),
+    [
+        ({"every": 0}, "steps_per_execution must divide", ConfigError),
+        ({"keep": 0}, "keep must be 1 or more. Received: 0", ConfigError),
+    ],
+)
+def test_options_are_checked(tmp_path, options, text, kind):
+    small = plan("one_device", batch_size=5)
+    with pytest.raises(kind, match=text):
+        fit(_model(), _examples(), small, directory=str(tmp_path), **options)
+
+
+def test_data_and_model_are_checked(tmp_path):
+    import keras
+
+    small, where = plan("one_device", batch_size=5), {"directory": str(tmp_path)}
+    with pytest.raises(DataError, match="must be known and fill a batch of 5"):
+        fit(_model(), _examples().repeat(), small, **where)
+    with pytest.raises(ConfigError, match="The plan has no batch size"):
+        fit(_model(), _examples(), plan("one_device"), **where)
+    with pytest.raises(ModelError, match="must be built and compiled before"):
+        fit(keras.Sequential([keras.layers.Dense(1)]), _examples(), small, **where)
