@@ -7,7 +7,8 @@ For each network and data set:
 
     python benchmarks/learning_rate_loss_driven.py --seeds 5
 
-writes benchmarks/results/learning_rate_loss_driven.json.
+writes benchmarks/results/learning_rate_loss_driven.json. With --again only the callback
+is trained; the one-cycle figures in that file, of the same protocol, are kept.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def train(network, split, held, *, epochs, seed, rate=None, peak=None, **setting
     return 100 * float(accuracy), history.get("learning_rate", [])
 
 
-def compare(network, name, *, epochs, seeds, small):
+def compare(network, name, *, epochs, seeds, small, known=None):
     sets = data.load(name, validation=VALIDATION[name])
     parts = {
         "train": (sets.x_train, sets.y_train),
@@ -93,18 +94,14 @@ def compare(network, name, *, epochs, seeds, small):
     }
     if small:
         parts = {k: (x[:2000], y[:2000]) for k, (x, y) in parts.items()}
-    tuned = {
-        peak: train(
-            network,
-            parts["train"],
-            parts["validation"],
-            epochs=epochs,
-            seed=100,
-            peak=peak,
-        )[0]
-        for peak in PEAKS
-    }
-    best = max(tuned, key=tuned.get)
+    if known is None:
+        judge = functools.partial(
+            train, network, parts["train"], parts["validation"], epochs=epochs, seed=100
+        )
+        tuned = {f"{peak:g}": judge(peak=peak)[0] for peak in PEAKS}
+        best = float(max(tuned, key=tuned.get))
+    else:
+        tuned, best = known["tuned_on_validation"], known["best_peak"]
     both = tuple(
         np.concatenate(pair)
         for pair in zip(parts["train"], parts["validation"], strict=True)
@@ -112,10 +109,14 @@ def compare(network, name, *, epochs, seeds, small):
     final = functools.partial(train, network, both, parts["test"], epochs=epochs)
     rows, by_start, rates = {"one_cycle": [], "loss_driven": []}, {}, []
     for seed in range(seeds):
-        rows["one_cycle"].append(final(seed=seed, peak=best)[0])
+        rows["one_cycle"].append(
+            final(seed=seed, peak=best)[0]
+            if known is None
+            else known["test_accuracy"]["one_cycle"][seed]
+        )
         # Every start at or above the callback's own first rate is the same run; the
         # first seed shows it, the others use the highest.
-        for start in STARTS if seed == 0 else STARTS[-1:]:
+        for start in STARTS if seed == 0 and known is None else STARTS[-1:]:
             accuracy, rates = final(seed=seed, rate=start)
             if seed == 0:
                 by_start[f"{start:g}"] = accuracy
@@ -129,7 +130,7 @@ def compare(network, name, *, epochs, seeds, small):
     return {
         "network": network,
         "data": name,
-        "tuned_on_validation": {f"{k:g}": v for k, v in tuned.items()},
+        "tuned_on_validation": tuned,
         "best_peak": best,
         "test_accuracy": rows,
         "mean": means,
@@ -148,13 +149,23 @@ def main():
     parser.add_argument("--data", nargs="*", default=list(VALIDATION))
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--output", default=None)
+    parser.add_argument("--again", action="store_true")
     args = parser.parse_args()
     began = time.time()
-    results = []
+    results, known = [], {}
+    if args.again:
+        file = json.loads(target(args).read_text())
+        assert (file["epochs"], file["seeds"]) == (args.epochs, args.seeds)
+        known = {(r["network"], r["data"]): r for r in file["results"]}
     for network in args.networks:
         for name in args.data:
             result = compare(
-                network, name, epochs=args.epochs, seeds=args.seeds, small=args.smoke
+                network,
+                name,
+                epochs=args.epochs,
+                seeds=args.seeds,
+                small=args.smoke,
+                known=known.pop((network, name), None),
             )
             results.append(result)
             print(
@@ -164,13 +175,17 @@ def main():
                 round(result["gap_of_worst_start"], 3),
                 flush=True,
             )
-            write(results, args, began)
+            write([*known.values(), *results], args, began)
+
+
+def target(args):
+    here = pathlib.Path(__file__).parent / "results"
+    return pathlib.Path(args.output or here / "learning_rate_loss_driven.json")
 
 
 def write(results, args, began):
-    here = pathlib.Path(__file__).parent / "results"
-    here.mkdir(exist_ok=True)
-    file = pathlib.Path(args.output or here / "learning_rate_loss_driven.json")
+    file = target(args)
+    file.parent.mkdir(exist_ok=True)
     text = {
         "command": "python benchmarks/learning_rate_loss_driven.py",
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count()},

@@ -27,6 +27,7 @@ class State(NamedTuple):
         wait: steps since the last verdict; negative in the cooldown.
         climbing: 1 in the warm-up, 0 after it.
         best: rate at the lowest smoothed loss of the warm-up.
+        highest: highest smoothed loss of the warm-up.
         total: steps that the whole fit will do; 0 if unknown.
     """
 
@@ -37,10 +38,11 @@ class State(NamedTuple):
     wait: Any
     climbing: Any
     best: Any
+    highest: Any
     total: Any
 
 
-START = State(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, 0.0)
+START = State(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, 0.0, 0.0)
 # A short fit is sped up by no more than this, or noise would decide.
 LEAST_SCALE = 0.2
 
@@ -51,6 +53,7 @@ class Rule(NamedTuple):
     climb: float
     backoff: float
     tolerance: float
+    overshoot: float
     smoothing: int
     up: float
     down: float
@@ -88,8 +91,11 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
     lower = ops.logical_and(finite, smooth <= state.reference)
     best = ops.where(ops.logical_and(climbing, lower), rate, state.best)
     worse = smooth > state.reference * (1.0 + rule.tolerance)
+    highest = ops.maximum(state.highest, smooth)
+    fell = smooth < highest * (1.0 - rule.tolerance)
+    past = ops.logical_and(fell, raised > best * rule.overshoot)
     over = ops.logical_or(ops.logical_or(bad, worse), raised >= rule.max_rate)
-    stops = ops.logical_and(climbing, over)
+    stops = ops.logical_and(climbing, ops.logical_or(over, past))
 
     waited = state.wait + 1.0
     due = waited >= ops.maximum(ops.round(rule.patience * scale), 1.0)
@@ -124,6 +130,7 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
             wait=wait,
             climbing=ops.where(stops, 0.0, state.climbing),
             best=best,
+            highest=highest,
             total=state.total,
         ),
         factor,
@@ -182,8 +189,10 @@ class LossDrivenLearningRate(InGraphCallback):
 
     1. Warm-up. The rate begins at `start` and is multiplied by `climb` each step, as in
        a learning-rate range test, until s_t exceeds its lowest value by the share
-       `tolerance`, a loss is not finite, or `max_rate` is reached. It is then set to
-       `backoff` times the rate that s_t was lowest at.
+       `tolerance`, a loss is not finite, or `max_rate` is reached. It also ends when
+       s_t is below its highest value by that share and was lowest at a rate
+       `overshoot` times lower: with normalization the loss stays flat while the weights
+       already blow up. The rate is then set to `backoff` times the one at the lowest.
     2. Verdicts. Every `patience` steps s_t is compared with its value at the last
        verdict: not higher, the rate is multiplied by `up`; higher, by `down`, and the
        next `cooldown` steps do not count as waiting.
@@ -203,6 +212,7 @@ class LossDrivenLearningRate(InGraphCallback):
         climb: factor per step in the warm-up, above 1.
         backoff: share of the best rate of the warm-up to go on with, in (0, 1].
         tolerance: share by which the smoothed loss may exceed its lowest in warm-up.
+        overshoot: how far the warm-up may climb past the best rate, a factor above 1.
         smoothing: steps that the smoothed loss averages over, about.
         up: factor after an improvement, 1 or greater.
         down: factor after a worsening, in (0, 1).
@@ -233,8 +243,9 @@ class LossDrivenLearningRate(InGraphCallback):
         *,
         start: float = 1e-5,
         climb: float = 1.05,
-        backoff: float = 0.3,
+        backoff: float = 0.6,
         tolerance: float = 0.1,
+        overshoot: float = 3.0,
         smoothing: int = 20,
         up: float = 1.05,
         down: float = 0.7,
@@ -250,6 +261,9 @@ class LossDrivenLearningRate(InGraphCallback):
         self.climb = check_in(climb, 1.0, math.inf, name="climb", open_low=True)
         self.backoff = check_in(backoff, 0.0, 1.0, name="backoff", open_low=True)
         self.tolerance = check_in(tolerance, 0.0, math.inf, name="tolerance")
+        self.overshoot = check_in(
+            overshoot, 1.0, math.inf, name="overshoot", open_low=True
+        )
         self.smoothing = check_steps(smoothing, name="smoothing")
         self.up = check_in(up, 1.0, math.inf, name="up")
         self.down = check_in(down, 0.0, 1.0, name="down", open_low=True, open_high=True)
@@ -306,6 +320,7 @@ class LossDrivenLearningRate(InGraphCallback):
             "climb": self.climb,
             "backoff": self.backoff,
             "tolerance": self.tolerance,
+            "overshoot": self.overshoot,
             "smoothing": self.smoothing,
             "up": self.up,
             "down": self.down,

@@ -15,7 +15,7 @@ class LossDriven:
         self.c["climb"] = config["climb"] ** (1 / share)
         for name in ("patience", "cooldown"):
             self.c[name] = round(config[name] * share)
-        self.best = None
+        self.best, self.highest = None, 0.0
         self.rate = min(config["start"], rate)
         self.total = total
         self.step = 0
@@ -63,6 +63,9 @@ class LossDriven:
             self.best, self.lowest = self.rate, smooth
         raised = self.rate * c["climb"]
         bad = not finite or smooth > self.lowest * (1 + c["tolerance"])
+        self.highest = max(self.highest, smooth)
+        if smooth < self.highest * (1 - c["tolerance"]):
+            bad = bad or raised > self.best * c["overshoot"]
         if bad or raised >= c["max_rate"]:
             self.phase, self.wait = "verdicts", -c["cooldown"]
             self.judged = smooth if self.weight else math.inf
