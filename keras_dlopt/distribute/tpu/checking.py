@@ -173,10 +173,9 @@ def _report(
             )
         if "model" not in by_name:
             raise ModelError(
-                f"The model could not be loaded in the compiling process: {run.tail} "
-                "Its own layers must be registered "
-                "(keras.saving.register_keras_serializable) in a module that `imports` "
-                "names."
+                f"The compiling process ended while {run.stage}, with code "
+                f"{run.code}: {run.tail} Check that `import jax, libtpu, keras` works "
+                "there, and that the modules in `imports` can be imported."
             )
         steps.append(_stopped(missing[0], run))
     products = [Product(**p) for e in by_name.get("products", []) for p in e["found"]]

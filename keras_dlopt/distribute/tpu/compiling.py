@@ -5,6 +5,7 @@ Runs in the compiling process.
 
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -114,12 +115,7 @@ class Compiler:
 
         traced = jax.make_jaxpr(program.function)(*program.state, *program.batch)
         stack = next(
-            (
-                str(equation.source_info.name_stack)
-                for equation in _equations(traced.jaxpr)
-                if equation.primitive.name == operation
-            ),
-            "",
+            (where for where, name in _used(traced.jaxpr) if name == operation), ""
         )
         return self.watched.path_in(stack)
 
@@ -161,17 +157,21 @@ def figures(compiled: Any) -> dict[str, Any]:
     }
 
 
-def _equations(jaxpr: Any) -> Any:
+def _used(jaxpr: Any, outer: str = "") -> Iterator[tuple[str, str]]:
+    """Every operation of a traced program: the scopes it is in, and its name."""
     for equation in jaxpr.eqns:
-        yield equation
+        where = f"{outer}/{equation.source_info.name_stack}"
+        yield where, equation.primitive.name
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    yield from _equations(inner)
+                    yield from _used(inner, where)
 
 
 def _first_lines(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("File ", "Arguments"))]
+    kept = [
+        line for line in lines if not line.startswith(("File ", "Arguments received"))
+    ]
     return "\n".join(kept)[:_NOISE]

@@ -28,7 +28,7 @@ BITS = {
 }
 _SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _INSTRUCTION = re.compile(
-    r"^\s*(?:ROOT )?%\S+ = (.+?) (" + "|".join(KINDS) + r")(-start)?\("
+    r"^\s*(?:ROOT )?%\S+ = (\(.*?\)|\S+) (" + "|".join(KINDS) + r")(-start)?\("
 )
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TILE = re.compile(r"T\(([\d,]+)\)")

@@ -17,6 +17,7 @@ PARTS = {
 REFUSED, FAINT, ROOF = "#c4352b", "#57606a", "#24292f"
 WIDTH = 9.0  # inches, at 120 dots
 LAYERS = 12
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
 
 
 def plot(report: Report) -> bytes:
@@ -25,22 +26,21 @@ def plot(report: Report) -> bytes:
     from matplotlib.figure import Figure
 
     wasteful = [p for p in report.padding if p.advice][:LAYERS]
-    rows = 2 if wasteful else 1
-    height = 3.4 + (0.9 + 0.24 * len(wasteful) if wasteful else 0)
-    figure = Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
-    grid = figure.add_gridspec(
-        rows, 2, height_ratios=[3.4, height - 3.4] if wasteful else [1]
-    )
+    heights = [3.6, 0.9 + 0.24 * len(wasteful)][: 2 if wasteful else 1]
+    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=120, layout="constrained")
     figure.suptitle(
         f"{report.model} on {report.topology.name}, compiled, not run", fontsize=10
     )
-    _memory(figure.add_subplot(grid[0, 0]), report)
-    _roofline(figure.add_subplot(grid[0, 1]), report)
+    # Apart, so that long names of layers do not squeeze the upper plots.
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    left, right = parts[0, 0].subplots(1, 2)
+    _memory(left, report)
+    _roofline(right, report)
     if wasteful:
-        _padding(figure.add_subplot(grid[1, :]), report, wasteful)
+        _padding(parts[1, 0].subplots(), report, wasteful)
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=8, which="both")
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
@@ -68,12 +68,12 @@ def _memory(axis: Any, report: Report) -> None:
     axis.set_ylim(0, top * 1.18 or 1)
     axis.set_xlim(-0.5, max(len(steps), 2) - 0.3)
     axis.set_xticks(range(len(steps)), [f"{s.name}\nbatch {s.batch:,}" for s in steps])
-    axis.set_ylabel(f"{name} on one device")
+    axis.set_ylabel(f"{name} on one device", fontsize=8)
     handles = [_patch(color) for color in PARTS.values()]
     labels = list(PARTS)
     if any(not s.parts for s in steps):
         handles, labels = [*handles, _patch(REFUSED)], [*labels, "refused: too big"]
-    axis.legend(handles, labels, frameon=False, fontsize=7, ncols=2, loc="best")
+    axis.legend(handles, labels, frameon=False, fontsize=7, ncols=3, **BELOW)
     axis.set_title("memory", fontsize=9, loc="left")
 
 
@@ -86,9 +86,7 @@ def _roofline(axis: Any, report: Report) -> None:
     x = np.geomspace(min(*known, ridge) / 8, max(*known, ridge) * 8, 100)
     roof = np.minimum(chip.device_flops, x * chip.device_memory_rate)
     axis.plot(x, roof / 1e12, color=ROOF, lw=1.4)
-    axis.text(
-        ridge, chip.device_flops / 1e12 * 1.15, chip.name, fontsize=8, ha="center"
-    )
+    axis.text(ridge, chip.device_flops / 1e12, f"{chip.name}  ", fontsize=8, ha="right")
     for step, color in zip(steps, PARTS.values(), strict=False):
         reached = step.flops / step.roofline.seconds / 1e12
         label = f"{step.name}, batch {step.batch:,}: {step.roofline.bound}"
@@ -100,7 +98,7 @@ def _roofline(axis: Any, report: Report) -> None:
     axis.set_title("roofline estimate: at most this fast", fontsize=9, loc="left")
     axis.grid(alpha=0.25, which="major")
     if steps:
-        axis.legend(frameon=False, fontsize=7, loc="lower right")
+        axis.legend(frameon=False, fontsize=7, **BELOW)
 
 
 def _padding(axis: Any, report: Report, wasteful: Any) -> None:
@@ -108,7 +106,9 @@ def _padding(axis: Any, report: Report, wasteful: Any) -> None:
     y = np.arange(len(wasteful))
     axis.barh(y, [100 * p.waste for p in wasteful], height=0.7, color="#e08a00")
     for at, p in zip(y, wasteful, strict=True):
-        text = f"  {p.waste:.0%} of {p.share:.0%} of the work: {p.advice}"
+        text = (
+            f"  {p.waste:.0%} of {p.share:.0%} of the work: {p.advice.split('; ')[0]}"
+        )
         axis.text(100 * p.waste, at, text, va="center", fontsize=7, color=FAINT)
     axis.set_yticks(y, [p.path for p in wasteful], fontsize=7)
     axis.invert_yaxis()

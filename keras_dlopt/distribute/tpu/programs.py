@@ -146,19 +146,67 @@ def _inputs(model: Any) -> Any:
 
 
 def target_specs(model: keras.Model, x: Any) -> Any:
-    """Shapes and dtypes of the targets that the compiled loss takes."""
+    """Shapes and dtypes of the targets that the compiled loss takes.
+
+    Like the outputs, or whole numbers without the last axis, as class labels are: a
+    loss says which by its name, and otherwise by which of the two it accepts.
+
+    Raises:
+        ModelError: if it accepts neither.
+    """
     symbolic = keras.tree.map_structure(
         lambda s: keras.KerasTensor(s.shape, dtype=str(s.dtype)), x
     )
     outputs = model.compute_output_spec(symbolic, training=True)
+    single = not isinstance(outputs, list | tuple | dict)
     losses = model.loss
-    if isinstance(outputs, list | tuple | dict) and isinstance(losses, str | Callable):
-        losses = keras.tree.map_structure(lambda _: losses, outputs)
-    if isinstance(outputs, list | tuple) and isinstance(losses, dict):
-        losses = [losses.get(name) for name in model.output_names]
-    if not isinstance(outputs, list | tuple | dict):
-        return _target(outputs, losses)
-    return keras.tree.map_structure(_target, outputs, losses)
+    if single:
+        guesses = [_target(outputs, losses)]
+    else:
+        if isinstance(losses, str) or callable(losses):
+            losses = keras.tree.map_structure(lambda _: losses, outputs)
+        if isinstance(outputs, list | tuple) and isinstance(losses, dict):
+            losses = [losses.get(name) for name in model.output_names]
+        guesses = [keras.tree.map_structure(_target, outputs, losses)]
+    guesses += [
+        keras.tree.map_structure(lambda t: _target(t, "sparse"), outputs),
+        keras.tree.map_structure(lambda t: _target(t, ""), outputs),
+    ]
+    problem: Exception | None = None
+    for guess in guesses:
+        try:
+            _try_loss(model, guess, outputs)
+            return guess
+        except Exception as error:
+            problem = problem or error
+    raise ModelError(
+        f"The loss takes neither targets like the outputs nor class labels: {problem} "
+        "Compile the model with a loss that takes one of them for the check."
+    ) from problem
+
+
+def _try_loss(model: keras.Model, targets: Any, outputs: Any) -> None:
+    """Traces the loss, which raises if the shapes do not fit."""
+    predicted = keras.tree.map_structure(
+        lambda t: _struct(tuple(t.shape), keras.backend.standardize_dtype(t.dtype)),
+        outputs,
+    )
+
+    def loss(y, predicted):
+        with keras.StatelessScope(collect_losses=True):
+            return model.compute_loss(y=y, y_pred=predicted, training=True)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.eval_shape(loss, targets, predicted)
+        return
+    import tensorflow as tf
+
+    specs = keras.tree.map_structure(
+        lambda s: tf.TensorSpec(s.shape, str(s.dtype)), (targets, predicted)
+    )
+    tf.function(loss, autograph=False).get_concrete_function(*specs)
 
 
 def _target(output: Any, loss: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_dlopt.distribute.tpu.batches import Search
 from keras_dlopt.distribute.tpu.chips import topology
-from keras_dlopt.errors import DloptError
+from keras_dlopt.errors import DloptError, ModelError
 
 
 def main(job_path: str, out_path: str) -> None:
@@ -43,7 +43,19 @@ def _run(job: dict[str, Any], tell: Any) -> None:
     for module in job["imports"]:
         importlib.import_module(module)
     tell("stage", name="loading the model")
-    model = making.load_model(job["model"], policy=job["policy"])
+    try:
+        model = making.load_model(job["model"], policy=job["policy"])
+    except DloptError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = " ".join(lines[:2]) or type(error).__name__
+        raise ModelError(
+            f"The model could not be loaded with the {keras.backend.backend()} backend "
+            f"in the compiling process: {told} Layers of your own must be "
+            "registered (keras.saving.register_keras_serializable) in a module that "
+            "`imports` names."
+        ) from error
     note = making.compile_if_needed(model)
     watched = Watched(model)
     where = topology(job["topology"])
