@@ -23,27 +23,8 @@ import warnings
 
 import keras
 import numpy as np
+from coverage_names import APPLICATIONS, CLASSES, METHODS
 from keras import layers
-
-CLASSES = 10
-METHODS = ("prune", "cluster", "qat", "prune_qat")
-# Name -> smallest side that the architecture takes.
-APPLICATIONS = {
-    "VGG16": 32,
-    "ResNet50": 32,
-    "ResNet50V2": 32,
-    "Xception": 71,
-    "InceptionV3": 75,
-    "InceptionResNetV2": 75,
-    "MobileNet": 32,
-    "MobileNetV2": 32,
-    "MobileNetV3Small": 32,
-    "DenseNet121": 32,
-    "NASNetMobile": 32,
-    "EfficientNetB0": 32,
-    "EfficientNetV2B0": 32,
-    "ConvNeXtTiny": 32,
-}
 
 
 @keras.saving.register_keras_serializable("coverage")
@@ -123,9 +104,9 @@ def _keras_hub():
         hidden_dim=16,
         mlp_dim=32,
     )
-    x = layers.GlobalAveragePooling1D()(backbone.output)
-    model = keras.Model(backbone.input, layers.Dense(CLASSES)(x))
-    return model, (16, 16, 3)
+    inputs = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling1D()(backbone(inputs))
+    return keras.Model(inputs, layers.Dense(CLASSES)(x)), (16, 16, 3)
 
 
 SMALL = {

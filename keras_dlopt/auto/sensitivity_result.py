@@ -212,7 +212,7 @@ def _write_values(axis: Any, grid: np.ndarray, top: float) -> None:
             axis.text(
                 j,
                 i,
-                f"{value:.3f}",
+                f"{round(value, 3) + 0.0:.3f}",  # no -0.000
                 ha="center",
                 va="center",
                 fontsize=7,
