@@ -381,7 +381,8 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
         """
         small, rest = _slab.take(self._state.slab, grads, cells)
         if small is not None:
-            _updates.update_slab(self, *small, self._state.slab, lr, step)
+            slab = self._state.slab
+            _updates.update_slab(self, small[0], small[1], slab, lr, step)
         for gradient, cell in rest:
             _updates.update_one(self, gradient, cell, lr, step)
 

@@ -98,12 +98,8 @@ class ScheduleFree(Optimizer):
         options.setdefault("weight_decay", settings["weight_decay"])
         super().__init__(learning_rate, **options)
         self.base = base
+        self.elementwise = base.elementwise
         self.beta = beta
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether the base treats every entry alike."""
-        return self.base.elementwise
 
     @property
     def fusable(self) -> bool:
@@ -125,7 +121,7 @@ class ScheduleFree(Optimizer):
         slab = self._state.slab
         small, rest = take(slab, grads, cells)
         if small is not None:
-            self._update_slab(*small, slab, lr, step, moves)
+            self._update_slab(small[0], small[1], slab, lr, step, moves)
         for gradient, cell in rest:
             self._update_cell(gradient, cell, lr, step, moves)
         assign(shared["total"], total)
