@@ -10,7 +10,8 @@ from keras_dlopt.schedules import (
     RegrowSparsity,
 )
 
-POLYNOMIAL = PolynomialSparsity(0.5, begin=1, end=4, frequency=1)
+# Every update falls on an even step, so that two steps an execution see the same.
+POLYNOMIAL = PolynomialSparsity(0.5, begin=2, end=6, frequency=2)
 
 
 def _prune(name, *args, **kwargs):
@@ -30,11 +31,11 @@ CASES = [
     _prune("filters", 0.5, pattern=prune.Filters()),
     _prune(
         "sensitivity",
-        OneShotSparsity(0.4, at=1),
+        OneShotSparsity(0.4, at=2),
         distribution=prune.BySensitivity({"kernel": 0.5}),
     ),
-    _prune("rigl", RegrowSparsity(0.5, end=4, frequency=1), distribution=prune.ERK()),
-    _prune("lottery", LotterySparsity(0.75, rounds=2, every=1, begin=1)),
+    _prune("rigl", RegrowSparsity(0.5, end=6, frequency=2), distribution=prune.ERK()),
+    _prune("lottery", LotterySparsity(0.75, rounds=2, every=2, begin=2)),
     _prune("regrow", POLYNOMIAL, regrow=True),
     Case("OneShotSparsity", "schedule", lambda: OneShotSparsity(0.05, at=2)),
     Case("RegrowSparsity", "schedule", lambda: RegrowSparsity(0.05, end=4)),
@@ -46,7 +47,7 @@ CASES = [
     Case(
         "VariationalDropout",
         "transform",
-        lambda: dlopt.VariationalDropout(100, warm_up=3, frequency=1),
+        lambda: dlopt.VariationalDropout(100, warm_up=4, frequency=2),
         random=True,
     ),
     Case(
