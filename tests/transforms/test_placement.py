@@ -74,7 +74,7 @@ def test_fused_activations_pooling_and_reshaping():
     )
     assert places(model) == {
         "pad/input": None,
-        "c1/output": None,
+        "max/output": None,
         "relu6/output": None,
         "avg/output": None,
         "out/output": None,

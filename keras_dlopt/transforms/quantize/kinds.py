@@ -25,6 +25,12 @@ KEEPS_RANGE = (
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
 )
+MAX_POOLING = (
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+)
 # One operation each, with a range of its own.
 OWN_RANGE = (
     layers.Add,

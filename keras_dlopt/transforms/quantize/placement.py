@@ -8,6 +8,8 @@ The rules, each of which mirrors what the converter fuses or shares:
 - addition -> ReLU is one too, and each branch is quantized before it;
 - concatenation shares one range with what goes into it: one quantizer, after it;
 - pooling by maximum, padding, cropping and reshaping keep their input's range: none;
+- what is only pooled by maximum is quantized after the pooling: the rounded maximum is
+  the maximum of the rounded, and there are fewer values to round;
 - pooling by average has a range of its own: one;
 - sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
 - the model's output is quantized.
@@ -33,6 +35,7 @@ from keras_dlopt.transforms.quantize.kinds import (
     KEEPS_RANGE,
     LINEAR,
     LOOPS,
+    MAX_POOLING,
     OWN_RANGE,
     activation_name,
     folds_by_shape,
@@ -147,6 +150,9 @@ def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> bool:
 def _fuses(call: Call, following: Call) -> bool:
     if isinstance(following.layer, layers.Concatenate):
         return activation_name(call.layer) not in FIXED_RANGES
+    if isinstance(following.layer, MAX_POOLING):
+        fused = activation_name(call.layer) in FUSED_ACTIVATIONS
+        return fused and isinstance(call.layer, (*LINEAR, layers.ReLU))
     if activation_name(call.layer) != "linear":
         return False
     if isinstance(following.layer, layers.BatchNormalization):
