@@ -243,7 +243,7 @@ class LossDrivenLearningRate(InGraphCallback):
         *,
         start: float = 1e-5,
         climb: float = 1.05,
-        backoff: float = 0.6,
+        backoff: float = 0.3,
         tolerance: float = 0.1,
         overshoot: float = 3.0,
         smoothing: int = 20,
