@@ -145,7 +145,7 @@ class _Parallel:
     def check_optimizer(self) -> None:
         import tensorflow as tf
 
-        optimizer = self.model.optimizer
+        optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None:
             raise ModelError(
                 f"The model {self.model.name!r} is not compiled. Call compile() inside "

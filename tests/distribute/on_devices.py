@@ -1,0 +1,295 @@
+"""Checks that need several CPU devices, in one process.
+
+Prints `RESULT [check, ""]`, or the traceback in place of the empty text.
+"""
+
+import json
+import sys
+import traceback
+import warnings
+
+import numpy as np
+
+from keras_dlopt.distribute.build import split_cpu
+
+split_cpu(4)
+
+import keras
+import pytest
+import tensorflow as tf
+
+import keras_dlopt as dlopt
+from keras_dlopt import distribute
+from keras_dlopt.errors import ConfigError, DataError, ModelError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(26, 8)).astype("float32")
+Y = RNG.integers(0, 4, 26).astype("int32")
+TWO = distribute.strategy("cpu:2")
+
+
+def net(*layers):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16), *layers, keras.layers.Dense(4)]
+    )
+
+
+def loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def parallel(*layers, optimizer=keras.optimizers.SGD, compression=None):
+    with TWO.scope():
+        model = net(*(layer() for layer in layers))
+        distribute.data_parallel(model, compression=compression)
+        model.compile(optimizer(0.1), loss())
+    return model
+
+
+def sgd(rate):
+    return dlopt.optimizers.SGD(rate, momentum=0.9)
+
+
+def examples():
+    return tf.data.Dataset.from_tensor_slices((X, Y))
+
+
+def quiet(dataset):
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
+def raises(kind, text, call):
+    with pytest.raises(kind, match=text):
+        call()
+
+
+def check_one_strategy_per_process():
+    assert distribute.strategy("cpu:2") is TWO
+    assert TWO.num_replicas_in_sync == 2
+    raises(
+        ConfigError,
+        "8 CPU devices are needed, and TensorFlow has started with 4",
+        lambda: distribute.strategy("cpu:8"),
+    )
+    plan = distribute.plan("cpu:2", batch_size=4)
+    raises(
+        ConfigError,
+        "Options are part of the plan",
+        lambda: distribute.strategy(plan, batch_size=4),
+    )
+
+
+def check_predict_keeps_order_and_tail():
+    with TWO.scope():
+        model = net()
+    wanted = model.predict_on_batch(X[:2]).shape[1]
+    expected = keras.ops.convert_to_numpy(
+        keras.ops.concatenate([net()(X[:13]), net()(X[13:])])
+    )
+    for batch in (4, 8, 26, 40):
+        got = distribute.predict(model, X, TWO, batch_size=batch)
+        assert got.shape == (26, wanted)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    batches = quiet(examples().batch(7))
+    np.testing.assert_allclose(
+        distribute.predict(model, batches, TWO), expected, atol=1e-6
+    )
+    raises(
+        ConfigError,
+        "batch_size must be a multiple of the 2 replicas. Received: 5",
+        lambda: distribute.predict(model, X, TWO, batch_size=5),
+    )
+    raises(
+        ModelError,
+        "was not built in the scope of the strategy",
+        lambda: distribute.predict(net(), X, TWO),
+    )
+    raises(
+        DataError,
+        "There is nothing to predict",
+        lambda: distribute.predict(model, quiet(examples().batch(7).take(0)), TWO),
+    )
+
+
+def check_batch_size_search():
+    model = net()
+    ticks = iter(np.arange(0.0, 1000.0, 1.0))
+    found = distribute.search_batch_size(
+        model, X[0], limit=8, calls=1, clock=lambda: next(ticks)
+    )
+    # Every call takes one tick, so a larger batch always pays, up to the limit.
+    assert [f.batch_size for f in found] == [1, 2, 4, 8]
+    assert [f.per_second for f in found] == [1.0, 2.0, 4.0, 8.0]
+    raises(
+        ConfigError,
+        "start must be a multiple of the 1 replicas and calls 1 or more",
+        lambda: distribute.search_batch_size(model, X[0], calls=0),
+    )
+
+
+def check_predict_on_batch_gives_each_row_once():
+    assert parallel().predict_on_batch(X[:6]).shape == (6, 4)
+
+
+def check_replicas_draw_other_masks():
+    model = parallel(lambda: keras.layers.Dropout(0.5, seed=4))
+    seen = []
+    for replica_seeds in (True, False):
+        if replica_seeds:
+            from keras_dlopt.distribute.seeds import spread_seeds
+
+            spread_seeds(model)
+        else:
+            model.layers[1].seed_generator.state.assign(np.array([4, 0], "uint32"))
+        run = tf.function(
+            lambda: TWO.run(lambda: model.layers[1](tf.ones((1, 64)), training=True))
+        )
+        first, second = (v.numpy() for v in TWO.experimental_local_results(run()))
+        seen.append(bool(np.array_equal(first, second)))
+    assert seen == [False, True]
+
+
+def check_uneven_shares_equal_one_device():
+    shares = distribute.uneven_shares(8, [3.0, 1.0])
+    assert shares == [6, 2]
+    model = parallel(optimizer=sgd)
+    model.fit(distribute.uneven_batches(examples(), TWO, shares), epochs=3, verbose=0)
+    alone = net()
+    alone.compile(sgd(0.1), loss())
+    alone.fit(quiet(examples().batch(8, drop_remainder=True)), epochs=3, verbose=0)
+    for a, b in zip(alone.weights, model.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.value.numpy(), atol=1e-6)
+    raises(
+        ConfigError,
+        "One share of 1 or more per replica is needed, for 2 replicas",
+        lambda: distribute.uneven_batches(examples(), TWO, [8]),
+    )
+
+
+def check_compressed_gradients_in_fit():
+    data = quiet(examples().take(24).batch(8))
+    plain = parallel(optimizer=sgd)
+    plain.fit(data, epochs=3, verbose=0)
+    for rule, optimizer, tolerance in (
+        (distribute.TopK(1.0), sgd, 1e-6),  # everything is sent
+        (distribute.TopK(1.0), lambda rate: keras.optimizers.SGD(rate, 0.9), 1e-6),
+        (distribute.BFloat16(), sgd, 5e-3),
+        (distribute.PowerSGD(2), sgd, 0.5),
+    ):
+        model = parallel(optimizer=optimizer, compression=rule)
+        model.fit(data, epochs=3, verbose=0)
+        for a, b in zip(plain.weights, model.weights, strict=True):
+            np.testing.assert_allclose(
+                a.value.numpy(), b.value.numpy(), atol=tolerance, err_msg=repr(rule)
+            )
+            local = TWO.experimental_local_results(b.value)
+            np.testing.assert_array_equal(local[0].numpy(), local[1].numpy())
+
+
+def check_batch_normalization_is_named_and_converted():
+    with TWO.scope():
+        model = net(keras.layers.BatchNormalization())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            distribute.data_parallel(model)
+        texts = [str(w.message) for w in caught]
+        assert any("1 BatchNormalization layer(s) normalize each" in t for t in texts)
+        assert distribute.unsynchronized(model)
+        distribute.synchronize(model)
+        assert not distribute.unsynchronized(model)
+        model.compile("sgd", loss(), jit_compile=True)
+    raises(
+        ConfigError,
+        "synchronized BatchNormalization makes the replicas meet",
+        lambda: model.fit(quiet(examples().batch(13)), verbose=0),
+    )
+    model.train_function = lambda: None
+    raises(ModelError, "has trained already", lambda: distribute.synchronize(model))
+
+
+def check_what_is_outside_of_the_scope():
+    model = net()
+    with TWO.scope():
+        raises(
+            ModelError,
+            "was built outside of the strategy's scope",
+            lambda: distribute.data_parallel(model),
+        )
+        inside = distribute.data_parallel(net())
+        raises(
+            ModelError,
+            "is data-parallel already",
+            lambda: distribute.data_parallel(inside),
+        )
+    raises(ModelError, "is not compiled. Call compile", lambda: inside.fit(X, Y))
+    optimizer = dlopt.optimizers.Adam()
+    with TWO.scope():
+        inside.compile(optimizer, loss())
+    raises(
+        ModelError,
+        "was created outside of the strategy's scope",
+        lambda: inside.fit(X, Y),
+    )
+    assert distribute.data_parallel(model) is model  # one device: nothing to do
+    assert "fit" not in vars(model)
+
+
+def check_a_last_batch_without_examples_for_all():
+    model = parallel()
+    raises(
+        DataError,
+        "The last batch has 1 of 25 examples, fewer than the 2 replicas",
+        lambda: model.fit(X[:25], Y[:25], batch_size=8, verbose=0),
+    )
+
+
+def check_float16_refuses_what_it_cannot_do():
+    with TWO.scope():
+        model = distribute.data_parallel(net())
+        inner = keras.optimizers.SGD(0.1, clipnorm=1.0)
+        model.compile(keras.optimizers.LossScaleOptimizer(inner), loss())
+    raises(
+        ConfigError,
+        "float16 with loss scaling cannot do clipnorm",
+        lambda: model.fit(quiet(examples().batch(13)), verbose=0),
+    )
+
+
+def check_sums_are_told_from_means():
+    from keras_dlopt.distribute.parallel import adds_means
+
+    model = parallel()
+    assert adds_means(model)
+    model.loss = [keras.losses.MeanSquaredError(reduction="sum")]
+    assert not adds_means(model)
+    model.loss = ["mse", keras.losses.MeanSquaredError(reduction="sum")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adds_means(model)
+    assert "Some compiled losses add examples up" in str(caught[0].message)
+
+
+def check_saved_models_load_without_any_of_this():
+    model = parallel(optimizer=dlopt.optimizers.Adam)
+    model.fit(quiet(examples().batch(13)), verbose=0)
+    model.save("/tmp/dlopt_parallel.keras" if len(sys.argv) < 2 else sys.argv[1])
+    path = "/tmp/dlopt_parallel.keras" if len(sys.argv) < 2 else sys.argv[1]
+    loaded = keras.saving.load_model(path)
+    for a, b in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(a.value.numpy(), b.numpy())
+
+
+for name, check in list(globals().items()):
+    if not name.startswith("check_") or (len(sys.argv) > 2 and name not in sys.argv):
+        continue
+    text = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check()
+    except Exception:
+        text = traceback.format_exc()[-2500:]
+    print("RESULT " + json.dumps([name, text]), flush=True)

@@ -1,0 +1,196 @@
+"""Trials in processes: results kept, failures contained, resumed."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_dlopt.distribute import run_tasks, tasks
+from keras_dlopt.distribute.executors import target_of
+from keras_dlopt.distribute.task_store import key_of, value_of
+from keras_dlopt.errors import ConfigError, MissingDependencyError
+
+TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
+
+
+def target(name):
+    return f"{TARGETS}:{name}"
+
+
+def test_results_come_in_the_order_of_the_tasks(tmp_path):
+    given = [{"x": x} for x in (3, 1, 2)]
+    done = run_tasks(target("square"), given, store=tmp_path / "s.db", slots=3)
+    assert [outcome.value for outcome in done] == [9.0, 1.0, 4.0]
+    assert [outcome.task for outcome in done] == given
+    assert all(o.state == "done" and o.seconds > 0 for o in done)
+
+
+def test_trials_run_in_their_slots(tmp_path):
+    slots = [{"SLOT": "a"}, {"SLOT": "b"}]
+    given = [{"x": x} for x in range(4)]
+    done = run_tasks(target("detail"), given, store=tmp_path / "s.db", slots=slots)
+    assert len({o.result["pid"] for o in done}) == 4
+    assert {o.result["slot"] for o in done} == {"a", "b"}
+
+
+def test_what_fails_does_not_stop_the_rest(tmp_path):
+    given = [{"x": x} for x in (1, 3, 4, 5, 6, 2)]
+    done = run_tasks(
+        target("picky"), given, store=tmp_path / "s.db", slots=6, seconds=8
+    )
+    assert [o.state for o in done] == ["done", *["failed"] * 4, "done"]
+    assert "ValueError: three is refused" in done[1].error
+    assert done[2].error == "did not end within 8 s and was ended"
+    assert "exit code 7" in done[3].error
+    assert "returned no finite number" in done[4].error
+
+
+def test_finished_tasks_are_not_run_again(tmp_path):
+    store, given = tmp_path / "s.db", [{"x": 1}, {"x": 3}]
+    first = run_tasks(target("detail"), given[:1], store=store, slots=1)
+    both = run_tasks(target("detail"), given, store=store, slots=1)
+    assert both[0].result["pid"] == first[0].result["pid"]
+    assert both[1].value == 3
+
+
+def test_a_failed_task_is_tried_again(tmp_path):
+    task = {"x": 2, "mark": str(tmp_path / "mark")}
+    options = {"store": tmp_path / "s.db", "slots": 1}
+    assert run_tasks(target("once"), [task], **options)[0].state == "failed"
+    assert run_tasks(target("once"), [task], **options)[0].value == 2
+    os.remove(tmp_path / "mark")
+    other = {**task, "x": 5}
+    done = run_tasks(target("once"), [other], retries=1, **options)
+    assert (done[0].state, done[0].value) == ("done", 5)
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_goes_on(tmp_path):
+    store = tmp_path / "s.db"
+    code = (
+        "from keras_dlopt.distribute import run_tasks\n"
+        "tasks = [{'x': 1}, {'x': 4}]\n"
+        f"run_tasks({target('picky')!r}, tasks, store={str(store)!r}, slots=1)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        for _ in range(900):
+            if store.exists() and _states(store).count("COMPLETE") == 1:
+                break
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+    given = [{"x": 1}, {"x": 4}, {"x": 2}]
+    done = run_tasks(target("picky"), given, store=store, slots=3, seconds=5)
+    assert [o.state for o in done] == ["done", "failed", "done"]
+
+
+def _states(store):
+    import optuna
+
+    try:
+        study = optuna.load_study(study_name="tasks", storage=f"sqlite:///{store}")
+        return [trial.state.name for trial in study.trials]
+    except Exception:  # not written yet
+        return []
+
+
+def test_a_space_is_searched_and_the_search_resumed(tmp_path):
+    options = {
+        "store": tmp_path / "s.db",
+        "space": {"x": (-2.0, 2.0), "note": ["a", "b"]},
+        "slots": 2,
+        "seed": 1,
+    }
+    done = run_tasks(target("square"), trials=4, **options)
+    assert len(done) == 4
+    assert all(-2 <= o.task["x"] <= 2 and o.task["note"] in "ab" for o in done)
+    more = run_tasks(target("square"), trials=6, **options)
+    assert [o.task for o in more[:4]] == [o.task for o in done]
+    assert len(more) == 6
+
+
+def test_progress_is_shown_on_stderr(tmp_path, capsys):
+    run_tasks(
+        target("square"), [{"x": 2}], store=tmp_path / "s.db", slots=1, progress=True
+    )
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "1/1" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"executor": "threads"}, "executor must be 'processes' or 'ray'"),
+        ({"trials": -1}, "trials and retries must be 0 or more"),
+        ({"seconds": 0}, "seconds positive"),
+        ({"trials": 3}, "A search needs both a space and a number of trials"),
+        ({"slots": 0}, "slots must be 1 or more. Received: 0"),
+        (
+            {"trials": 1, "space": {"x": (2, 1)}},
+            r"The space of 'x' must be \(low, high\)",
+        ),
+    ],
+)
+def test_options_are_checked(tmp_path, options, text):
+    with pytest.raises(ConfigError, match=text):
+        run_tasks(target("square"), store=tmp_path / "s.db", **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("square", "target must be 'module:function'"),
+        ("nowhere.py:square", "There is no file 'nowhere.py'"),
+        (lambda x: x, "Define it at the top of a file"),
+    ],
+)
+def test_targets_are_checked(given, text):
+    with pytest.raises(ConfigError, match=text):
+        target_of(given)
+
+
+def test_functions_are_found_by_their_module():
+    assert target_of(key_of) == "keras_dlopt.distribute.task_store:key_of"
+    assert target_of("a.b:c") == "a.b:c"
+
+
+def test_tasks_must_be_data():
+    with pytest.raises(ConfigError, match="A task must be a dictionary that JSON can"):
+        key_of({"x": object()})
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert [value_of(v) for v in (2, True, "2", float("nan"), {"value": 1.5})] == [
+        2.0,
+        None,
+        None,
+        None,
+        1.5,
+    ]
+
+
+def test_ray_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_installed", lambda package: package != "ray")
+    with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[ray\]"):
+        run_tasks(target("square"), store=tmp_path / "s.db", executor="ray")
+
+
+def test_optuna_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_installed", lambda package: package != "optuna")
+    with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[auto\]"):
+        run_tasks(target("square"), store=tmp_path / "s.db")
+
+
+@pytest.mark.skipif(not tasks._installed("ray"), reason="Ray is not installed")
+@pytest.mark.slow
+def test_trials_run_on_ray(tmp_path):
+    given = [{"x": x} for x in (1, 3, 2)]
+    done = run_tasks(
+        target("picky"), given, store=tmp_path / "s.db", slots=2, executor="ray"
+    )
+    assert [o.state for o in done] == ["done", "failed", "done"]
+    assert "three is refused" in done[1].error
