@@ -8,6 +8,7 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.layers import Residual
+from keras_dlopt.select import weight_targets
 from keras_dlopt.transforms import (
     LSQ,
     LSQPlusActivation,
@@ -350,19 +351,28 @@ def test_a_model_input_taken_as_two_arguments_is_quantized_inside():
 def test_like_tfmot_has_its_ranges_and_granularity():
     model = sequential(
         layers.Conv2D(4, 3, name="c"),
+        layers.MaxPooling2D(2, name="max"),
         layers.DepthwiseConv2D(3, name="dw"),
         layers.Flatten(),
         layers.Dense(3, name="d"),
     )
-    taken, made, whole, kernels = (
-        t for _, t in int8_recipe(model, like="tfmot").entries
-    )
-    assert (taken.initial, taken.observer) == ((-6.0, 6.0), MinMax())
+    recipe = int8_recipe(model, like="tfmot")
+    taken, made, whole, depthwise, rest = (t for _, t in recipe.entries)
+    assert "c/output" in recipe.entries[1][0].paths
+    assert (taken.initial, taken.observer) == (None, MinMax())
     assert (made.initial, made.momentum) == ((-6.0, 6.0), 0.999)
-    assert (whole.per_channel, kernels.per_channel) == (False, True)
+    assert (whole.per_channel, depthwise.axis, rest.per_channel) == (False, -1, True)
+    # One multiplier: one scale for all of a depthwise kernel.
+    (target,) = (t for t in weight_targets(model) if t.path == "dw/kernel")
+    scale = depthwise.scale(target, np.asarray(target.variable))
+    assert scale.shape == (1, 1, 1, 1)
     chained = dlopt.Prune(0.5) >> dlopt.FakeQuant(bits=8)
     entries = int8_recipe(model, weights=chained, like="tfmot").entries
-    assert entries[2][0].paths == ("dw/kernel", "d/kernel")
+    assert [s.paths for s, _ in entries[2:]] == [
+        ("d/kernel",),
+        ("dw/kernel",),
+        ("c/kernel",),
+    ]
     assert not entries[2][1].links[1].per_channel
     with pytest.raises(ConfigError, match="like must be 'litert' or 'tfmot'"):
         int8_recipe(model, like="tf")

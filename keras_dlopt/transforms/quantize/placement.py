@@ -78,8 +78,13 @@ class Places:
             self.outputs.append(f"{call.path}/input")
 
 
-def place(graph: Trace) -> Places:
-    """Decides for every tensor whether a quantizer follows it."""
+def place(graph: Trace, *, after_pooling: bool = True) -> Places:
+    """Decides for every tensor whether a quantizer follows it.
+
+    Args:
+        graph: the calls of a model's layers.
+        after_pooling: False quantizes before pooling by maximum, as elsewhere.
+    """
     graph = _without_loops(graph)
     producers, consumers = graph.producers(), graph.consumers()
     places = Places()
@@ -96,7 +101,9 @@ def place(graph: Trace) -> Places:
         if keeps and set(call.inputs) <= quantized:
             quantized.update(made)
             continue
-        if any(_goes_on(call, t, graph, consumers) for t in made):
+        going = [n for t in made for n in _goes_on(call, t, graph, consumers)]
+        pooled = any(isinstance(n.layer, MAX_POOLING) for n in going)
+        if going and (after_pooling or not pooled):
             continue
         quantized.update(made)
         places.add_output(call)
@@ -139,12 +146,12 @@ def _place_inputs(places: Places, graph: Trace) -> None:
             places.inputs.append(f"{call.path}/input")
 
 
-def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> bool:
-    """Whether the one layer that takes the tensor belongs to the same operation."""
+def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> list[Call]:
+    """The one call that takes the tensor, if it belongs to the same operation."""
     following = consumers.get(tensor, [])
     if len(following) != 1 or tensor in graph.outputs:
-        return False
-    return _fuses(call, following[0])
+        return []
+    return following if _fuses(call, following[0]) else []
 
 
 def _fuses(call: Call, following: Call) -> bool:

@@ -24,6 +24,7 @@ _BY_HAND = (
     "has a quantizer on what it takes and on what it returns."
 )
 _TFMOT_START = (-6.0, 6.0)
+_TFMOT_WHOLE = (layers.Dense, layers.Conv2DTranspose)
 
 
 def int8_recipe(
@@ -52,8 +53,9 @@ def int8_recipe(
             Otherwise a warning names them, and training simulates them with rounded
             inputs and outputs; `export.litert` will not take such a model.
         like: `"tfmot"` has the ranges of TensorFlow Model Optimization: dense and
-            depthwise kernels per tensor, activations that start at (-6, 6) with a
-            momentum of 0.999, inputs by the widest range seen.
+            transposed kernels per tensor, depthwise ones per multiplier, activations
+            that start at (-6, 6) with a momentum of 0.999, inputs by the widest range
+            seen, and quantizers before pooling. `export.litert` needs `"litert"`.
 
     Returns:
         A `Recipe`: plain data, to look at, to change and to add to.
@@ -83,13 +85,11 @@ def int8_recipe(
         raise ConfigError(f"like must be 'litert' or 'tfmot'. Received: {like!r}.")
     weights = FakeQuant(bits=8) if weights is None else weights
     _check_weights(weights)
-    places = _checked(model, example, strict)
+    places = _checked(model, example, strict, like)
     taken: Transform
     if like == "tfmot":
         made = FakeQuantActivation(momentum=0.999, initial=_TFMOT_START)
-        taken = FakeQuantActivation(
-            range=input_range, observer=MinMax(), initial=_TFMOT_START
-        )
+        taken = FakeQuantActivation(range=input_range, observer=MinMax())
         kernels = _tfmot_kernels(model, weights)
     else:
         made = FakeQuantActivation(momentum=momentum)
@@ -145,8 +145,8 @@ def quantization_recipe(
     return Recipe(entries)
 
 
-def _checked(model: keras.Model, example: Any, strict: bool) -> Places:
-    places = place(trace(model, example))
+def _checked(model: keras.Model, example: Any, strict: bool, like: str) -> Places:
+    places = place(trace(model, example), after_pooling=like == "litert")
     if places.problems and strict:
         raise ConfigError(f"{places.problems[0]} {_BY_HAND}")
     if places.problems:
@@ -197,18 +197,23 @@ def kernel_targets(model: keras.Model) -> list[Target]:
 def _tfmot_kernels(
     model: keras.Model, weights: Transform
 ) -> list[tuple[Any, Transform]]:
-    whole = (layers.Dense, layers.DepthwiseConv2D)
-    by_tensor = [t.path for t in kernel_targets(model) if isinstance(t.layer, whole)]
-    if not by_tensor:
-        return kernel_entries(model, weights)
+    """Entries with the scales that TFMOT's default 8-bit scheme has."""
+    targets = kernel_targets(model)
+    whole = [t.path for t in targets if isinstance(t.layer, _TFMOT_WHOLE)]
+    depthwise = [t.path for t in targets if isinstance(t.layer, layers.DepthwiseConv2D)]
+    rest = [t.path for t in targets if t.path not in (*whole, *depthwise)]
+    parts = (
+        (whole, {"per_channel": False}),
+        (depthwise, {"axis": -1}),
+        (rest, {}),
+    )
+    return [
+        (at(*paths), _changed(weights, changes)) for paths, changes in parts if paths
+    ]
+
+
+def _changed(weights: Transform, changes: dict[str, Any]) -> Transform:
+    """The weights' transform with other arguments of the FakeQuant at its end."""
     links = list(weights.links) if isinstance(weights, Chain) else [weights]
-    config = links[-1].get_config() | {"per_channel": False}
-    links[-1] = FakeQuant.from_config(config)
-    one = links[0] if len(links) == 1 else Chain(links)
-    # The first match wins, so the others may name all kernels.
-    return [(at(*by_tensor), one), *_rest(model, weights, by_tensor)]
-
-
-def _rest(model: keras.Model, weights: Transform, taken: list[str]) -> list:
-    paths = [t.path for t in kernel_targets(model) if t.path not in taken]
-    return [(at(*paths), weights)] if paths else []
+    links[-1] = FakeQuant.from_config(links[-1].get_config() | changes)
+    return links[0] if len(links) == 1 else Chain(links)
