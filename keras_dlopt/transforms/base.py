@@ -44,12 +44,14 @@ class Member:
             `"gradient"`, the mean gradient of the loss over some batches, and
             `"squared_gradient"`, the mean of its square. Both belong to the value that
             the layer sees, so removed weights have one too. Computed when first read.
+        place: its position in the group, the same in every process.
     """
 
     target: Target
     weight: np.ndarray
     state: dict[str, np.ndarray]
     statistics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    place: int = 0
 
 
 def _nothing(*_args) -> None:

@@ -77,8 +77,9 @@ class Group:
                 s.weight(),
                 s.arrays(),
                 _OnDemand(s.target.variable, names, read),
+                place,
             )
-            for s in self.slots
+            for place, s in enumerate(self.slots)
         ]
 
 

@@ -97,7 +97,7 @@ class Statistics:
             run = {"tensorflow": _tensorflow, "jax": _jax}[keras.backend.backend()]
             self._gradients = run(self._model, slots)
         batches = self._batches.at(step)
-        sums = [np.zeros((2, *slot.target.shape)) for _, slot in slots]
+        sums = [np.zeros((2, *(slot.target.shape or ()))) for _, slot in slots]
         for batch in batches:
             gradients = self._gradients(keras.tree.map_structure(_tensor, batch))
             for total, gradient in zip(sums, gradients, strict=True):

@@ -235,7 +235,7 @@ def test_scores_are_their_formulas(weight):
 
 def test_random_depends_on_seed_and_place():
     weight = np.ones((5, 5), "float32")
-    here, there = Member(KERNEL, weight, {}), Member(Target("other"), weight, {})
+    here, there = Member(KERNEL, weight, {}), Member(KERNEL, weight, {}, place=1)
     np.testing.assert_array_equal(Random(1)(here), Random(1)(here))
     assert not np.array_equal(Random(1)(here), Random(2)(here))
     assert not np.array_equal(Random(1)(here), Random(1)(there))

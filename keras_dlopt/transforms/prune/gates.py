@@ -9,7 +9,6 @@ from keras import ops
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.prune.pattern import Pattern, Slices, Unstructured
-from keras_dlopt.transforms.prune.score import generator
 
 # The stretch of the concrete distribution beyond [0, 1], and its temperature.
 GAMMA, ZETA, BETA = -0.1, 1.1, 2.0 / 3.0
@@ -82,11 +81,18 @@ class L0(Transform):
         self.closed, self.seed = float(closed), seed
 
     def init(self, target, weight):
-        self.pattern.check(target, weight.shape)
-        shape = self.pattern.pool(target, np.ones(weight.shape)).shape
+        return self.init_group([target], [weight])[0]
+
+    def init_group(self, targets, weights):
         middle = math.log(1 - self.closed) - math.log(self.closed)
-        start = generator(self.seed, target).normal(middle, 0.01, shape)
-        return {"gate": State(start.astype("float32"), trainable=True)}
+        states = []
+        for place, (target, weight) in enumerate(zip(targets, weights, strict=True)):
+            self.pattern.check(target, weight.shape)
+            shape = self.pattern.pool(target, np.ones(weight.shape)).shape
+            rng = np.random.default_rng([self.seed, place])
+            start = rng.normal(middle, 0.01, shape).astype("float32")
+            states.append({"gate": State(start, trainable=True)})
+        return states
 
     def apply(self, weight, state, context):
         a = state["gate"]

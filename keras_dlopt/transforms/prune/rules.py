@@ -10,7 +10,7 @@ from keras_dlopt.transforms.base import Member
 from keras_dlopt.transforms.prune.distribution import Distribution, Units
 from keras_dlopt.transforms.prune.masks import REMOVED, mask_without
 from keras_dlopt.transforms.prune.pattern import Pattern
-from keras_dlopt.transforms.prune.score import Score, generator
+from keras_dlopt.transforms.prune.score import Score
 
 
 def choose(
@@ -72,7 +72,8 @@ def exchange(
     if schedule.grow == "gradient":
         wish = pattern.pool(target, np.abs(member.statistics["gradient"]))
     else:
-        wish = generator(schedule.seed, target, step).random(present.shape)
+        rng = np.random.default_rng([schedule.seed, member.place, step])
+        wish = rng.random(present.shape)
     # What is present does not grow, and what was dropped just now may: as in the paper.
     wish = np.where(present & ~dropped, REMOVED, wish)
     grown = _largest(wish, moved)

@@ -1,13 +1,11 @@
 """How much a weight matters."""
 
 import dataclasses
-import zlib
 
 import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
 from keras_dlopt.transforms.base import Member, State
 from keras_dlopt.transforms.prune.value import Value
 
@@ -39,6 +37,7 @@ class Magnitude(Score):
     """|w|.
 
     Example:
+        >>> from keras_dlopt.select import Target
         >>> Magnitude()(Member(Target("w"), np.array([-2.0, 1.0]), {})).tolist()
         [2.0, 1.0]
 
@@ -59,6 +58,7 @@ class Lamp(Score):
     Within one tensor the order is that of the magnitudes.
 
     Example:
+        >>> from keras_dlopt.select import Target
         >>> Lamp()(Member(Target("w"), np.array([2.0, 1.0]), {})).tolist()
         [1.0, 0.2]
 
@@ -84,6 +84,7 @@ class Taylor(Score):
     that the layers see; it is computed only when an update is due.
 
     Example:
+        >>> from keras_dlopt.select import Target
         >>> w, g = np.array([2.0, 1.0]), np.array([-0.5, 3.0])
         >>> Taylor()(Member(Target("w"), w, {}, {"gradient": g})).tolist()
         [1.0, 3.0]
@@ -125,6 +126,7 @@ class HessianDiagonal(Score):
     counts for more.
 
     Example:
+        >>> from keras_dlopt.select import Target
         >>> w, h = np.array([2.0, 1.0]), np.array([0.5, 4.0])
         >>> HessianDiagonal()(
         ...     Member(Target("w"), w, {}, {"squared_gradient": h})).tolist()
@@ -146,7 +148,7 @@ class Random(Score):
     """Numbers from a uniform distribution: the baseline that a score must beat.
 
     Args:
-        seed: with the weight's path it decides the numbers.
+        seed: with the weight's place in the recipe entry it decides the numbers.
 
     Raises:
         ConfigError: for a seed that is not a whole number of at least 0.
@@ -165,7 +167,9 @@ class Random(Score):
             )
 
     def __call__(self, member):
-        return generator(self.seed, member.target).random(member.weight.shape)
+        return np.random.default_rng([self.seed, member.place]).random(
+            member.weight.shape
+        )
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -197,8 +201,3 @@ class Movement(Score):
 
     def init(self, weight):
         return {"score": State(np.zeros(weight.shape, "float32"), trainable=True)}
-
-
-def generator(seed: int, target: Target, *more: int) -> np.random.Generator:
-    """A generator for a seed, the weight's path, and what else is given."""
-    return np.random.default_rng([seed, zlib.crc32(target.path.encode()), *more])

@@ -142,8 +142,8 @@ class Prune(Transform):
         for target, weight in zip(targets, weights, strict=True):
             self.pattern.check(target, weight.shape)
         group = [
-            Member(t, w, {"mask": np.ones(w.shape, "float32")})
-            for t, w in zip(targets, weights, strict=True)
+            Member(t, w, {"mask": np.ones(w.shape, "float32")}, place=place)
+            for place, (t, w) in enumerate(zip(targets, weights, strict=True))
         ]
         masks = [m.state["mask"] for m in group]
         if self._schedule() is None and group:

@@ -93,7 +93,7 @@ class VariationalDropout(Transform):
             "log_sigma2": State(
                 np.full(weight.shape, self.initial, "float32"), trainable=True
             ),
-            "factor": State(np.float32(self.factor(0))),
+            "factor": State(np.array(self.factor(0), "float32")),
         }
 
     def apply(self, weight, state, context):
@@ -114,7 +114,7 @@ class VariationalDropout(Transform):
         return min(step + self.frequency, self.warm_up)
 
     def update(self, group, step):
-        return [{"factor": np.float32(self.factor(step))} for _ in group]
+        return [{"factor": np.array(self.factor(step), "float32")} for _ in group]
 
     def finalize(self, target, weight, state):
         log_alpha = _log_alpha(weight, state["log_sigma2"], np)
