@@ -136,3 +136,100 @@ def test_checkpoints_ask_a_variable_for_its_tensors(tmp_path):
     for piece, value in zip(pieces, held, strict=True):
         np.testing.assert_array_equal(piece.numpy(), value, err_msg=mend)
         assert np.all(value != 0), mend
+
+
+# -- training under tf.distribute: more in tests/distribute/on_devices.py --------------
+
+
+def _compiled():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def test_train_and_test_functions_are_made_by_ours():
+    model, made = _compiled(), []
+
+    def make(step):
+        made.append(step.__name__)
+        return lambda iterator: {}
+
+    _compat.replace_train_functions(model, make)
+    model.make_train_function()
+    model.make_test_function()
+    mend = "see replace_train_functions in _compat.py"
+    assert made == ["train_step", "test_step"], mend
+
+
+def test_models_are_built_from_the_spec_of_their_data():
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    _compat.build_from_spec(model)
+    drawn = []
+
+    def rows():
+        for _ in range(2):
+            drawn.append(1)
+            yield np.ones((3, 2), "float32"), np.ones((3, 1), "float32")
+
+    class Data:
+        spec = tf.TensorSpec((None, 2), "float32"), tf.TensorSpec((None, 1), "float32")
+        _distributed_dataset = tf.data.Dataset.from_generator(
+            rows, output_signature=spec
+        )
+
+    mend = "see build_from_spec in _compat.py"
+    model._maybe_symbolic_build(iterator=Data)
+    assert model.built, mend
+    assert tuple(model.layers[0].kernel.shape) == (2, 1), mend
+    assert not drawn, mend
+
+
+def test_specs_of_text_and_of_nothing_have_stand_ins():
+    import tensorflow as tf
+
+    spec = {"a": tf.TensorSpec((None,), tf.string), "b": tf.OptionalSpec(None)}
+    made = _compat._stand_in(spec)
+    assert made["a"].numpy().tolist() == [b"", b""]
+    assert made["b"] is None
+
+
+def test_distributed_iterators_tell_their_number_of_batches():
+    import tensorflow as tf
+
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0"])
+    data = tf.data.Dataset.range(3)
+    for made, count in (
+        (data, 3),
+        (data.repeat(), float("inf")),
+        (data.filter(lambda x: x > 0), None),
+    ):
+        iterator = iter(mirrored.experimental_distribute_dataset(made))
+        found = _compat.batch_count(iterator)
+        assert found == count, "see batch_count in _compat.py"
+    assert _compat.batch_count(iter(data)) is None
+
+
+def test_optimizers_update_without_the_strategys_functions():
+    """The functions that `replace_update` swaps are still where they were."""
+    mend = "see replace_update in _compat.py"
+    bases = keras.optimizers.Optimizer.__mro__
+    base = next((c for c in bases if c.__name__ == "BaseOptimizer"), None)
+    assert base is not None, mend
+    home = next(c for c in bases if _compat._DISTRIBUTED[0] in vars(c))
+    assert home is not base, mend
+    before = {name: vars(home)[name] for name in _compat._DISTRIBUTED}
+    with _compat._plain_backend(base):
+        for name in _compat._DISTRIBUTED:
+            assert getattr(keras.optimizers.SGD, name) is getattr(base, name), mend
+    assert {name: vars(home)[name] for name in _compat._DISTRIBUTED} == before, mend
+    optimizer, called = keras.optimizers.SGD(0.1), []
+    _compat.replace_update(optimizer, called.append)
+    variable = keras.Variable([1.0])
+    optimizer.build([variable])
+    optimizer.apply([np.ones(1, "float32")])
+    # One replica: Keras' own update, and nothing to prepare.
+    assert not called
+    np.testing.assert_allclose(variable.numpy(), [0.9], err_msg=mend)

@@ -9,6 +9,8 @@ from rich.text import Text
 
 import keras_dlopt
 from keras_dlopt.cli.demo import demo
+from keras_dlopt.cli.plan import plan
+from keras_dlopt.cli.tasks import tasks
 from keras_dlopt.cli.tpu_check import tpu_check
 from keras_dlopt.errors import DloptError
 
@@ -68,6 +70,8 @@ def _options(
 
 app.command()(told(demo))
 app.command()(told(tpu_check))
+app.command()(told(plan))
+app.command()(told(tasks))
 
 
 def main() -> None:

@@ -102,3 +102,5 @@ def _wait(started: list[Any], seconds: float) -> None:
                 )
     finally:
         end_processes(started)
+        for process in started:
+            process.stderr.close()

@@ -1,0 +1,21 @@
+"""`keras-dlopt plan`: what this machine would train on, and why."""
+
+import typer
+
+
+def plan(
+    kind: str = typer.Argument("auto", help="auto, mirrored, tpu, multi_worker, cpu:N"),
+    batch_size: int = typer.Option(0, help="Examples in one step; 0: not given."),
+    per_replica: bool = typer.Option(False, help="The batch is of one replica."),
+    rate_rule: str = typer.Option("linear", help="linear, sqrt or none"),
+) -> None:
+    """Show the devices, the batch and the learning rate that training would use."""
+    from keras_dlopt import distribute
+
+    made = distribute.plan(
+        kind,
+        batch_size=batch_size or None,
+        per_replica=per_replica,
+        rate_rule=rate_rule,
+    )
+    typer.echo(str(made))

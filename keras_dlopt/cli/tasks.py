@@ -1,0 +1,62 @@
+"""`keras-dlopt tasks`: many trials of one function, from a file."""
+
+import json
+import pathlib
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keras_dlopt.errors import ConfigError
+
+
+def tasks(
+    target: str = typer.Argument(help="file.py:function, or module:function"),
+    file: pathlib.Path = typer.Argument(  # noqa: B008
+        help="JSON list with the keyword arguments of each trial"
+    ),
+    store: pathlib.Path = typer.Option(  # noqa: B008
+        pathlib.Path("tasks.db"), help="SQLite file; finished trials in it are kept"
+    ),
+    slots: int = typer.Option(0, help="Trials at a time; 0: one per GPU or two cores."),
+    seconds: float = typer.Option(3600.0, help="Longest time of one trial."),
+    retries: int = typer.Option(0, help="How often to run a failed trial again."),
+    executor: str = typer.Option("processes", help="processes or ray"),
+) -> None:
+    """Run a function once per task, each in a process of its own; resumable."""
+    from keras_dlopt.distribute import run_tasks
+
+    console = Console()
+    done = run_tasks(
+        target,
+        _read(file),
+        store=store,
+        slots=slots or None,
+        seconds=seconds,
+        retries=retries,
+        executor=executor,
+        progress=console.is_terminal,
+    )
+    table = Table("task", "value", "seconds", "state")
+    for outcome in done:
+        value = "" if outcome.value is None else f"{outcome.value:.6g}"
+        state = outcome.state if not outcome.error else outcome.error.splitlines()[-1]
+        table.add_row(json.dumps(outcome.task), value, f"{outcome.seconds:.1f}", state)
+    console.print(table)
+    if any(outcome.state != "done" for outcome in done):
+        raise typer.Exit(1)
+
+
+def _read(file: pathlib.Path) -> list[dict]:
+    try:
+        given = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{file} must hold a JSON list of objects, one per trial ({error})."
+        ) from None
+    if not isinstance(given, list) or not all(isinstance(t, dict) for t in given):
+        raise ConfigError(
+            f"{file} must hold a JSON list of objects, one per trial, such as "
+            '[{"seed": 0}, {"seed": 1}].'
+        )
+    return given
