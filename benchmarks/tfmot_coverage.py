@@ -120,6 +120,24 @@ def wrap(method, model):
     return quantization.quantize_apply(annotated, scheme)
 
 
+def reloaded(model):
+    """Through a file of either kind; the error of the last if none works."""
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in (".keras", ".h5"):
+            path = str(pathlib.Path(folder) / f"model{kind}")
+            try:
+                model.save(path)
+                with (
+                    tfmot.sparsity.keras.prune_scope(),
+                    tfmot.clustering.keras.cluster_scope(),
+                    tfmot.quantization.keras.quantize_scope(),
+                ):
+                    return keras.models.load_model(path, compile=False)
+            except Exception as error:
+                problem = error
+    raise problem
+
+
 def attempt(name, method):
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
@@ -137,15 +155,7 @@ def attempt(name, method):
         calls = [tfmot.sparsity.keras.UpdatePruningStep()] if method == "prune" else []
         small.fit(x, y, batch_size=2, verbose=0, callbacks=calls)
         before = small.predict_on_batch(x)
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(pathlib.Path(folder) / "model.h5")
-            small.save(path)
-            with (
-                tfmot.sparsity.keras.prune_scope(),
-                tfmot.clustering.keras.cluster_scope(),
-                tfmot.quantization.keras.quantize_scope(),
-            ):
-                again = keras.models.load_model(path, compile=False)
+        again = reloaded(small)
         np.testing.assert_allclose(before, again.predict_on_batch(x), atol=1e-5)
         row["result"] = "ok"
     except Exception as error:

@@ -64,7 +64,7 @@ def factorize(model: keras.Model, recipe: Recipe | None = None) -> keras.Model:
 
 
 def _factors(model: TransformedModel) -> dict[str, Factors]:
-    found = {}
+    found: dict[str, Factors] = {}
     for group in model.groups:
         if isinstance(group.transform, LowRank):
             found |= {slot.target.path: slot.arrays() for slot in group.slots}

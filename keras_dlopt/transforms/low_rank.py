@@ -120,7 +120,7 @@ class LowRank(Transform):
                 "rank must be a whole number of at least 1; 'tucker' also takes two. "
                 f"Received: rank={rank!r}, method={method!r}."
             )
-        self.rank = ranks if len(ranks) == 2 else ranks[0]
+        self.rank: Any = ranks if len(ranks) == 2 else ranks[0]
         self.ratio = ratio
 
     def ranks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -227,7 +227,7 @@ def low_rank_recipe(
             f"{[t.path for t in weight_targets(model)][:20]}."
         )
     spectra = {
-        t.path: (t.shape, modes(ops.convert_to_numpy(t.variable), method))
+        t.path: (t.shape or (), modes(ops.convert_to_numpy(t.variable), method))
         for t in targets
     }
     if energy is None:

@@ -71,7 +71,7 @@ class Share(Transform):
         if self.scale:
             square = float(np.sum(mean**2)) or 1.0
             for state, weight in zip(states, weights, strict=True):
-                fit = np.float32(np.sum(mean * weight) / square)
+                fit = np.array(np.sum(mean * weight) / square, "float32")
                 state["scale"] = State(fit, trainable=True)
         return states
 

@@ -87,12 +87,13 @@ def _start(initial: Any, zeros: bool) -> str | Start:
             "cluster_centroids_init must be a member of CentroidInitialization: "
             f"{[m.name for m in CentroidInitialization]}. Received: {initial!r}."
         ) from None
-    return {
+    starts: dict[CentroidInitialization, str | Start] = {
         CentroidInitialization.LINEAR: "linear",
         CentroidInitialization.RANDOM: "random",
         CentroidInitialization.DENSITY_BASED: GridDensity(near_zero=zeros),
         CentroidInitialization.KMEANS_PLUS_PLUS: TensorFlowKMeansPlusPlus(),
-    }[initial]
+    }
+    return starts[initial]
 
 
 def cluster_weights(

@@ -135,7 +135,8 @@ def _masks(layer, extra):
 
 
 def _plan_clustered(one, layer, extra) -> Planned:
-    config, planned = one.config, {}
+    config = one.config
+    planned: Planned = {}
     zeros = bool(config.get("preserve_sparsity"))
     for weight in layer.weights:
         name = weight.path.split("/")[-1]
@@ -175,7 +176,7 @@ def _shared_values(value, centroids, zeros: bool) -> dict[str, np.ndarray]:
     return {
         "centroids": shared,
         "index": index.reshape(value.shape),
-        "on": np.float32(1),
+        "on": np.ones((), "float32"),
     }
 
 
@@ -220,7 +221,7 @@ def _plan_input(model, arrays, name: str) -> Planned:
 
 
 def _tensors(value) -> list[Any]:
-    return value if isinstance(value, list | tuple) else [value]
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _transformed(model: keras.Model, planned: Planned) -> TransformedModel:

@@ -95,7 +95,7 @@ class SoftWeightSharing(Transform):
             ),
             "logits": State(np.zeros(self.clusters, "float32"), True),
             # The prior of the mixture counts once, however many weights it serves.
-            "part": State(np.float32(1 / len(weights))),
+            "part": State(np.array(1 / len(weights), "float32")),
         }
         return [dict(shared) for _ in targets]
 
