@@ -10,6 +10,7 @@ from keras_dlopt.post_training.mixed import (
     mixed_precision,
     sensitivity,
 )
+from keras_dlopt.post_training.normalization import recalibrate_batch_normalization
 from keras_dlopt.post_training.quantize import dynamic_range, quantize
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "fold_batch_normalization",
     "mixed_precision",
     "quantize",
+    "recalibrate_batch_normalization",
     "sensitivity",
 ]

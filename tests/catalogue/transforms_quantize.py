@@ -61,4 +61,10 @@ CASES = [
     _case("LSQActivation", lambda: t.LSQActivation(bits=3, begin=2)),
     _case("LSQPlusActivation", lambda: t.LSQPlusActivation(bits=3, begin=2)),
     _case("PACT", lambda: t.PACT(bits=4, initial=2.0, decay=1e-3)),
+    # The model of the contract has no such layer; tests/transforms has one that has.
+    Case(
+        "FreezeBatchNormalization",
+        "callback",
+        lambda: t.FreezeBatchNormalization(epoch=1),
+    ),
 ]

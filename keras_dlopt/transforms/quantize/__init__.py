@@ -1,6 +1,7 @@
 """Quantization: few levels for weights and activations."""
 
 from keras_dlopt.transforms.quantize.activation import FakeQuantActivation
+from keras_dlopt.transforms.quantize.batch_norm import FreezeBatchNormalization
 from keras_dlopt.transforms.quantize.codes import IntegerCodes
 from keras_dlopt.transforms.quantize.few_levels import Binary, Ternary, TrainedTernary
 from keras_dlopt.transforms.quantize.levels import MinMaxInteger, PowerOfTwo
@@ -29,6 +30,7 @@ __all__ = [
     "Binary",
     "FakeQuant",
     "FakeQuantActivation",
+    "FreezeBatchNormalization",
     "IntegerCodes",
     "LSQActivation",
     "LSQPlusActivation",

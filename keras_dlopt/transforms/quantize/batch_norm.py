@@ -1,0 +1,93 @@
+"""BatchNormalization under quantization: fixed statistics late in training."""
+
+import functools
+from typing import Any
+
+import keras
+
+from keras_dlopt import _compat
+from keras_dlopt.errors import ConfigError
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class FreezeBatchNormalization(keras.callbacks.Callback):
+    """Lets BatchNormalization use its moving statistics in training, from an epoch on.
+
+    In training the layer divides by the spread of each batch, in inference, and in a
+    file into which it is folded, by the moving average of it. From `epoch` on both are
+    the same: the network trains with the very function that is shipped. Scale and
+    offset (gamma, beta) are trained on.
+
+    The train step is traced anew, once. When `fit` ends the layers are as before.
+
+    Args:
+        epoch: the first epoch, counted from 0, with fixed statistics.
+
+    Raises:
+        ConfigError: for a negative epoch.
+
+    Example:
+        >>> callbacks = [FreezeBatchNormalization(epoch=8)]
+
+    Source: Krishnamoorthi (arXiv:1806.08342), section 3.2.2; Li et al. (CVPR 2019),
+    section 3.1.
+    """
+
+    def __init__(self, epoch: int):
+        super().__init__()
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ConfigError(
+                "epoch must be the number of an epoch, counted from 0. "
+                f"Received: {epoch!r}."
+            )
+        self.epoch = epoch
+        self._frozen: list[Any] = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch < self.epoch or self._frozen:
+            return
+        self._frozen = normalizations(self.model)
+        for layer in self._frozen:
+            layer.call = _inference(layer.call)
+        self._retrace()
+
+    def on_train_end(self, logs=None):
+        for layer in self._frozen:
+            layer.call = layer.call.__wrapped__
+        if self._frozen:
+            self._retrace()
+        self._frozen = []
+
+    def _retrace(self) -> None:
+        if self._frozen:
+            assert self.model is not None
+            self.model.make_train_function(force=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"epoch": self.epoch}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FreezeBatchNormalization":
+        """Builds the callback from its `get_config()`."""
+        return cls(**config)
+
+
+def normalizations(layer: Any) -> list[Any]:
+    """Every BatchNormalization below a layer, once."""
+    found: dict[int, Any] = {}
+    for sub in _compat.sublayers(layer):
+        if isinstance(sub, keras.layers.BatchNormalization):
+            found[id(sub)] = sub
+        found |= {id(below): below for below in normalizations(sub)}
+    return list(found.values())
+
+
+def _inference(call: Any) -> Any:
+    """`call` with training=False, whatever it is told."""
+
+    @functools.wraps(call)
+    def frozen(inputs, training=None, **kwargs):
+        return call(inputs, training=False, **kwargs)
+
+    return frozen
