@@ -103,6 +103,16 @@ class FunctionalStep:
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
 
+    def store_optimizer(self) -> None:
+        """Writes the optimizer's state, after `assign`, into the model's optimizer."""
+        if self.optimizer is self.model.optimizer:
+            return
+        pairs = zip(
+            self.model.optimizer.variables, self.optimizer.variables, strict=True
+        )
+        for variable, value in pairs:
+            variable.assign(value)
+
     def loss(
         self, trainable: Sequence[Any], non_trainable: Sequence[Any], x: Any, y: Any
     ) -> tuple[Any, list[Any]]:
@@ -138,10 +148,17 @@ class FunctionalStep:
             The loss before the update, scaled where the optimizer scales it, and the
             new state.
         """
-        state = State(*state)
-        loss, non_trainable, gradients = self._gradient(self.loss, state, x, y)
-        trainable, optimizer = self._update(self, state, gradients)
-        return loss, State(list(trainable), list(non_trainable), list(optimizer))
+        loss, non_trainable, gradients = self.gradients(state, x, y)
+        return loss, self.update(state, non_trainable, gradients)
+
+    def gradients(self, state: State, x: Any, y: Any) -> tuple[Any, list[Any], Any]:
+        """The first half of a step: loss, new non-trainable values, gradients."""
+        return self._gradient(self.loss, State(*state), x, y)
+
+    def update(self, state: State, non_trainable: Any, gradients: Any) -> State:
+        """The second half: the optimizer's update."""
+        trainable, optimizer = self._update(self, State(*state), gradients)
+        return State(list(trainable), list(non_trainable), list(optimizer))
 
 
 def _jax_gradient(
