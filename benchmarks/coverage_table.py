@@ -1,0 +1,67 @@
+"""Writes the tables of docs/coverage.md from the results of the coverage benchmarks.
+
+    python benchmarks/coverage_table.py
+"""
+
+import json
+import pathlib
+
+from coverage_names import APPLICATIONS, METHODS, SMALL
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "coverage.md"
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+HEADS = ("prune", "cluster 16", "QAT int8", "prune >> QAT")
+
+
+def rows_of(name):
+    path = RESULTS / name
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return {(row["network"], row["method"]): row for row in rows}
+
+
+def cell(row, *, ours):
+    """What a table says of one attempt."""
+    if row is None:
+        return "not run"
+    if row["result"] != "ok":
+        return "fails" if ours else f"no ({row['result'].split(':')[0]})"
+    placement = row.get("placement", "")
+    if placement.startswith("simulated"):
+        return "yes, simulated"
+    return "yes"
+
+
+def table(networks, ours, theirs):
+    lines = [
+        "| network | " + " | ".join(f"{h}, ours | TFMOT" for h in HEADS) + " |",
+        "|---" * (1 + 2 * len(HEADS)) + "|",
+    ]
+    for name in networks:
+        cells = []
+        for method in METHODS:
+            cells.append(cell(ours.get((name, method)), ours=True))
+            cells.append(cell(theirs.get((name, method)), ours=False))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    ours, theirs = rows_of("coverage.json"), rows_of("tfmot_coverage.json")
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    parts = [
+        BEGIN,
+        "### Layers and kinds of models",
+        table(SMALL, ours, theirs),
+        "### keras.applications",
+        table(APPLICATIONS, ours, theirs),
+        END,
+    ]
+    PAGE.write_text(before + "\n\n".join(parts) + after)
+
+
+if __name__ == "__main__":
+    main()
