@@ -55,7 +55,8 @@ def data_parallel(
         `model`.
 
     Raises:
-        ModelError: if the model was built outside of a strategy's scope.
+        ModelError: if the model was built outside of a strategy's scope, is
+            data-parallel already, or is Keras' `Distiller`.
     """
     if model.__dict__.get(_MARK) is not None:
         raise ModelError(
@@ -65,6 +66,13 @@ def data_parallel(
     strategy = _strategy_of(model)
     if strategy.num_replicas_in_sync == 1:
         return model
+    if isinstance(model, keras.distillation.Distiller):
+        raise ModelError(
+            "keras.distillation.Distiller does not divide its student's loss by the "
+            f"{strategy.num_replicas_in_sync} replicas, so that its steps would be "
+            "too large. Train it on one device, or add the distillation term to the "
+            "loss with a keras.losses.Loss."
+        )
     if unsynchronized(model):
         warnings.warn(
             f"{len(unsynchronized(model))} BatchNormalization layer(s) normalize each "

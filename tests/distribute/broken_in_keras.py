@@ -27,7 +27,17 @@ def data(count=16, batch=8):
     return made.with_options(options)
 
 
-def train(optimizer, replicas=2, dataset=None, **compile_options):
+def net():
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+
+
+def distiller():
+    return keras.distillation.Distiller(
+        net(), net(), keras.distillation.LogitsDistillation()
+    )
+
+
+def train(optimizer, replicas=2, dataset=None, build=net, **compile_options):
     reduce = tf.distribute.HierarchicalCopyAllReduce()
     reduce = compile_options.pop("reduce", reduce)
     strategy = tf.distribute.MirroredStrategy(
@@ -35,7 +45,7 @@ def train(optimizer, replicas=2, dataset=None, **compile_options):
     )
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        model = build()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer(), loss, **compile_options)
     model.fit(data() if dataset is None else dataset, verbose=0)
@@ -45,8 +55,10 @@ def train(optimizer, replicas=2, dataset=None, **compile_options):
 def differs(*arguments, **options):
     """Whether two replicas end with other weights than one."""
     pair = [train(*arguments, replicas=r, **options) for r in (1, 2)]
-    left, right = (m.get_weights()[0] for m in pair)
-    return bool(np.max(np.abs(left - right)) > 1e-4)
+    left, right = (m.get_weights() for m in pair)
+    return any(
+        bool(np.any(np.abs(a - b) > 1e-4)) for a, b in zip(left, right, strict=True)
+    )
 
 
 def steps(dataset):
@@ -64,6 +76,7 @@ k = keras.optimizers
 CASES = {
     "clipnorm": lambda: differs(lambda: k.SGD(1.0, clipnorm=0.01)),
     "uneven": lambda: differs(lambda: k.SGD(1.0), dataset=data(13)),
+    "distiller": lambda: differs(lambda: k.SGD(1.0), build=distiller),
     "accumulation": lambda: train(lambda: k.SGD(gradient_accumulation_steps=2)),
     "ema_overwrite": lambda: train(
         lambda: k.SGD(use_ema=True, ema_overwrite_frequency=2)

@@ -219,6 +219,14 @@ def check_what_is_outside_of_the_scope():
             lambda: distribute.data_parallel(model),
         )
         inside = distribute.data_parallel(net())
+        distiller = keras.distillation.Distiller(
+            net(), net(), keras.distillation.LogitsDistillation()
+        )
+        raises(
+            ModelError,
+            "does not divide its student's loss by the 2 replicas",
+            lambda: distribute.data_parallel(distiller),
+        )
         raises(
             ModelError,
             "is data-parallel already",

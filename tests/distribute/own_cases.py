@@ -41,7 +41,15 @@ def _net(*layers, seed=0):
     )
 
 
-def _train(replicas, optimizer, *, net=_net, data=dataset, fit=None, **compile_options):
+def _train(
+    replicas,
+    optimizer,
+    *,
+    net=_net,
+    data=dataset,
+    fit=None,
+    **compile_options,
+):
     import keras
 
     import keras_dlopt as dlopt
@@ -61,12 +69,9 @@ def _train(replicas, optimizer, *, net=_net, data=dataset, fit=None, **compile_o
     history = model.fit(data(), **arguments).history
     count = model.optimizer.variables[0]
     weights = [*model.weights, count]
-    logs = model.evaluate(dataset(), verbose=0)
-    return [
-        *(np.asarray(v.value.numpy()) for v in weights),
-        *(np.asarray(values) for values in history.values()),
-        np.asarray(logs),
-    ]
+    weights = [np.asarray(v.value.numpy()) for v in weights]
+    values = [*history.values(), model.evaluate(dataset(), verbose=0)]
+    return weights + [np.asarray(value) for value in values]
 
 
 def _generator():
@@ -128,12 +133,16 @@ def _distilled():
 
     teacher = _net(seed=1)
     teacher.trainable = False
-    return keras.distillation.Distiller(
-        teacher=teacher,
-        student=_net(),
-        distillation_losses=keras.distillation.LogitsDistillation(temperature=2.0),
-        student_loss_weight=0.5,
-    )
+    divergence = keras.losses.KLDivergence()
+
+    class Student(keras.Sequential):
+        def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+            wanted = keras.ops.softmax(teacher(x, training=False) / 2.0)
+            soft = divergence(wanted, keras.ops.softmax(y_pred / 2.0))
+            hard = super().compute_loss(x, y, y_pred, sample_weight, training)
+            return 0.5 * hard + 2.0 * soft
+
+    return Student(_net().layers)
 
 
 def cases(_):

@@ -13,6 +13,7 @@ MERGE = "`merge_call` called while defining a new graph"
 EXPECTED = {
     "clipnorm": True,  # other weights than one device
     "uneven": True,
+    "distiller": True,
     "accumulation": MERGE,
     "ema_overwrite": MERGE,
     "jit": "InvalidArgumentError",
