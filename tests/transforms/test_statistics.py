@@ -146,6 +146,24 @@ def test_fit_hands_its_data_on(kind):
     assert dlopt.finalize(small)(x).shape == (32, 3)
 
 
+def test_a_chain_is_pruned_before_the_first_step_too():
+    x, y = _data()
+    small = _compiled(
+        _small(dlopt.Prune(0.5, score=Taylor()) >> dlopt.FakeQuant(bits=8))
+    )
+    small.fit(x, y, batch_size=8, verbose=0)
+    state = small.groups[0].slots[0].state
+    assert (state["0_mask"].numpy() == 0).sum() == 24
+    assert (dlopt.finalize(small).weights[0].numpy() == 0).sum() >= 24
+
+
+def test_the_callback_is_plain_data_but_for_the_data():
+    update = dlopt.UpdateTransforms(_data(), batches=3, batch_size=5, seed=7)
+    config = {"data": None, "batches": 3, "batch_size": 5, "seed": 7}
+    assert update.get_config() == config
+    assert dlopt.UpdateTransforms.from_config(config).get_config() == config
+
+
 def test_the_split_off_validation_data_are_not_measured_on():
     x, y = _data()
     x[24:] = np.nan
