@@ -3,9 +3,10 @@
     python benchmarks/post_training_quality.py [--seeds 5] [--networks resnet20 ...]
 
 For each seed and network a float parent is trained for a few epochs (on the first
-50,000 training images, flipped), then quantized without training it again. Calibration,
-bias correction and AdaRound see 512 training images without labels. Accuracies in
-percent on the full 10,000 test images; `drop` is float minus quantized, in points.
+--train training images, flipped), then quantized without training it again.
+Calibration, bias correction and AdaRound see --examples training images without labels.
+Accuracies in percent on the full 10,000 test images; `drop` is float minus quantized,
+in points.
 
 - `int8`: weights and activations of 8 bits, ranges by MSE.
 - `int8_corrected`: the same with bias correction.
@@ -37,7 +38,7 @@ from keras_dlopt import post_training
 from keras_dlopt.transforms import FakeQuant
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "post_training_quality.json"
-SETTINGS = ("epochs", "batch_size", "peak", "steps", "examples")
+SETTINGS = ("train", "epochs", "batch_size", "peak", "steps", "examples")
 BARS = {"int8": 0.1, "w4_adaround": 0.3}
 NETWORKS = {
     "resnet20": lambda: dlopt.models.resnet20(input_shape=(28, 28, 1)),
@@ -55,13 +56,18 @@ def flip(images):
 
 
 def parent(name, seed, data, args):
-    path = args.cache / f"{name}_{args.epochs}_{args.batch_size}_{seed}.keras"
+    stem = f"{name}_{args.train}_{args.epochs}_{args.batch_size}_{seed}"
+    path = args.cache / f"{stem}.keras"
     if path.exists():
         return keras.saving.load_model(path, compile=False)
     keras.utils.set_random_seed(seed)
     model = NETWORKS[name]()
     batches = dlopt.data.batches(
-        *data.train, batch_size=args.batch_size, shuffle=True, augment=flip, seed=seed
+        *(part[: args.train] for part in data.train),
+        batch_size=args.batch_size,
+        shuffle=True,
+        augment=flip,
+        seed=seed,
     )
     steps = args.epochs * len(batches)
     model.compile(
@@ -151,7 +157,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--train", type=int, default=50_000, help="images")
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--peak", type=float, default=0.2, help="highest rate")
     parser.add_argument("--steps", type=int, default=400, help="of AdaRound, a layer")

@@ -10,13 +10,14 @@ from keras import ops
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.post_training.linear import Linear, linear_layers, watch
-from keras_dlopt.select import at
+from keras_dlopt.select import Selector, at
 from keras_dlopt.transforms import (
     Chain,
     FakeQuant,
     IntegerCodes,
     Recipe,
     SoftRounding,
+    Transform,
     TransformedLayer,
     TransformedModel,
     transform,
@@ -119,14 +120,13 @@ def _kernels(model: TransformedModel) -> dict[str, _Kernel]:
     """The kernels whose transform ends in FakeQuant, by path."""
     found = {}
     for group in model.groups:
-        chain = isinstance(group.transform, Chain)
-        links = group.transform.links if chain else (group.transform,)
+        links = _links(group.transform)
         last = links[-1]
         if not isinstance(last, FakeQuant) or last.begin:
             continue
         for slot in group.slots:
             weight, state = to_numpy(slot.target.variable), slot.arrays()
-            if chain:
+            if len(links) > 1:
                 before = Chain(links[:-1])
                 weight, _ = before.finalize(slot.target, weight, state)
                 prefix = f"{len(links) - 1}_"
@@ -142,11 +142,15 @@ def _kernels(model: TransformedModel) -> dict[str, _Kernel]:
     return found
 
 
+def _links(given: Transform) -> tuple[Transform, ...]:
+    return given.links if isinstance(given, Chain) else (given,)
+
+
 def _with_codes(
     model: TransformedModel, kernels: dict[str, _Kernel]
 ) -> TransformedModel:
     """A copy of the model with IntegerCodes where FakeQuant was."""
-    entries = []
+    entries: list[tuple[Selector, Transform]] = []
     for group, (selector, old) in zip(model.groups, model.recipe.entries, strict=True):
         paths = [slot.target.path for slot in group.slots]
         if paths and paths[0] in kernels:

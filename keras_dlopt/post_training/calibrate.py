@@ -106,7 +106,8 @@ def calibrate(
         )
     observer = observer_of(observer)
     batches = Batches(model.model, data, batch_size=batch_size)
-    slots = {
+    _check_known(model)
+    slots: dict[tuple[int, str], tuple[Any, Any]] = {
         (id(slot.target.layer), slot.target.name): (group.transform, slot)
         for group in model.groups
         if group.transform.kind == "activation"
@@ -129,6 +130,17 @@ def calibrate(
         magnitude = found.total / found.count
         for name, value in transform.calibrated(low, high, magnitude).items():
             slot.write(name, value)
+
+
+def _check_known(model: TransformedModel) -> None:
+    for group in model.groups:
+        activation = group.transform.kind == "activation"
+        if activation and not hasattr(group.transform, "calibrated"):
+            raise ConfigError(
+                f"calibrate does not know how to set {group.transform!r} from data. It "
+                "takes FakeQuantActivation, LSQActivation, LSQPlusActivation, PACT, "
+                "and transforms with a method calibrated(low, high, magnitude)."
+            )
 
 
 def _observe(model: Any, batches: Batches, notes: dict) -> None:

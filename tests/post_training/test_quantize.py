@@ -197,6 +197,20 @@ def test_bad_batch_size_and_models(trained):
             method(model, x)
 
 
+def test_transforms_that_cannot_be_set_from_data_are_named():
+    class Halved(dlopt.Transform):
+        kind = "activation"
+
+        def apply(self, weight, state, context):
+            return weight / 2
+
+    model = keras.Sequential([keras.Input((3,)), layers.ReLU(name="r")])
+    recipe = dlopt.Recipe([(dlopt.at("r/output"), Halved())])
+    small = dlopt.transform(model, recipe)
+    with pytest.raises(ConfigError, match="does not know how to set Halved"):
+        post_training.calibrate(small, np.ones((2, 3), "float32"))
+
+
 def test_batches_may_come_with_labels():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
     batches = [

@@ -31,7 +31,7 @@ class LearnedActivation(Transform):
     def remaining(self, step):
         return None if step >= self.begin else f"rounding begins at step {self.begin}"
 
-    def start(self, measured: dict[str, Any]) -> dict[str, np.ndarray]:
+    def start(self, measured: dict[str, Any]) -> dict[str, Any]:
         """The trained numbers at the start."""
         raise TypeError(f"{type(self).__name__} does not define start().")
 

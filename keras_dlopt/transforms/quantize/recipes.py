@@ -202,7 +202,7 @@ def _tfmot_kernels(
     whole = [t.path for t in targets if isinstance(t.layer, _TFMOT_WHOLE)]
     depthwise = [t.path for t in targets if isinstance(t.layer, layers.DepthwiseConv2D)]
     rest = [t.path for t in targets if t.path not in (*whole, *depthwise)]
-    parts = (
+    parts: tuple[tuple[list[str], dict[str, Any]], ...] = (
         (whole, {"per_channel": False}),
         (depthwise, {"axis": -1}),
         (rest, {}),
