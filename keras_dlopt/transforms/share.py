@@ -95,7 +95,7 @@ def hashed(shape: tuple[int, ...], buckets: int, *, seed: int) -> np.ndarray:
 
     Example:
         >>> hashed((2, 3), 4, seed=0).tolist()
-        [[3, 6, 2], [0, 3, 0]]
+        [[7, 2, 7], [2, 5, 1]]
     """
     size = int(np.prod(shape, dtype=int))
     with np.errstate(over="ignore"):

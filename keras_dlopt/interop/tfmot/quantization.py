@@ -60,8 +60,8 @@ def quantize_model(
 
     Example:
         >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-        >>> quantize_model(net).output_shape
-        (None, 2)
+        >>> [type(t).__name__ for _, t in quantize_model(net).recipe.entries]
+        ['FakeQuantActivation', 'FakeQuantActivation', 'FakeQuant']
     """
     _check_model(to_quantize, "quantize_model")
     model, recipe = _placed(to_quantize)
