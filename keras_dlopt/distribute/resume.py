@@ -78,6 +78,7 @@ def fit(
             epochs=epochs,
             initial_epoch=position.epoch,
             steps_per_epoch=steps,
+            shuffle=False,  # the stream is shuffled already
             callbacks=[_First(keeper), *callbacks, _Last(keeper)],
             **options,
         )
@@ -125,7 +126,9 @@ def _stream(
     def of_epoch(epoch):
         data = examples
         if shuffle:
-            # Odd factors keep (seed, epoch) pairs apart.
+            # Of this function's graph: the order is that of (seed, epoch) alone.
+            tf.compat.v1.set_random_seed(1)
+            # Odd factors keep such pairs apart.
             mixed = seed * 1_000_003 + epoch * 7_919 + 1
             data = data.shuffle(shuffle, mixed, reshuffle_each_iteration=False)
         return data.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
