@@ -44,8 +44,8 @@ def adaround(
     steps: int = 400,
     batch_size: int = 32,
     limit: int = 512,
-    learning_rate: float = 1e-2,
-    strength: float = 0.01,
+    learning_rate: float = 3e-2,
+    strength: float = 0.1,
     seed: int = 0,
     example: Any = None,
 ) -> TransformedModel:

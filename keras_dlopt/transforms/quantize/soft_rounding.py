@@ -46,7 +46,7 @@ class SoftRounding(Transform):
     (arXiv:2004.10568), equations 21 to 24.
     """
 
-    def __init__(self, grid: FakeQuant, *, steps: int = 500, strength: float = 0.01):
+    def __init__(self, grid: FakeQuant, *, steps: int = 500, strength: float = 0.1):
         if not isinstance(steps, int) or steps < 1 or strength < 0:
             raise ConfigError(
                 "SoftRounding needs steps >= 1 and strength >= 0. Received: "
