@@ -1,5 +1,6 @@
 """Layers replaced by the two or three smaller ones that their low-rank weights are."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras_dlopt.select import weight_targets
 from keras_dlopt.transforms.finalize import finalize
 from keras_dlopt.transforms.low_rank import LowRank
 from keras_dlopt.transforms.model import TransformedModel, transform
+from keras_dlopt.transforms.rebuilding import rebuilt
 from keras_dlopt.transforms.recipe import Recipe
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -56,11 +58,12 @@ def factorize(model: keras.Model, recipe: Recipe | None = None) -> keras.Model:
     plain = finalize(model)
     layers = {t.path: t.layer for t in weight_targets(plain)}
     small = {
-        id(layers[path]): factors
+        id(layers[path]): (layers[path], factors)
         for path, factors in found.items()
         if _checked(layers[path], path) and _smaller(factors, layers[path])
     }
-    return _rebuilt(plain, small)
+    pieces = {key: partial(_pieces, *found) for key, found in small.items()}
+    return rebuilt(plain, pieces)
 
 
 def _factors(model: TransformedModel) -> dict[str, Factors]:
@@ -135,44 +138,3 @@ def _pieces(layer: Any, factors: Factors) -> list[tuple[Any, list[np.ndarray]]]:
         ]
     kernel = first.reshape(*space, -1, first.shape[1])
     return [(piece("_reduce", first.shape[1]), [kernel]), end]
-
-
-def _rebuilt(model: Any, small: dict[int, Factors]) -> Any:
-    """The model anew, layer by layer."""
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
-        raise ModelError(
-            f"{type(model).__name__} is a subclassed model, and its layers cannot be "
-            "replaced from outside. Keep it as finalize makes it."
-        )
-    rest: dict[int, list[Any]] = {}
-    values: list[tuple[Any, list[np.ndarray]]] = []
-
-    def clone(layer):
-        if id(layer) in small:
-            made = _pieces(layer, small[id(layer)])
-        elif isinstance(layer, keras.Model):
-            made = [(_rebuilt(layer, small), [])]
-        else:
-            made = [(type(layer).from_config(layer.get_config()), layer.get_weights())]
-        values.extend(pair for pair in made if pair[1])
-        rest[id(made[0][0])] = [piece for piece, _ in made[1:]]
-        return made[0][0]
-
-    def call(layer, *args, **kwargs):
-        outputs = layer(*args, **kwargs)
-        for piece in rest[id(layer)]:
-            outputs = piece(outputs)
-        return outputs
-
-    if isinstance(model, keras.Sequential):
-        new = keras.Sequential([keras.Input(batch_shape=model.input_shape)])
-        new.name = model.name
-        for layer in model.layers:
-            first = clone(layer)
-            for piece in [first, *rest[id(first)]]:
-                new.add(piece)
-    else:
-        new = keras.models.clone_model(model, clone_function=clone, call_function=call)
-    for layer, weights in values:
-        layer.set_weights(weights)
-    return new

@@ -32,4 +32,5 @@ CASES = [
         lambda: dlopt.LowRank(ratio=0.5, method="tucker"),
     ),
     Case("HashedWeights", "transform", lambda: dlopt.HashedWeights(0.25)),
+    Case("HashedKernel", "layer", lambda: dlopt.HashedKernel("Dense", 4, buckets=6)),
 ]
