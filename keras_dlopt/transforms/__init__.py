@@ -4,6 +4,7 @@ from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
 from keras_dlopt.transforms.factorize import factorize
 from keras_dlopt.transforms.finalize import coding_hints, finalize
+from keras_dlopt.transforms.hashed_layers import HashedKernel, hashed_layers
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.low_rank import LowRank, low_rank_recipe
 from keras_dlopt.transforms.model import TransformedModel, transform
@@ -49,6 +50,7 @@ __all__ = [
     "FakeQuant",
     "FakeQuantActivation",
     "FreezeBatchNormalization",
+    "HashedKernel",
     "HashedWeights",
     "IntegerCodes",
     "LSQActivation",
@@ -77,6 +79,7 @@ __all__ = [
     "coding_hints",
     "factorize",
     "finalize",
+    "hashed_layers",
     "int8_recipe",
     "low_rank_recipe",
     "quantization_recipe",
