@@ -30,7 +30,9 @@ def arguments():
     )
     add = parser.add_argument
     add(
-        "--model", default="lenet5", help="in keras_dlopt.models, file, module:function"
+        "--model",
+        default="textbook_cnn",
+        help="in keras_dlopt.models, file, module:function",
     )
     add(
         "--data",
@@ -134,7 +136,7 @@ def build(args, data):
     else:
         names = ", ".join(sorted(models.__all__))
         sys.exit(f"No model {args.model!r}: give a file, module:function, or: {names}")
-    if model.optimizer is None:
+    if getattr(model, "optimizer", None) is None:
         model.compile(
             optimizers.AdamW(args.rate, weight_decay=1e-4, global_clipnorm=1.0),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -132,6 +132,17 @@ def test_the_time_limit_in_the_search_keeps_what_is_known(worker):
     assert report.notes == ("The time limit ended the search while trying batch 16.",)
 
 
+def test_a_program_that_cannot_be_printed_has_a_note(worker):
+    worker(
+        MODEL
+        + FITS
+        + "tell(event='program', name='train', batch=8, printed=False, **fits)\n"
+    )
+    report = _check(programs=("train",), search=False)
+    assert report.step("train").fits
+    assert "compiles, but this JAX cannot print it" in report.notes[0]
+
+
 def test_an_abort_of_the_compiler_is_a_result(worker):
     worker(
         MODEL

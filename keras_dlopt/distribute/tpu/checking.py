@@ -183,6 +183,12 @@ def _report(
     largest = by_name.get("largest", [{"batch": None}])[0]["batch"]
     tried = tuple((e["batch"], e["bytes"]) for e in by_name.get("tried", []))
     notes = [head["note"]] if head["note"] else []
+    notes += [
+        f"The {s.name} program compiles, but this JAX cannot print it: what the chips "
+        "exchange is not known, and the roofline leaves it out."
+        for s in steps
+        if not s.printed
+    ]
     if run.timed_out:
         notes.append(f"The time limit ended the search while {run.stage}.")
         largest = max(

@@ -142,9 +142,10 @@ def figures(compiled: Any) -> dict[str, Any]:
     """What the compiler says of a program on one device."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
-    text = compiled.as_text()
+    text = _printed(compiled)
     stored = hlo.parameters(text)
     return {
+        "printed": bool(text),
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
@@ -155,6 +156,14 @@ def figures(compiled: Any) -> dict[str, Any]:
         "argument_values": sum(values for values, _ in stored),
         "argument_tiles": sum(tiles for _, tiles in stored),
     }
+
+
+def _printed(compiled: Any) -> str:
+    """The program's text; empty where this JAX cannot read what its compiler wrote."""
+    try:
+        return compiled.as_text() or ""
+    except RuntimeError:  # seen: asynchronous operations with several operands
+        return ""
 
 
 def _used(jaxpr: Any, outer: str = "") -> Iterator[tuple[str, str]]:

@@ -84,12 +84,14 @@ def _roofline(axis: Any, report: Report) -> None:
     ridge = chip.device_flops / chip.device_memory_rate
     known = [s.intensity for s in steps] or [ridge]
     x = np.geomspace(min(*known, ridge) / 8, max(*known, ridge) * 8, 100)
-    roof = np.minimum(chip.device_flops, x * chip.device_memory_rate)
-    axis.plot(x, roof / 1e12, color=ROOF, lw=1.4)
+    limit = np.minimum(chip.device_flops, x * chip.device_memory_rate)
+    axis.plot(x, limit / 1e12, color=ROOF, lw=1.4)
     axis.text(ridge, chip.device_flops / 1e12, f"{chip.name}  ", fontsize=8, ha="right")
     for step, color in zip(steps, PARTS.values(), strict=False):
-        reached = step.flops / step.roofline.seconds / 1e12
-        label = f"{step.name}, batch {step.batch:,}: {step.roofline.bound}"
+        roof = step.roofline
+        assert roof is not None
+        reached = step.flops / roof.seconds / 1e12
+        label = f"{step.name}, batch {step.batch:,}: {roof.bound}"
         axis.plot([step.intensity], [reached], "o", color=color, label=label)
     axis.set_xscale("log")
     axis.set_yscale("log")

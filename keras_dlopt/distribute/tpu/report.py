@@ -44,6 +44,8 @@ class Step:
         collectives: exchanges between the devices.
         roofline: the least time, an estimate; None if it does not compile or fit.
         stored: bytes of the arguments as values, and in the compiler's padded tiles.
+        printed: whether the compiled program could be read; if not, `collectives` and
+            `stored` are empty and the roofline leaves the network out.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Step:
     collectives: tuple[Collective, ...] = ()
     roofline: Roofline | None = None
     stored: tuple[float, float] = (0.0, 0.0)
+    printed: bool = True
 
     @property
     def compiles(self) -> bool:
@@ -179,6 +182,7 @@ def made(name: str, batch: int, found: dict[str, Any], topology: Topology) -> St
         collectives=exchanged,
         roofline=roofline(found["flops"], found["moved"], exchanged, topology),
         stored=(found["argument_values"], found["argument_tiles"]),
+        printed=found.get("printed", True),
     )
 
 

@@ -43,7 +43,7 @@ def save_step(model: keras.Model, path: str | pathlib.Path, *, batch: int) -> No
         raise missing("jax", extra="jax", purpose="Saving a train step") from None
     step = FunctionalStep(model)
     wide = keras.backend.backend() == "tensorflow"  # its counters are int64
-    with jax.enable_x64(wide or jax.config.jax_enable_x64):
+    with jax.enable_x64(wide or jax.config.read("jax_enable_x64")):
         (program,) = making.programs(model, batch, (making.TRAIN,))
         program_bytes = _exported(program).serialize()
     about = {
@@ -56,7 +56,7 @@ def save_step(model: keras.Model, path: str | pathlib.Path, *, batch: int) -> No
     }
     arrays = [keras.ops.convert_to_numpy(v) for group in step.variables for v in group]
     buffer = io.BytesIO()
-    np.savez(buffer, **{str(i): a for i, a in enumerate(arrays)})  # type: ignore
+    np.savez(buffer, **{str(i): a for i, a in enumerate(arrays)})
     parts = (bytes(program_bytes), buffer.getvalue(), json.dumps(about).encode())
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in zip(_PARTS, parts, strict=True):
@@ -103,7 +103,7 @@ class SavedStep:
         """One step: the loss before the update, and the new state."""
         import jax
 
-        with jax.enable_x64(self._x64 or jax.config.jax_enable_x64):
+        with jax.enable_x64(self._x64 or jax.config.read("jax_enable_x64")):
             loss, *after = jax.jit(self._exported.call)(*state, x, y)
         return loss, State(*after)
 
