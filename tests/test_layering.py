@@ -23,7 +23,12 @@ LEVELS = (
 )
 LEVEL = {name: depth for depth, names in enumerate(LEVELS) for name in names}
 # Within the lower half a few modules of one level lean on each other, one way.
-SAME_LEVEL = {("select", "_compat"), ("models", "layers"), ("codecs", "errors")}
+SAME_LEVEL = {
+    ("select", "_compat"),
+    ("models", "layers"),
+    ("codecs", "errors"),
+    ("distribute", "models"),
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -176,7 +176,7 @@ def automatic_layout(
         >>> net = keras.Sequential(
         ...     [keras.Input((64,)), keras.layers.Dense(512, name="wide")])
         >>> automatic_layout(net, devices=4).rules
-        ((At(names=('wide/kernel',)), (None, 'model')),)
+        ((At(paths=('wide/kernel',)), (None, 'model')),)
     """
     from keras_dlopt.select import at
 
