@@ -92,11 +92,9 @@ def _array(leaf) -> np.ndarray:
 
 def fit_data(x: Any, y: Any, sample_weight: Any, validation_split: float) -> Any:
     """The part of `fit`'s data that is trained on, for `Batches`."""
-    if y is None and sample_weight is None and not _is_arrays(x):
+    if not _is_arrays(x):
         return x
-    parts = (x, y) if sample_weight is None else (x, y, sample_weight)
-    if not _is_arrays(parts):
-        return x
+    parts = tuple(part for part in (x, y, sample_weight) if part is not None)
     if validation_split:
         length = len(keras.tree.flatten(x)[0])
         cut = int(length * (1.0 - validation_split))

@@ -11,7 +11,7 @@ import tensorflow as tf
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import OneShotSparsity, PolynomialSparsity, RegrowSparsity
-from keras_dlopt.transforms.batches import Batches
+from keras_dlopt.transforms.batches import Batches, fit_data
 from keras_dlopt.transforms.prune import Global, Taylor
 
 KERNELS = dlopt.named("kernel")
@@ -120,7 +120,12 @@ def test_batches_of_every_kind_of_data():
     assert len(Batches((x[:5], y[:5]), count=9, batch_size=64).at(0)[0][0]) == 5
     weighted = Batches((x, y, np.ones(32)), count=1, batch_size=4).at(0)[0]
     assert weighted[2].shape == (4,)
+    assert fit_data([x, x], None, None, 0.0)[0][1] is x
+    alone = Batches(fit_data([x, x], None, None, 0.0), count=1, batch_size=4).at(0)[0]
+    assert [a.shape for a in alone[0]] == [(4, 6)] * 2
+    assert alone[1] is None
     source = _Counted(x, y)
+    assert fit_data(source, None, None, 0.0) is source
     assert len(Batches(source, count=2, batch_size=1).at(0)) == 2
     assert len(source.read) == 2
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(32).batch(8)
