@@ -40,7 +40,7 @@ def save_step(model: keras.Model, path: str | pathlib.Path, *, batch: int) -> No
     try:
         import jax
     except ImportError:
-        raise missing("jax", extra="jax", purpose="Saving a train step") from None
+        raise missing("jax", extra="tpu", purpose="Saving a train step") from None
     step = FunctionalStep(model)
     wide = keras.backend.backend() == "tensorflow"  # its counters are int64
     with jax.enable_x64(wide or jax.config.read("jax_enable_x64")):
