@@ -162,7 +162,7 @@ def prepare(method: str, model: keras.Model):
             changed = change(model)
             made = dlopt.int8_recipe(changed, weights=weights, strict=True)
             return changed, made, placement
-        except dlopt.errors.ConfigError as error:
+        except (dlopt.errors.ConfigError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the reason is in the table
@@ -170,14 +170,14 @@ def prepare(method: str, model: keras.Model):
     return model, made, f"simulated: {reason}"
 
 
-def attempt(name: str, method: str) -> dict:
+def attempt(name: str, method: str, *, eager: bool) -> dict:
     """Transforms, trains, saves, loads, compares; never raises."""
     import keras_dlopt as dlopt
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     start = time.perf_counter()
-    row = {"network": name, "method": method, "placement": ""}
+    row = {"network": name, "method": method, "placement": "", "eager": eager}
     try:
         model, shape = build(name)
         rng = np.random.default_rng(0)
@@ -191,7 +191,8 @@ def attempt(name: str, method: str) -> dict:
         began = time.perf_counter()
         small = dlopt.transform(model, chosen)
         row["transform_seconds"] = round(time.perf_counter() - began, 2)
-        small.compile("sgd", "sparse_categorical_crossentropy")
+        loss = "sparse_categorical_crossentropy"
+        small.compile("sgd", loss, run_eagerly=eager)
         history = small.fit(x, y, batch_size=2, verbose=0)
         assert np.isfinite(history.history["loss"]).all(), "the loss is not finite"
         before = keras.ops.convert_to_numpy(small(x, training=False))
@@ -227,6 +228,7 @@ def main():
     names = [*SMALL, *APPLICATIONS]
     parser.add_argument("--networks", nargs="*", default=names, choices=names)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--eager", action="store_true", help="train without a graph")
     parser.add_argument("--again", action="store_true", help="rerun what failed")
     parser.add_argument("--timeout", type=int, default=1800, help="per network")
     parser.add_argument("--python", default=sys.executable, help="runs KerasHub")
@@ -241,7 +243,7 @@ def main():
         todo = [m for m in args.methods if m not in done]
         if args.worker:
             for method in todo:
-                rows.append(attempt(name, method))
+                rows.append(attempt(name, method, eager=args.eager))
                 print(json.dumps(rows[-1]), flush=True)
                 save(args.out, rows)
         elif todo:
@@ -253,6 +255,7 @@ def _in_process(name, methods, args):
     python = args.python if name.startswith("KerasHub") else sys.executable
     command = [python, __file__, "--worker", "--networks", name]
     command += ["--methods", *methods, "--out", str(args.out)]
+    command += ["--eager"] if args.eager else []
     try:
         subprocess.run(command, timeout=args.timeout, check=False)
     except subprocess.TimeoutExpired:

@@ -138,11 +138,11 @@ def reloaded(model):
     raise problem
 
 
-def attempt(name, method):
+def attempt(name, method, *, eager):
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     start = time.perf_counter()
-    row = {"network": name, "method": method}
+    row = {"network": name, "method": method, "eager": eager}
     try:
         model, shape = build(name)
         rng = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def attempt(name, method):
             x = rng.integers(0, 20, (4, *shape)).astype("int32")
         y = rng.integers(0, CLASSES, 4)
         small = wrap(method, model)
-        small.compile("sgd", "sparse_categorical_crossentropy")
+        small.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=eager)
         calls = [tfmot.sparsity.keras.UpdatePruningStep()] if method == "prune" else []
         small.fit(x, y, batch_size=2, verbose=0, callbacks=calls)
         before = small.predict_on_batch(x)
@@ -168,6 +168,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = [*SMALL, *APPLICATIONS]
     parser.add_argument("--networks", nargs="*", default=names, choices=names)
+    parser.add_argument("--eager", action="store_true", help="train without a graph")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
@@ -176,7 +177,7 @@ def main():
         for method in METHODS:
             if (name, method) in done:
                 continue
-            rows.append(attempt(name, method))
+            rows.append(attempt(name, method, eager=args.eager))
             print(json.dumps(rows[-1]), flush=True)
             result = {"tfmot": tfmot.__version__, "rows": rows}
             part = args.out.with_suffix(".part")

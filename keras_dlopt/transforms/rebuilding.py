@@ -43,7 +43,8 @@ def rebuilt(model: Any, pieces: Mapping[int, Callable[[], list[Piece]]]) -> Any:
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
-        for piece in rest[id(layer)]:
+        # Operations between layers come here too, and have nothing after them.
+        for piece in rest.get(id(layer), ()):
             outputs = piece(outputs)
         return outputs
 

@@ -63,7 +63,7 @@ def _net():
     x = shared(shared(x))
     inner = keras.Sequential([keras.Input((2, 2, 8)), L.Conv2D(12, 2, name="c")])
     x = L.Flatten()(inner(x))
-    x = L.Dense(16, activation="tanh", name="d")(x)
+    x = L.Dense(16, activation="tanh", name="d")(x) * 2.0 + 1.0
     return keras.Model(inputs, L.Dense(3, name="e")(x))
 
 
