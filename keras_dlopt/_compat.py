@@ -247,7 +247,8 @@ def replace_update(
     """
     import tensorflow as tf
 
-    base = next(c for c in type(optimizer).__mro__ if c.__name__ == "BaseOptimizer")
+    mro = type(optimizer).__mro__
+    base: Any = next(c for c in mro if c.__name__ == "BaseOptimizer")
     plain = optimizer._backend_apply_gradients
 
     def apply(grads, variables):

@@ -14,6 +14,8 @@ def call(target, task):
     if home.endswith(".py"):
         sys.path.insert(0, os.path.dirname(home))
         spec = importlib.util.spec_from_file_location("task_target", home)
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     else:

@@ -136,8 +136,8 @@ def _checked_cluster(
             f"{workers}. Give each process a host:port of its own."
         )
     role, index = task.get("type"), task.get("index")
-    known = role in _ROLES and isinstance(index, int)
-    if not known or not 0 <= index < len(addresses.get(role, [])):  # type: ignore[operator]
+    count = len(addresses.get(role, [])) if role in _ROLES else 0
+    if not isinstance(index, int) or not 0 <= index < count:
         raise ConfigError(
             f"TF_CONFIG says this process is task {role!r} number {index!r}, which its "
             f"cluster does not have: {addresses}. Every process needs the same "
@@ -145,7 +145,7 @@ def _checked_cluster(
             '{"type": "worker", "index": 0}.'
         )
     before = len(addresses.get("chief", [])) if role == "worker" else 0
-    return None if len(workers) == 1 else Cluster(tuple(workers), before + index)  # type: ignore[operator]
+    return None if len(workers) == 1 else Cluster(tuple(workers), before + index)
 
 
 def _gpus() -> tuple[str, ...]:

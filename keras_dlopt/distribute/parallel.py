@@ -1,6 +1,7 @@
 """Data-parallel training with the model's own `compile` and `fit`."""
 
 import functools
+import inspect
 import warnings
 from typing import Any
 
@@ -133,17 +134,19 @@ class _Parallel:
 
     # -- in place of the model's methods -----------------------------------------------
 
-    def fit(self, plain, x=None, y=None, batch_size=None, **arguments):
-        self.check_optimizer()
+    def fit(self, plain, *arguments, **options):
+        given = _by_name(plain, arguments, options)
+        steps = given.get("steps_per_epoch")
         replicas = self.model.distribute_strategy.num_replicas_in_sync
-        check_last_batch(x, batch_size, arguments.get("steps_per_epoch"), replicas)
+        self.check_optimizer()
+        check_last_batch(given.get("x"), given.get("batch_size"), steps, replicas)
         if self.replica_seeds:
             spread_seeds(self.model)
-        self.lengths.start("train", arguments.get("steps_per_epoch"))
-        return plain(x, y, batch_size=batch_size, **arguments)
+        self.lengths.start("train", steps)
+        return plain(*arguments, **options)
 
     def evaluate(self, plain, *arguments, **options):
-        self.lengths.start("test", options.get("steps"))
+        self.lengths.start("test", _by_name(plain, arguments, options).get("steps"))
         return plain(*arguments, **options)
 
     def predict_on_batch(self, plain, x):
@@ -209,6 +212,12 @@ class _Parallel:
             _hook_ours(optimizer, self.exchange)
         else:
             _compat.replace_update(optimizer, self.exchange)
+
+
+def _by_name(function: Any, arguments: Any, options: Any) -> dict[str, Any]:
+    """The arguments of a call by their names."""
+    given = inspect.signature(function).bind_partial(*arguments, **options).arguments
+    return {**given.get("kwargs", {}), **given}
 
 
 def _hook_ours(optimizer: Optimizer, exchange: Exchange) -> None:

@@ -194,8 +194,9 @@ def key_of(task: Mapping[str, Any]) -> str:
 def value_of(result: Any) -> float | None:
     """The finite number in what a function returned."""
     value = result.get("value") if isinstance(result, dict) else result
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _distribution(optuna: Any, name: str, given: Any) -> Any:

@@ -24,13 +24,13 @@ def _start(script, *arguments, seconds=240, environment=None):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start():
     """`start(script, *arguments)` -> the ended process; fails on a hang."""
     return _start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def results():
     """`results(script, *arguments)` -> what it printed after `RESULT `, as JSON."""
 

@@ -130,6 +130,14 @@ def check_batch_size_search():
     )
 
 
+def check_arguments_by_position_and_by_name():
+    model = parallel()
+    history = model.fit(X[:24], Y[:24], 8, 2, 0)
+    assert len(history.history["loss"]) == 2
+    model.evaluate(X[:24], Y[:24], 8, 0)
+    assert model.evaluate(quiet(examples().batch(8).repeat()), steps=2, verbose=0) > 0
+
+
 def check_predict_on_batch_gives_each_row_once():
     assert parallel().predict_on_batch(X[:6]).shape == (6, 4)
 
