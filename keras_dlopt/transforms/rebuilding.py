@@ -30,21 +30,21 @@ def rebuilt(model: Any, pieces: Mapping[int, Callable[[], list[Piece]]]) -> Any:
     rest: dict[int, list[Any]] = {}
     values: list[Piece] = []
 
-    def clone(layer):
+    def clone(layer):  # or an operation between layers
         if id(layer) in pieces:
             made = pieces[id(layer)]()
         elif isinstance(layer, keras.Model):
             made = [(rebuilt(layer, pieces), [])]
         else:
-            made = [(type(layer).from_config(layer.get_config()), layer.get_weights())]
+            weights = layer.get_weights() if isinstance(layer, keras.Layer) else []
+            made = [(type(layer).from_config(layer.get_config()), weights)]
         values.extend(pair for pair in made if pair[1])
         rest[id(made[0][0])] = [piece for piece, _ in made[1:]]
         return made[0][0]
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
-        # Operations between layers come here too, and have nothing after them.
-        for piece in rest.get(id(layer), ()):
+        for piece in rest[id(layer)]:
             outputs = piece(outputs)
         return outputs
 

@@ -207,7 +207,9 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
 
     def note(layer):
         done = isinstance(layer, QuantizeAnnotate | keras.layers.InputLayer)
-        return layer if done else QuantizeAnnotate(layer)
+        if done or not isinstance(layer, keras.layers.Layer):  # or an operation
+            return layer
+        return QuantizeAnnotate(layer)
 
     return keras.models.clone_model(to_annotate, clone_function=note)
 
