@@ -168,13 +168,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = [*SMALL, *APPLICATIONS]
     parser.add_argument("--networks", nargs="*", default=names, choices=names)
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--eager", action="store_true", help="train without a graph")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     done = {(row["network"], row["method"]) for row in rows}
     for name in args.networks:
-        for method in METHODS:
+        for method in args.methods:
             if (name, method) in done:
                 continue
             rows.append(attempt(name, method, eager=args.eager))
