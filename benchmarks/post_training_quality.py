@@ -89,48 +89,64 @@ def accuracy(model, data):
     return round(100 * float(np.mean(guess == data[1])), 2)
 
 
-def quantized(model, x, args):
-    """Name -> quantized model, one after the other."""
-    yield "int8", post_training.quantize(model, x, input_range=(0, 1))
-    yield (
-        "int8_corrected",
-        post_training.quantize(model, x, input_range=(0, 1), correct_bias=True),
-    )
-    nearest = post_training.quantize(model, x, weights=FOUR, input_range=(0, 1))
-    yield "w4_nearest", nearest
-    yield "w4_adaround", post_training.adaround(nearest, x, steps=args.steps)
-    post_training.correct_bias(nearest, x)
-    yield "w4_corrected", nearest
+def nearest(model, x, args):
+    return post_training.quantize(model, x, weights=FOUR, input_range=(0, 1))
 
 
-def run(name, seed, data, args):
+def corrected(small, x):
+    post_training.correct_bias(small, x)
+    return small
+
+
+METHODS = {
+    "int8": lambda m, x, args: post_training.quantize(m, x, input_range=(0, 1)),
+    "w4_nearest": nearest,
+    "w4_adaround": lambda m, x, args: post_training.adaround(
+        nearest(m, x, args), x, steps=args.steps
+    ),
+    "int8_corrected": lambda m, x, args: corrected(
+        post_training.quantize(m, x, input_range=(0, 1)), x
+    ),
+    "w4_corrected": lambda m, x, args: corrected(nearest(m, x, args), x),
+}
+
+
+def run(name, seed, data, args, known):
+    """Yields a row for each method that is not known yet."""
+    todo = [m for m in METHODS if (name, seed, m) not in known]
+    if not todo:
+        return
     model = parent(name, seed, data, args)
     x = data.train[0][np.random.default_rng(seed).permutation(len(data.train[0]))]
     x = x[: args.examples]
     plain = accuracy(model, data.test)
-    row = {"network": name, "seed": seed, "float": plain, "drop": {}, "seconds": {}}
-    start = time.perf_counter()
-    for method, small in quantized(model, x, args):
-        row["seconds"][method] = round(time.perf_counter() - start)
-        row["drop"][method] = round(plain - accuracy(small, data.test), 2)
+    for method in todo:
         start = time.perf_counter()
-    return row
+        small = METHODS[method](model, x, args)
+        seconds = round(time.perf_counter() - start)
+        drop = round(plain - accuracy(small, data.test), 2)
+        yield {
+            "network": name,
+            "seed": seed,
+            "method": method,
+            "float": plain,
+            "drop": drop,
+            "seconds": seconds,
+        }
 
 
 def report(rows, args):
-    summary = {}
-    for name in NETWORKS:
-        drops = [r["drop"] for r in rows if r["network"] == name]
-        if drops:
-            summary[name] = {
-                method: {
-                    "seeds": len(drops),
-                    "mean_drop": round(float(np.mean([d[method] for d in drops])), 3),
-                    "worst_drop": max(d[method] for d in drops),
-                }
-                | ({"bar": BARS[method]} if method in BARS else {})
-                for method in drops[0]
-            }
+    summary: dict[str, dict] = {}
+    for row in rows:
+        part = summary.setdefault(row["network"], {})
+        part.setdefault(row["method"], []).append(row["drop"])
+    for part in summary.values():
+        for method, drops in part.items():
+            part[method] = {
+                "seeds": len(drops),
+                "mean_drop": round(float(np.mean(drops)), 3),
+                "worst_drop": max(drops),
+            } | ({"bar": BARS[method]} if method in BARS else {})
     return {
         "machine": {
             "processor": platform.processor() or platform.machine(),
@@ -176,13 +192,14 @@ def main():
     rows = [] if args.smoke else done(args)
     for seed in range(args.seeds):
         for name in args.networks:
-            if (name, seed) in {(r["network"], r["seed"]) for r in rows}:
-                continue
-            rows.append(run(name, seed, data, args))
-            print(json.dumps(rows[-1]), flush=True)
-            if not args.smoke:
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(report(rows, args), indent=1) + "\n")
+            known = {(r["network"], r["seed"], r["method"]) for r in rows}
+            for row in run(name, seed, data, args, known):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+                if not args.smoke:
+                    RESULTS.parent.mkdir(exist_ok=True)
+                    text = json.dumps(report(rows, args), indent=1)
+                    RESULTS.write_text(text + "\n")
 
 
 if __name__ == "__main__":
