@@ -101,7 +101,9 @@ def test_train_on_real_data_and_resume(tmp_path):
 
 @pytest.mark.slow
 def test_train_with_jax(tmp_path):
-    text = _python("train.py", "--strategy", "jax", "--smoke", cwd=tmp_path)
+    text = _python(
+        "train.py", "--strategy", "jax", "--smoke", "--batch", "64", cwd=tmp_path
+    )
     assert "val_accuracy" in text
 
 

@@ -70,14 +70,18 @@ def _run(job: dict[str, Any], tell: Any) -> None:
         (program,) = making.programs(model, batch, (name,))
         return compiler.compile(program)
 
+    first: dict[str, Any] | None = None
     for name in job["programs"]:
         tell("stage", name=f"compiling the {name} step, batch {job['batch']}")
         found = compiled(job["batch"], name)
         tell("program", name=name, batch=job["batch"], **found)
         if name == job["programs"][0]:
             tell("products", found=[vars(p) for p in watched.products()])
-        if name == "train" and job["search"] and found["compiles"]:
-            _search(where, job["batch"], found, compiled, tell)
+        if name == "train":
+            first = found
+    # Last: the time limit may end it, and then the rest of the report is there.
+    if job["search"] and first is not None and first["compiles"]:
+        _search(where, job["batch"], first, compiled, tell)
 
 
 def _search(where: Any, batch: int, first: Any, compiled: Any, tell: Any) -> None:
