@@ -38,7 +38,7 @@ def strategy(
 ) -> Any:
     """The TensorFlow strategy to build and train a model under.
 
-    Sets the plan's dtype policy. Call it before anything else uses TensorFlow: CPU
+    Sets the plan's dtype policy, unless that is float32. Call it before anything else uses TensorFlow: CPU
     devices, TPUs and workers cannot be added later. The same plan gives the same object
     again: two strategies of a kind in one process disturb each other.
 
@@ -65,7 +65,8 @@ def strategy(
             f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow, or use "
             "keras.distribution."
         )
-    keras.config.set_dtype_policy(chosen.dtype_policy)
+    if chosen.dtype_policy != "float32":
+        keras.config.set_dtype_policy(chosen.dtype_policy)
     key = (chosen.kind, chosen.devices, chosen.workers, chosen.tpu_name)
     if key not in _BUILT:
         alone = ("tpu", "multi_worker")

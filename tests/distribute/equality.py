@@ -1,6 +1,6 @@
 """Trains cases on one device and on 2 and 4 replicas; prints a line for each.
 
-    python distribute/equality.py catalogue:optimizers 2,4 [name ...]
+    python distribute/equality.py catalogue:optimizers 2,4 [name ...] [--float64]
 
 Run from the folder of the tests. Logical devices must be set before TensorFlow starts.
 A line is `RESULT [name, replicas, difference, text]`; the difference is the largest
@@ -14,7 +14,8 @@ import warnings
 
 import numpy as np
 
-GROUP, REPLICAS, *NAMES = sys.argv[1:]
+FLOAT64 = "--float64" in sys.argv
+GROUP, REPLICAS, *NAMES = [a for a in sys.argv[1:] if a != "--float64"]
 STEPS = 20
 
 
@@ -83,6 +84,11 @@ def main():
     sys.path.insert(0, ".")
     from keras_dlopt.distribute.build import split_cpu
 
+    if FLOAT64:
+        import keras
+
+        keras.config.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
     counts = [int(n) for n in REPLICAS.split(",")]
     split_cpu(max(counts))
     for name, train in cases():
