@@ -38,9 +38,10 @@ def strategy(
 ) -> Any:
     """The TensorFlow strategy to build and train a model under.
 
-    Sets the plan's dtype policy, unless that is float32. Call it before anything else uses TensorFlow: CPU
-    devices, TPUs and workers cannot be added later. The same plan gives the same object
-    again: two strategies of a kind in one process disturb each other.
+    Sets the plan's dtype policy, unless that is float32. Call it before anything else
+    uses TensorFlow: CPU devices, TPUs and workers cannot be added later. The same plan
+    gives the same object again: two strategies of a kind in one process disturb each
+    other.
 
     Args:
         kind: a `Plan`, or what `plan` takes.

@@ -16,8 +16,8 @@ FAST = (
 # Relative to max(1, |weight|). The sums over a batch are taken in another order, which
 # moves the last bit of a gradient (6e-8); 20 steps add some of those up.
 TOLERANCE = 1e-6
-# These turn a last bit into more: eigenvectors of nearly equal eigenvalues, quotients of
-# small differences. SOAP is held to float64's rounding below; LBFGS takes float32 only.
+# These turn a last bit into more: eigenvectors of nearly equal eigenvalues, quotients
+# of small differences. SOAP is held to float64's rounding below; LBFGS takes float32.
 AMPLIFIES = {"SOAP": 5e-4, "LBFGS": 5e-4}
 TOLERANCE_FLOAT64 = 1e-11
 
