@@ -43,6 +43,8 @@ def _same(case):
         wanted = plain.model.train_on_batch(x, y)
         loss, state = function(state, tf.constant(x), tf.constant(y))
         if i == 0:
+            # A layer's own metrics come after the loss.
+            wanted = np.ravel(wanted)[0]
             np.testing.assert_allclose(float(loss), wanted, rtol=1e-5)
     step.assign(state)
     step.store_optimizer()

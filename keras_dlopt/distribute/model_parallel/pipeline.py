@@ -231,7 +231,7 @@ def _beside_their_weights(optimizer: Any) -> None:
     import tensorflow as tf
 
     if isinstance(optimizer, Optimizer):
-        optimizer.elementwise = False  # no state that joins several devices
+        optimizer._plan_slab = lambda variables: None  # type: ignore[method-assign]
     create = optimizer.add_variable_from_reference
 
     def beside(reference_variable, *args, **kwargs):

@@ -148,7 +148,7 @@ def pure_copy(optimizer: Any, trainable: Sequence[Any]) -> Any:
     """
     copy = type(optimizer).from_config(optimizer.get_config())
     for part in _parts(copy):
-        part.elementwise = False  # no slab
+        part._plan_slab = lambda variables: None  # type: ignore[method-assign]
     copy.build(list(trainable))
     for new, old in zip(copy.variables, optimizer.variables, strict=True):
         new.assign(old)
