@@ -28,6 +28,8 @@ def copy_model(model: keras.Model) -> keras.Model:
     """
     try:
         config = keras.saving.serialize_keras_object(model)
+        # The copy is compiled anew; a loss that is no registered class is no obstacle.
+        config.pop("compile_config", None)
         twin = keras.saving.deserialize_keras_object(
             config, custom_objects=_classes(model)
         )

@@ -391,3 +391,12 @@ def test_a_layer_is_transformed_once():
     layer = dlopt.TransformedLayer(layers.Dense(2), recipe)
     with pytest.raises(ModelError, match="is transformed already. Chain"):
         dlopt.TransformedLayer(layer, recipe)
+
+
+def test_a_model_compiled_with_a_loss_of_its_own_is_copied():
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    net.compile("sgd", loss=lambda y, x: keras.ops.mean(keras.ops.square(y - x)))
+    recipe = dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(0.5))])
+    small = dlopt.transform(net, recipe)
+    assert not small.model.compiled
+    assert net.compiled

@@ -124,7 +124,8 @@ class PolynomialDecay(_TfmotSchedule):
         }
 
 
-@keras.saving.register_keras_serializable("keras_dlopt")
+# `schedules.ConstantSparsity` has the plain name.
+@keras.saving.register_keras_serializable("keras_dlopt", name="tfmot_ConstantSparsity")
 class ConstantSparsity(_TfmotSchedule):
     """`tfmot.sparsity.keras.ConstantSparsity`.
 
