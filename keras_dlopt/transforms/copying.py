@@ -1,5 +1,6 @@
 """An independent copy of any Keras model that can describe itself."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -27,8 +28,10 @@ def copy_model(model: keras.Model) -> keras.Model:
         ModelError: if the model cannot be rebuilt from its config.
     """
     try:
-        config = keras.saving.serialize_keras_object(model)
-        # The copy is compiled anew; a loss that is no registered class is no obstacle.
+        # The copy is compiled anew: a loss that no file could hold is no obstacle.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The object being serialized")
+            config = keras.saving.serialize_keras_object(model)
         config.pop("compile_config", None)
         twin = keras.saving.deserialize_keras_object(
             config, custom_objects=_classes(model)

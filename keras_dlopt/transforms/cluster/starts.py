@@ -70,7 +70,8 @@ class Density(Start):
         return np.quantile(values, (np.arange(clusters) + 0.5) / clusters)
 
 
-@keras.saving.register_keras_serializable("keras_dlopt")
+# `prune.Random` has the plain name.
+@keras.saving.register_keras_serializable("keras_dlopt", name="cluster_Random")
 @dataclasses.dataclass(frozen=True)
 class Random(Start):
     """Drawn evenly between the smallest and the largest number.
