@@ -13,7 +13,7 @@ Example:
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -284,14 +284,67 @@ def _walk(
     seen.add(id(layer))
     parents = (*parents, layer)
     yield path, layer, parents
-    for child in _compat.sublayers(layer):
-        yield from _walk(child, f"{path}/{child.name}".lstrip("/"), parents, seen)
+    for child, name in zip(*_named(layer, parents), strict=True):
+        yield from _walk(child, f"{path}/{name}".lstrip("/"), parents, seen)
+
+
+def _named(layer: Any, parents: tuple[Any, ...]) -> tuple[list[Any], list[str]]:
+    """The layers in `layer`, and names that every copy of it gives them."""
+    children = _compat.sublayers(layer)
+    if not _is_graph(layer):
+        return children, [_attribute(layer, child) for child in children]
+    if all(_is_graph(parent) for parent in parents):
+        return children, [child.name for child in children]  # its config keeps them
+    names, taken = [], dict[str, int]()
+    for child in children:
+        plain = _plain_name(child)
+        count = taken[plain] = taken.get(plain, -1) + 1
+        automatic = _is_automatic(child)
+        names.append(
+            (f"{plain}_{count}" if count else plain) if automatic else child.name
+        )
+    return children, names
+
+
+def _is_graph(layer: Any) -> bool:
+    """Whether it is a Sequential or Functional model."""
+    return isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
+
+
+def _plain_name(layer: Any) -> str:
+    return re.sub(r"_\d+$", "", layer.name)
+
+
+def _is_automatic(layer: Any) -> bool:
+    """Whether Keras' counter gave the name."""
+    plain = _plain_name(layer).replace("_", "")
+    return plain == type(layer).__name__.replace("_", "").lower()
+
+
+def _attribute(parent: Any, child: Any) -> str:
+    """The child's name, or the parent's attribute for it if a counter gave the name."""
+    if not _is_automatic(child):
+        return child.name
+    for name, value in vars(parent).items():
+        if name == "_layers" or name.startswith("_self_"):  # lists of all of them
+            continue
+        if value is child:
+            return name
+        items: Any = value.items() if isinstance(value, Mapping) else ()
+        if isinstance(value, list | tuple):
+            items = enumerate(value)
+        for key, item in items:
+            if item is child:
+                return f"{name}_{key}"
+    return child.name
 
 
 def weight_targets(model: keras.layers.Layer) -> list[Target]:
     """Every floating-point weight below `model`, each once.
 
-    Paths are built from layer names, so they are the same after saving and loading;
+    Paths are built from layer names. In layers and models written as classes, whose
+    config does not keep the names that Keras' counter gave, a layer goes by the
+    attribute that holds it. So paths are the same after copying, saving and loading;
     where two weights would share one, the later ones get `_1`, `_2`, ...
     """
     targets: list[Target] = []

@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from keras_dlopt import at, everything, inside, matching, named, rank
@@ -120,3 +121,39 @@ def test_bad_plain_data(data):
 def test_combining_with_something_else():
     with pytest.raises(ConfigError, match="combines with selectors only"):
         named("kernel") & "conv"
+
+
+@keras.saving.register_keras_serializable("test_select")
+class Written(keras.Model):
+    """Layers whose names come from Keras' counter, held in every way."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(3)
+        self.blocks = [keras.layers.Dense(3), keras.layers.Dense(3)]
+        self.heads = {"a": keras.layers.Dense(2)}
+        self.inner = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(3)])
+        self.named = keras.layers.Dense(3, name="given")
+
+    def call(self, x):
+        for layer in (self.first, *self.blocks, self.inner, self.named):
+            x = layer(x)
+        return self.heads["a"](x)
+
+
+def test_paths_of_written_models_do_not_depend_on_keras_counter():
+    def paths():
+        model = Written()
+        model(np.zeros((1, 3), "float32"))
+        return [t.path for t in weight_targets(model) if t.name == "kernel"]
+
+    assert paths() == paths()
+    assert set(paths()) == {
+        "first/kernel",
+        "blocks_0/kernel",
+        "blocks_1/kernel",
+        "heads_a/kernel",
+        "inner/dense/kernel",
+        "inner/dense_1/kernel",
+        "given/kernel",
+    }
