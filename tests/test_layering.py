@@ -4,6 +4,7 @@ Read from the source with `ast`, so that imports inside functions count too.
 """
 
 import ast
+import collections
 import pathlib
 
 import keras_dlopt
@@ -134,3 +135,20 @@ def test_nothing_prints_but_the_command_line():
 def test_files_stay_readable():
     long = [_id(p) for p in FILES if len(p.read_text().splitlines()) > 400]
     assert not long, "split them"
+
+
+def test_registered_names_are_unique():
+    """Keras lets the later class of a name replace the earlier one without a word."""
+    homes = collections.defaultdict(list)
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
+                text = ast.unparse(mark)
+                if "register_keras_serializable(" in text:
+                    given = [k.value for k in mark.keywords if k.arg == "name"]
+                    name = ast.literal_eval(given[0]) if given else node.name
+                    homes[name].append(_id(path))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+    assert len(homes) > 100
