@@ -88,7 +88,9 @@ def _wait(started: list[Any], seconds: float) -> None:
     try:
         for number, process in enumerate(started):
             try:
-                _, text = process.communicate(timeout=max(0.1, end - time.monotonic()))
+                _, text = process.communicate(
+                    timeout=max(0.001, end - time.monotonic())
+                )
             except subprocess.TimeoutExpired:
                 raise RunError(
                     f"LiteRT process {number} did not end within {seconds:g} s and was "

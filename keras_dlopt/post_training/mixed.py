@@ -124,7 +124,8 @@ def mixed_precision(
 
     Measures each kernel alone (see `sensitivity`) and takes the choice with the
     smallest sum of squared errors whose kernels and scales fit: a knapsack with one
-    choice a kernel, solved exactly on a budget counted in 4096 parts.
+    choice a kernel, solved exactly on a budget counted in bytes, or in 4096 parts if
+    those are larger.
 
     Args:
         model: a trained, built Keras model; it stays as it is.
@@ -186,22 +187,23 @@ def _knapsack(
     """One choice a row with the smallest sum of costs, the sum of sizes in budget."""
     # What every row costs anyway needs no cells.
     base = sum(min(row.values()) for row in sizes.values())
-    cell = max((budget - base) / _CELLS, 1e-9)
-    best = np.zeros(_CELLS + 1)
+    cells = min(_CELLS, budget - base)
+    cell = (budget - base) / cells if cells else 1.0
+    best = np.zeros(cells + 1)
     picks = []
     for path, row in sizes.items():
         smallest = min(row.values())
         options = list(row)
-        table = np.full((len(options), _CELLS + 1), np.inf)
+        table = np.full((len(options), cells + 1), np.inf)
         for i, b in enumerate(options):
             # Rounded up, so that the budget holds.
             need = int(np.ceil((row[b] - smallest) / cell - 1e-9))
-            if need <= _CELLS:
-                table[i, need:] = best[: _CELLS + 1 - need] + costs[path][b]
+            if need <= cells:
+                table[i, need:] = best[: cells + 1 - need] + costs[path][b]
         pick = table.argmin(axis=0)
         best = table.min(axis=0)
         picks.append((path, options, pick, smallest, row))
-    chosen, left = {}, _CELLS
+    chosen, left = {}, cells
     for path, options, pick, smallest, row in reversed(picks):
         b = options[int(pick[left])]
         chosen[path] = b
