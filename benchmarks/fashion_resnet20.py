@@ -15,13 +15,13 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import stored
 import tensorflow as tf
 
 import keras_dlopt as dlopt
@@ -84,13 +84,8 @@ def run(seed, data, args):
 def report(runs, args):
     accuracy = np.array([r["test_accuracy"] for r in runs])
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "settings": {name: getattr(args, name) for name in SETTINGS},
+        "machine": stored.machine(),
+        "settings": settings(args),
         "test_accuracy": {
             "seeds": len(runs),
             "mean": round(float(accuracy.mean()), 4),
@@ -102,13 +97,8 @@ def report(runs, args):
     }
 
 
-def done(args):
-    """Runs of an earlier call with the same settings."""
-    if not RESULTS.exists():
-        return []
-    known = json.loads(RESULTS.read_text())
-    same = known["settings"] == {name: getattr(args, name) for name in SETTINGS}
-    return known["runs"] if same else []
+def settings(args):
+    return {name: getattr(args, name) for name in SETTINGS}
 
 
 def main():
@@ -125,7 +115,7 @@ def main():
     data = dlopt.data.load("fashion_mnist")
     if args.smoke:
         data = data.take(256, test=100)
-    runs = [] if args.smoke else done(args)
+    runs = [] if args.smoke else stored.earlier(RESULTS, settings(args), "runs")
     for seed in range(args.seeds):
         if seed in {r["seed"] for r in runs}:
             continue

@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import tempfile
 import time
 
@@ -31,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import stored
 import tensorflow as tf
 
 import keras_dlopt as dlopt
@@ -148,25 +148,15 @@ def report(rows, args):
                 "worst_drop": max(drops),
             } | ({"bar": BARS[method]} if method in BARS else {})
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "settings": {name: getattr(args, name) for name in SETTINGS},
+        "machine": stored.machine(),
+        "settings": settings(args),
         "points": summary,
         "rows": rows,
     }
 
 
-def done(args):
-    """Rows of an earlier call with the same settings."""
-    if not RESULTS.exists():
-        return []
-    known = json.loads(RESULTS.read_text())
-    same = known["settings"] == {name: getattr(args, name) for name in SETTINGS}
-    return known["rows"] if same else []
+def settings(args):
+    return {name: getattr(args, name) for name in SETTINGS}
 
 
 def main():
@@ -189,7 +179,7 @@ def main():
     data = dlopt.data.load("fashion_mnist")
     if args.smoke:
         data = data.take(256, test=100)
-    rows = [] if args.smoke else done(args)
+    rows = [] if args.smoke else stored.earlier(RESULTS, settings(args), "rows")
     for seed in range(args.seeds):
         for name in args.networks:
             known = {(r["network"], r["seed"], r["method"]) for r in rows}

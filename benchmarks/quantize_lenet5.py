@@ -26,7 +26,6 @@ import json
 import math
 import os
 import pathlib
-import platform
 import tempfile
 import time
 
@@ -34,6 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import stored
 import tensorflow as tf
 from keras import ops
 
@@ -176,25 +176,15 @@ def report(runs, args):
                 "bar": bar,
             }
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "settings": {name: getattr(args, name) for name in SETTINGS},
+        "machine": stored.machine(),
+        "settings": settings(args),
         "test_error_percent": summary,
         "runs": runs,
     }
 
 
-def done(args):
-    """Runs of an earlier call with the same settings."""
-    if not RESULTS.exists():
-        return []
-    known = json.loads(RESULTS.read_text())
-    same = known["settings"] == {name: getattr(args, name) for name in SETTINGS}
-    return known["runs"] if same else []
+def settings(args):
+    return {name: getattr(args, name) for name in SETTINGS}
 
 
 def main():
@@ -216,7 +206,7 @@ def main():
     data = dlopt.data.load("mnist")
     if args.smoke:
         data = data.take(512, test=100)
-    runs = [] if args.smoke else done(args)
+    runs = [] if args.smoke else stored.earlier(RESULTS, settings(args), "runs")
     for seed in range(args.seeds):
         for method in args.methods:
             if (method, seed) in {(r["method"], r["seed"]) for r in runs}:

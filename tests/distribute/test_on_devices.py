@@ -17,12 +17,10 @@ pytestmark = [pytest.mark.dist, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "parallel.keras"
-
+def found():
     @functools.cache
     def once(read):
-        return dict(read(SCRIPT, path, seconds=380))
+        return dict(read(SCRIPT, seconds=380))
 
     return once
 

@@ -168,3 +168,14 @@ def layout(
     # Axes after the split one move up by one.
     moved = tuple(a if a < inputs else a + 1 for a in reduced)
     return Layout(shape, split, moved, inputs)
+
+
+def layout_of(transform: Any, target: Target, shape: Any) -> Layout:
+    """The layout that a transform's `per_channel`, `axis` and `group_size` ask for."""
+    return layout(
+        target,
+        tuple(shape),
+        per_channel=transform.per_channel,
+        axis=transform.axis,
+        group_size=transform.group_size,
+    )

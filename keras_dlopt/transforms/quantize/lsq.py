@@ -11,7 +11,7 @@ from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.quantize.layout import (
     check_bits,
     check_granularity,
-    layout,
+    layout_of,
 )
 from keras_dlopt.transforms.quantize.through import SMALLEST_STEP, learned_step
 from keras_dlopt.transforms.quantize.weight import check_limit
@@ -75,13 +75,7 @@ class LSQ(Transform):
         return (-high if self.narrow_range else -high - 1), high
 
     def _layout(self, target, shape):
-        return layout(
-            target,
-            tuple(shape),
-            per_channel=self.per_channel,
-            axis=self.axis,
-            group_size=self.group_size,
-        )
+        return layout_of(self, target, shape)
 
     def init(self, target, weight):
         cut = self._layout(target, weight.shape)

@@ -17,7 +17,7 @@ from keras_dlopt.transforms.quantize.layout import (
     channel_axes,
     check_bits,
     check_granularity,
-    layout,
+    layout_of,
 )
 from keras_dlopt.transforms.quantize.observers import (
     MinMax,
@@ -146,13 +146,7 @@ class FakeQuant(Transform):
         return plain and self.freeze is None
 
     def _layout(self, target: Target, shape: Any) -> Layout:
-        return layout(
-            target,
-            tuple(shape),
-            per_channel=self.per_channel,
-            axis=self.axis,
-            group_size=self.group_size,
-        )
+        return layout_of(self, target, shape)
 
     def init(self, target, weight):
         cut = self._layout(target, weight.shape)
