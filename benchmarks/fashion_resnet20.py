@@ -1,13 +1,14 @@
 """Trains ResNet-20 on Fashion-MNIST: test accuracy, epochs and time, by seed.
 
-    python benchmarks/fashion_resnet20.py [--seeds 5] [--epochs 12]
+    python benchmarks/fashion_resnet20.py [--seeds 5] [--epochs 12] [--models DIR]
 
 Trains on the first 50,000 training images, with horizontal flips and shifts of up to
 two pixels; validates on the last 10,000 after each epoch; uses the test set once per
 seed, at the end. SGD with momentum under a one-cycle rate, decoupled weight decay, the
 fused layers and optimizer of this package. Each finished seed is written at once, so a
 run can be stopped and continued: seeds already in the file for the same settings are
-skipped. Needs Fashion-MNIST in KERAS_DLOPT_DATA, or a download. `--smoke` runs one
+skipped. `--models` keeps the trained models, as parents for other benchmarks. Needs
+Fashion-MNIST in KERAS_DLOPT_DATA, or a download. `--smoke` runs one
 epoch of a few hundred images and writes nothing.
 """
 
@@ -71,6 +72,9 @@ def run(seed, data, args):
         verbose=2,
     ).history
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    if args.models:
+        args.models.mkdir(parents=True, exist_ok=True)
+        model.save(args.models / f"resnet20_{seed}.keras")
     test = model.evaluate(*data.test, batch_size=500, verbose=0)[1]
     return {
         "seed": seed,
@@ -108,6 +112,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--peak", type=float, default=0.2, help="highest rate")
     parser.add_argument("--weight-decay", type=float, default=1e-3)
+    parser.add_argument("--models", type=pathlib.Path, help="folder to keep them in")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:

@@ -232,6 +232,35 @@ def batch_count(iterator: Any) -> float | None:
     return count if count >= 0 else {-1: math.inf}.get(count)
 
 
+def input_sharding(iterator: Any) -> str | None:
+    """How workers share the data of a distributed iterator: a policy's name, or None.
+
+    Relies on: TensorFlow's `DistributedIterator._iterators` and their `_dataset`.
+    """
+    import tensorflow as tf
+
+    names = set()
+    for part in iterator._iterators:
+        dataset = getattr(part, "_dataset", None)
+        if dataset is None:
+            return None
+        policy = dataset.options().experimental_distribute.auto_shard_policy
+        names.add(tf.data.experimental.AutoShardPolicy(policy).name.lower())
+    return names.pop() if len(names) == 1 else None
+
+
+def do_not_ask_for_more(iterator: Any) -> None:
+    """Has a worker take its next batch without asking all workers whether there is one.
+
+    The question is one more exchange in every step, and the answer makes the batch
+    dimension unknown. Only for a caller that stops at the last batch by itself.
+
+    Relies on: TensorFlow's `DistributedIterator._enable_get_next_as_optional`.
+    """
+    assert hasattr(iterator, "_enable_get_next_as_optional")
+    iterator._enable_get_next_as_optional = False
+
+
 def replace_update(
     optimizer: Any, prepare: Callable[[list[Any], list[Any]], list[Any]]
 ) -> None:

@@ -212,6 +212,27 @@ def test_distributed_iterators_tell_their_number_of_batches():
     assert _compat.batch_count(iter(data)) is None
 
 
+def test_distributed_iterators_tell_how_workers_share_the_input():
+    import tensorflow as tf
+
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0"])
+    mend = "see input_sharding and do_not_ask_for_more in _compat.py"
+    for name in ("off", "data", "auto"):
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy[name.upper()]
+        )
+        data = tf.data.Dataset.range(4).batch(2).with_options(options)
+        iterator = iter(mirrored.experimental_distribute_dataset(data))
+        assert _compat.input_sharding(iterator) == name, mend
+        assert iterator._enable_get_next_as_optional, mend
+        _compat.do_not_ask_for_more(iterator)
+        taken = tf.function(lambda it: it.get_next()).get_concrete_function(iterator)
+        kinds = {node.op for node in taken.graph.as_graph_def().node}
+        assert "IteratorGetNext" in kinds, mend
+        assert "IteratorGetNextAsOptional" not in kinds, mend
+
+
 def test_optimizers_update_without_the_strategys_functions():
     """The functions that `replace_update` swaps are still where they were."""
     mend = "see replace_update in _compat.py"

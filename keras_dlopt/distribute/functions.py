@@ -1,5 +1,6 @@
 """The train and test functions of a model that several replicas run."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 
 from keras_dlopt import _compat
 from keras_dlopt.distribute.exchange import Exchange
+from keras_dlopt.errors import DataError
 
 
 class Runner:
@@ -56,7 +58,7 @@ class Runner:
         if self._number != self._lengths.number[self._kind]:
             self._number, self._done = self._lengths.number[self._kind], 0
         if iterator is not self._iterator:
-            self._iterator, self._left = iterator, _compat.batch_count(iterator)
+            self._iterator, self._left = iterator, self._count(iterator)
         steps = self._model.steps_per_execution
         epoch = self._lengths.steps[self._kind]
         if epoch is not None:
@@ -75,6 +77,20 @@ class Runner:
         if steps == 1:
             return self._once(iterator)
         return self._many(iterator, tf.constant(steps))
+
+    def _count(self, iterator: Any) -> float | None:
+        """How many steps an iterator gives; None if it cannot tell."""
+        strategy = self._model.distribute_strategy
+        count = _compat.batch_count(iterator)
+        if count is None or not _multi_worker(strategy):
+            return count
+        if math.isinf(count):
+            return count
+        if _compat.input_sharding(iterator) in ("off", "data"):
+            # Equal counts need no exchange in every step about who has data left.
+            _check_counts(strategy, count)
+            _compat.do_not_ask_for_more(iterator)
+        return count
 
     def _make(self) -> None:
         import tensorflow as tf
@@ -143,6 +159,22 @@ def _multi_worker(strategy: Any) -> bool:
 
     kind = tf.distribute.MultiWorkerMirroredStrategy
     return isinstance(strategy, kind) and strategy.cluster_resolver.cluster_spec()
+
+
+def _check_counts(strategy: Any, count: float) -> None:
+    """Raises on every worker if another one has more or fewer batches."""
+    import tensorflow as tf
+
+    replicas = strategy.num_replicas_in_sync
+    own = tf.constant([count / replicas, count**2 / replicas], tf.float64)
+    total = tf.function(strategy.reduce)("SUM", own, axis=None)
+    mean, square = (float(v) for v in total)
+    if abs(square - mean**2) > 1e-9 * square:
+        raise DataError(
+            f"The workers have different numbers of batches: {count:g} here, "
+            f"{mean:g} on average. They would wait for each other. Give every worker "
+            "as many, with dataset.take(...)."
+        )
 
 
 def _weight(data: Any) -> Any:

@@ -30,7 +30,8 @@ class Plan:
         steps_per_execution: for `compile`.
         dtype_policy: Keras dtype policy to set before the model is built.
         input_sharding: how several workers share the input: each takes every n-th
-            example (`"data"`), every n-th file (`"file"`), or all of it (`"off"`).
+            example (`"data"`), every n-th file (`"file"`), or what its own data set
+            gives (`"off"`; an epoch then takes one n-th of each worker's data set).
         tpu_name: address of the TPU.
         reasons: why, a sentence each.
     """

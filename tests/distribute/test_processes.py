@@ -117,3 +117,46 @@ def test_two_workers_equal_one_process(tmp_path, start):
     with np.load(one) as left, np.load(tmp_path / "two.npz") as right:
         for name in left.files:
             np.testing.assert_allclose(left[name], right[name], atol=1e-6, rtol=1e-6)
+
+
+EXCHANGES = """
+import json, os
+import keras, numpy as np, tensorflow as tf
+from keras_dlopt import distribute
+from keras_dlopt.errors import DataError
+
+plan = distribute.plan("multi_worker", batch_size=4, drop_remainder=True)
+strategy = distribute.strategy(plan)
+with strategy.scope():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model = distribute.data_parallel(model)
+    model.compile("sgd", "mse")
+
+def data(batches):
+    zeros = np.zeros((4 * batches, 3), "float32")
+    examples = tf.data.Dataset.from_tensor_slices((zeros, zeros[:, :2]))
+    return distribute.prepare(examples, plan)
+
+model.fit(data(3), epochs=2, verbose=0)
+step = model.train_function._once._list_all_concrete_functions()[0]
+graph = step.graph.as_graph_def()
+nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+print("EXCHANGES", sum("Collective" in node.op for node in nodes))
+print("STEPS", int(model.optimizer.iterations.value.numpy()))
+try:
+    model.fit(data(3 + json.loads(os.environ["TF_CONFIG"])["task"]["index"]))
+except DataError as error:
+    print("REFUSED", error)
+"""
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(400)
+def test_workers_exchange_gradients_and_logs_and_nothing_else(tmp_path):
+    done = run(script(tmp_path, EXCHANGES), workers=2, seconds=300, logs=tmp_path)
+    for worker in done:
+        text = worker.text()
+        assert "EXCHANGES 2\n" in text
+        assert "STEPS 6\n" in text
+        assert "REFUSED The workers have different numbers of batches: " in text
+        assert "3.5 on average" in text
