@@ -3,7 +3,9 @@
     python benchmarks/post_training_quality.py [--seeds 5] [--networks resnet20 ...]
 
 For each seed and network a float parent is trained for a few epochs (on the first
---train training images, flipped), then quantized without training it again.
+--train training images, flipped), then quantized without training it again. --kept is a
+folder of parents trained before, `<network>_<seed>.keras`, such as those of
+`fashion_resnet20.py --models`.
 Calibration, bias correction and AdaRound see --examples training images without labels.
 Accuracies in percent on the full 10,000 test images; `drop` is float minus quantized,
 in points.
@@ -56,6 +58,9 @@ def flip(images):
 
 
 def parent(name, seed, data, args):
+    if origin(name, seed, args) == "kept":
+        path = args.kept / f"{name}_{seed}.keras"
+        return keras.saving.load_model(path, compile=False)
     stem = f"{name}_{args.train}_{args.epochs}_{args.batch_size}_{seed}"
     path = args.cache / f"{stem}.keras"
     if path.exists():
@@ -111,6 +116,11 @@ METHODS = {
 }
 
 
+def origin(name, seed, args):
+    kept = args.kept and (args.kept / f"{name}_{seed}.keras").exists()
+    return "kept" if kept else "trained here"
+
+
 def run(name, seed, data, args, known):
     """Yields a row for each method that is not known yet."""
     todo = [m for m in METHODS if (name, seed, m) not in known]
@@ -129,6 +139,7 @@ def run(name, seed, data, args, known):
             "network": name,
             "seed": seed,
             "method": method,
+            "parent": origin(name, seed, args),
             "float": plain,
             "drop": drop,
             "seconds": seconds,
@@ -170,6 +181,7 @@ def main():
     parser.add_argument("--steps", type=int, default=400, help="of AdaRound, a layer")
     parser.add_argument("--examples", type=int, default=512)
     parser.add_argument("--cache", type=pathlib.Path, default=None)
+    parser.add_argument("--kept", type=pathlib.Path, help="folder of parents")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
