@@ -151,9 +151,17 @@ def test_the_search_ends_near_the_largest_batch(fixed, slope, devices, start):
     if search.largest is not None:
         assert search.largest <= true
         # Alignment to eight examples a device, and the last few per cent, may be lost.
-        assert search.largest >= min(0.85 * true, batches.LIMIT) - 8 * devices
+        assert search.largest >= min(0.85 * true, search.limit) - 8 * devices
     elif true >= devices:
         assert true < 8 * devices or len(search.tried) == batches.COMPILATIONS
+
+
+def test_the_search_ends_where_compiling_takes_minutes():
+    search = batches.Search(devices=2, memory=1e15)
+    search.add(64, {"needed": 64.0})
+    while (batch := search.next()) is not None:
+        search.add(batch, {"needed": float(batch)})
+    assert search.largest == search.limit == 2 * batches.LIMIT
 
 
 def test_a_batch_that_fails_to_compile_counts_as_too_big():

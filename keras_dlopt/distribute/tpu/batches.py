@@ -6,7 +6,7 @@ from typing import Any
 SAFE = 0.95  # of the memory; the rest is for the next batch and for fragmentation
 CLOSE = 1.06  # stop when a batch that fits and one that does not are this near
 COMPILATIONS = 6
-LIMIT = 2**22
+LIMIT = 2**14  # examples on one device; more take minutes to compile and help nobody
 
 
 def bytes_needed(found: dict[str, Any]) -> float:
@@ -29,7 +29,7 @@ class Search:
     answer and a few more correct it.
 
     Args:
-        devices: the batch is a multiple of it.
+        devices: the batch is a multiple of it, and at most `LIMIT` times it.
         memory: bytes of one device.
 
     Example:
@@ -43,6 +43,7 @@ class Search:
 
     def __init__(self, *, devices: int, memory: float):
         self.devices, self.room = devices, SAFE * memory
+        self.limit = LIMIT * devices
         self.tried: dict[int, float | None] = {}
 
     def add(self, batch: int, found: dict[str, Any]) -> None:
@@ -64,6 +65,8 @@ class Search:
             return None
         fits = self.largest
         too_big = min((b for b in self.tried if not self._fits(b)), default=None)
+        if fits and fits >= self.limit:
+            return None
         if fits and too_big and too_big - fits <= max(self.devices, (CLOSE - 1) * fits):
             return None
         if len(known) == 1:
@@ -90,10 +93,10 @@ class Search:
 
     def _aligned(self, guess: int, fits: int | None, too_big: int | None) -> int:
         step = self.devices * (8 if guess >= 64 * self.devices else 1)
-        guess = min(guess, LIMIT) // step * step
+        guess = min(guess, self.limit) // step * step
         low = (fits or 0) + self.devices
-        high = (too_big - self.devices) if too_big else LIMIT
+        high = (too_big - self.devices) if too_big else self.limit
         if not low <= guess <= high:
             middle = (low + high) // 2 if too_big else low
             guess = math.ceil(middle / self.devices) * self.devices
-        return max(self.devices, min(guess, LIMIT))
+        return max(self.devices, min(guess, self.limit))
