@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dlopt.optimizers import _options
+from keras_dlopt.optimizers._cells import compute_dtype
 from keras_dlopt.optimizers.adam import adam_rule
 from keras_dlopt.optimizers.base import Optimizer
 
@@ -123,9 +124,7 @@ class Adam8bit(Optimizer):
                 size = _size(variable)
                 packed = size >= self.min_size
                 blocks = -(-size // BLOCK)
-                exact.append(
-                    None if packed else self._add(variable, variable.shape, slot)
-                )
+                exact.append(None if packed else self._exact(variable, slot))
                 codes.append(
                     self._add(variable, (blocks, BLOCK), f"{slot}_codes", dtype)
                     if packed
@@ -139,6 +138,9 @@ class Adam8bit(Optimizer):
             self._state.slots[slot] = exact
             self._state.slots[f"{slot}_codes"] = codes
             self._state.slots[f"{slot}_scales"] = scales
+
+    def _exact(self, variable: Any, slot: str) -> Any:
+        return self._add(variable, variable.shape, slot, compute_dtype(variable))
 
     def _add(self, variable: Any, shape: Any, slot: str, dtype: str = "float32") -> Any:
         path = getattr(variable, "path", variable.name).replace("/", "_")

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.optimizers import _options
-from keras_dlopt.optimizers._cells import assign, read
+from keras_dlopt.optimizers._cells import assign, compute_dtype, read
 from keras_dlopt.optimizers.base import Optimizer
 
 # Largest number of weights whose history may be kept; a guard against surprise.
@@ -117,10 +117,11 @@ class LBFGS(Optimizer):
                 f"{MAX_PARAMETERS}. Use SOAP or Adam."
             )
         super().build(variables)
+        dtype = _widest(variables)
         for name in ("moves", "changes"):
-            self.add_shared_variable(name, shape=(self.memory, total))
+            self.add_shared_variable(name, shape=(self.memory, total), dtype=dtype)
         for name in ("previous_weights", "previous_gradient"):
-            self.add_shared_variable(name, shape=(total,))
+            self.add_shared_variable(name, shape=(total,), dtype=dtype)
 
     def update(self, grads, cells, lr, step, *, shared):
         if len(cells) != len(self._state.variables):
@@ -130,8 +131,10 @@ class LBFGS(Optimizer):
                 "before compiling."
             )
         pairs = sorted(zip(cells, grads, strict=True), key=lambda pair: pair[0].index)
-        w = _join([read(cell.weight) for cell, _ in pairs])
-        g = _join([g for _, g in pairs])
+        dtype = _widest([cell.weight for cell, _ in pairs])
+        lr = ops.cast(lr, dtype)
+        w = _join([read(cell.weight) for cell, _ in pairs], dtype)
+        g = _join([g for _, g in pairs], dtype)
         s = w - read(shared["previous_weights"])
         y = g - read(shared["previous_gradient"])
         curved = ops.sum(s * y) > 1e-10 * _norm(s) * _norm(y)
@@ -153,7 +156,7 @@ class LBFGS(Optimizer):
             shape = tuple(cell.weight.shape)
             stop = start + _size(cell.weight)
             part = ops.reshape(change[start:stop], shape)
-            value = read(cell.weight)
+            value = ops.cast(read(cell.weight), dtype)
             assign(cell.weight, value - part - lr * cell.decay * value)
             start = stop
 
@@ -162,10 +165,13 @@ class LBFGS(Optimizer):
         return {**config, "memory": self.memory, "max_step": self.max_step}
 
 
-def _join(tensors: list[Any]) -> Any:
-    return ops.concatenate(
-        [ops.reshape(ops.cast(t, "float32"), (-1,)) for t in tensors]
-    )
+def _join(tensors: list[Any], dtype: str) -> Any:
+    return ops.concatenate([ops.reshape(ops.cast(t, dtype), (-1,)) for t in tensors])
+
+
+def _widest(variables: list[Any]) -> str:
+    wide = any(compute_dtype(v) == "float64" for v in variables)
+    return "float64" if wide else "float32"
 
 
 def _norm(x: Any) -> Any:
