@@ -5,8 +5,11 @@
 Both run in one process, interleaved: in each round every variant trains as many steps.
 A variant's figure is the median over rounds of its time by that of its own float model
 in the same round, once by the wall clock and once by the processor time of the process,
-which other programs on the machine disturb less. Needs tensorflow-model-optimization
-and tf-keras beside Keras 3.
+which other programs on the machine disturb less. The rows of other networks stay in the
+file. `over_tfmot` is the time of our step
+by that of TFMOT's in the same round; with `--fused` ours has this package's fused
+layers and optimizer instead of Keras'. Needs tensorflow-model-optimization and tf-keras
+beside Keras 3.
 """
 
 import argparse
@@ -65,14 +68,20 @@ def resnet20(kit):
 NETWORKS = {"lenet5": lenet5, "resnet20": resnet20}
 
 
-def ours(network, steps):
+def ours(network, steps, fused):
     """Variant -> function that builds it."""
     kernels = dlopt.named("kernel")
     schedule = dlopt.schedules.PolynomialSparsity(0.9, end=steps, frequency=FREQUENCY)
 
+    def plain():
+        model = network(keras)
+        if fused:
+            dlopt.layers.use_fused(model)
+        return model
+
     def with_recipe(recipe):
         def build():
-            model = network(keras)
+            model = plain()
             return dlopt.transform(model, recipe(model))
 
         return build
@@ -81,7 +90,7 @@ def ours(network, steps):
         return with_recipe(lambda _: dlopt.Recipe([(kernels, dlopt.Cluster(count))]))
 
     return {
-        "float": lambda: network(keras),
+        "float": plain,
         "prune": with_recipe(
             lambda _: dlopt.Recipe([(kernels, dlopt.Prune(schedule))])
         ),
@@ -109,13 +118,13 @@ def theirs(network, steps):
     }
 
 
-def trainer(build, kit, batches, callbacks):
+def trainer(build, kit, adam, batches, callbacks):
     """Builds and compiles; returns the seconds it took and a timed epoch."""
     start = time.process_time()
     model = build()
     seconds = time.process_time() - start
     loss = kit.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(kit.optimizers.Adam(1e-3), loss, jit_compile=False)
+    model.compile(adam(1e-3), loss, jit_compile=False)
     model.fit(batches, verbose=0, callbacks=callbacks)
 
     def epoch():
@@ -126,7 +135,7 @@ def trainer(build, kit, batches, callbacks):
     return round(seconds, 2), epoch
 
 
-def measure(name, *, batch, steps, rounds, variants):
+def measure(name, *, batch, steps, rounds, variants, fused):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch * steps, 28, 28, 1)).astype("float32")
     y = rng.integers(0, CLASSES, batch * steps).astype("int32")
@@ -137,13 +146,14 @@ def measure(name, *, batch, steps, rounds, variants):
     total = steps * (rounds + 1)
     update = [tfmot.sparsity.keras.UpdatePruningStep()]
     runs, seconds = {}, {}
-    for side, builds, kit in (
-        ("ours", ours(NETWORKS[name], total), keras),
-        ("tfmot", theirs(NETWORKS[name], total), tf_keras),
+    adam = dlopt.optimizers.Adam if fused else keras.optimizers.Adam
+    for side, builds, kit, optimizer in (
+        ("ours", ours(NETWORKS[name], total, fused), keras, adam),
+        ("tfmot", theirs(NETWORKS[name], total), tf_keras, tf_keras.optimizers.Adam),
     ):
         for key in variants:
             callbacks = update if (side, key) == ("tfmot", "prune") else []
-            made = trainer(builds[key], kit, batches, callbacks)
+            made = trainer(builds[key], kit, optimizer, batches, callbacks)
             seconds[f"{side}_{key}"], runs[side, key] = made
     times = {key: [] for key in runs}
     for _ in range(rounds):
@@ -154,6 +164,7 @@ def measure(name, *, batch, steps, rounds, variants):
         "batch": batch,
         "steps": steps,
         "rounds": rounds,
+        "fused": fused,
         "build_cpu_seconds": seconds,
         "float_ms": {
             side: 1e3 * statistics.median(t[0] for t in times[side, "float"]) / steps
@@ -170,7 +181,17 @@ def measure(name, *, batch, steps, rounds, variants):
             for side, key in runs
             if key != "float"
         }
+    row["over_tfmot"] = {
+        clock: {key: ratio_of_sides(times, key, i) for key in variants}
+        for i, clock in enumerate(("wall", "cpu"))
+    }
     return row
+
+
+def ratio_of_sides(times, key, clock):
+    """Median over rounds of our time by TFMOT's."""
+    pairs = zip(times["ours", key], times["tfmot", key], strict=True)
+    return statistics.median(a[clock] / b[clock] for a, b in pairs)
 
 
 def main():
@@ -178,24 +199,27 @@ def main():
     names = ("float", "prune", "qat", "cluster_16", "cluster_256")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--variants", nargs="*", default=names, choices=names)
+    parser.add_argument("--fused", action="store_true")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40, help="per round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     variants = ["float", *(v for v in args.variants if v != "float")]
-    rows = []
+    kept = bool(args.out and args.out.exists())
+    rows = json.loads(args.out.read_text())["rows"] if kept else []
     for name in args.networks:
-        rows.append(
-            measure(
-                name,
-                batch=args.batch,
-                steps=args.steps,
-                rounds=args.rounds,
-                variants=variants,
-            )
+        row = measure(
+            name,
+            batch=args.batch,
+            steps=args.steps,
+            rounds=args.rounds,
+            variants=variants,
+            fused=args.fused,
         )
-        print(json.dumps(rows[-1]), flush=True)
+        rows = [r for r in rows if (r["network"], r["fused"]) != (name, args.fused)]
+        rows.append(row)
+        print(json.dumps(row), flush=True)
         if args.out:
             result = {
                 "machine": platform.processor() or platform.machine(),
