@@ -213,11 +213,9 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
             self._state.accumulators.append(made)
         return made
 
-    def add_shared_variable(
-        self, name: str, *, dtype: str = "float32", **arguments: Any
-    ) -> Any:
+    def add_shared_variable(self, name: str, **arguments: Any) -> Any:
         """State that belongs to no single weight, such as an estimated distance."""
-        made = self.add_variable(name=name, dtype=dtype, **arguments)
+        made = self.add_variable(name=name, **{"dtype": "float32"} | arguments)
         self._state.shared[name] = made
         return made
 

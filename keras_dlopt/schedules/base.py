@@ -1,7 +1,26 @@
 """A schedule: step -> float, for learning rates, sparsity, temperature and bits."""
 
+import inspect
+from typing import Any
+
 import keras
 from keras import ops
+
+
+def call_text(made: Any) -> str:
+    """The call that makes an object, with the arguments that are not the default.
+
+    Example:
+        >>> from keras_dlopt.schedules import PolynomialSparsity
+        >>> call_text(PolynomialSparsity(0.9, end=100))
+        'PolynomialSparsity(sparsity=0.9, end=100)'
+    """
+    shown = []
+    for name, parameter in inspect.signature(type(made)).parameters.items():
+        if hasattr(made, name):
+            value = repr(getattr(made, name))
+            shown += [f"{name}={value}"] if value != repr(parameter.default) else []
+    return f"{type(made).__name__}({', '.join(shown)})"
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -33,6 +52,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             A step greater than `step`, or None when the value stays as it is.
         """
         return step + 1
+
+    def __repr__(self) -> str:
+        return call_text(self)
 
     @classmethod
     def from_config(cls, config: dict) -> "Schedule":

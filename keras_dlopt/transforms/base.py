@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.schedules.base import call_text
 from keras_dlopt.select import Target
 from keras_dlopt.serialize import decode, encode
 
@@ -190,8 +191,7 @@ class Transform:
         return cls(**{k: decode(v) for k, v in config.items()})
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
+        return call_text(self)
 
 
 def _arguments(cls: type) -> list[str]:

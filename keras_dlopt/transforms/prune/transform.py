@@ -217,15 +217,6 @@ class Prune(Transform):
             return None
         return f"pruning is at sparsity {now:.3g} of {final:.3g}, due at step {end}"
 
-    def __repr__(self):
-        default = Prune(0.0)
-        shown = {"sparsity": self.sparsity} | {
-            name: getattr(self, name)
-            for name in ("score", "pattern", "distribution", "regrow")
-            if repr(getattr(self, name)) != repr(getattr(default, name))
-        }
-        return f"Prune({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
-
 
 _EXAMPLES = {
     "score": "Magnitude()",

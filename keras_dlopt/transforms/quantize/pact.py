@@ -35,7 +35,7 @@ class PACT(Transform):
 
     Example:
         >>> PACT(bits=2, initial=3.0)
-        PACT(bits=2, initial=3.0, decay=0.0002)
+        PACT(bits=2, initial=3.0)
 
     Source: Choi et al., "PACT: Parameterized Clipping Activation" (arXiv:1805.06085),
     equations 1 to 3.
