@@ -84,6 +84,11 @@ def _build(chosen: Plan, wait: float) -> Any:
     import tensorflow as tf
 
     if chosen.kind == "one_device":
+        # Where TensorFlow computes anyway its default strategy does, and that has no
+        # per-device iterators, whose end tf.data's autotuning holds for seconds.
+        first = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
+        if chosen.devices[0] == first:
+            return tf.distribute.get_strategy()
         return tf.distribute.OneDeviceStrategy(chosen.devices[0])
     if chosen.kind == "mirrored":
         if chosen.logical_cpus:

@@ -1,6 +1,7 @@
 """The train and test functions of a model that several replicas run."""
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,7 @@ class Runner:
         if self._number != self._lengths.number[self._kind]:
             self._number, self._done = self._lengths.number[self._kind], 0
         if iterator is not self._iterator:
+            self.let_go()
             self._iterator, self._left = iterator, self._count(iterator)
         steps = self._model.steps_per_execution
         epoch = self._lengths.steps[self._kind]
@@ -77,6 +79,18 @@ class Runner:
         if steps == 1:
             return self._once(iterator)
         return self._many(iterator, tf.constant(steps))
+
+    def let_go(self) -> None:
+        """Ends the iterator of the last epoch, in a thread.
+
+        TensorFlow gives each device an iterator whose autotuning nobody can switch off
+        and which, to end, may wait for that: as long again as the epoch took.
+        """
+        if self._iterator is None:
+            return
+        held = [self._iterator]
+        self._iterator = None
+        threading.Thread(target=held.clear).start()
 
     def _count(self, iterator: Any) -> float | None:
         """How many steps an iterator gives; None if it cannot tell."""

@@ -143,11 +143,18 @@ class _Parallel:
         if self.replica_seeds:
             spread_seeds(self.model)
         self.lengths.start("train", steps)
-        return plain(*arguments, **options)
+        return self.ended(plain(*arguments, **options))
 
     def evaluate(self, plain, *arguments, **options):
         self.lengths.start("test", _by_name(plain, arguments, options).get("steps"))
-        return plain(*arguments, **options)
+        return self.ended(plain(*arguments, **options))
+
+    def ended(self, result: Any) -> Any:
+        """Lets go of the data of a `fit` or `evaluate` that gave `result`."""
+        for function in (self.model.train_function, self.model.test_function):
+            if isinstance(function, Runner):
+                function.let_go()
+        return result
 
     def predict_on_batch(self, plain, x):
         first = keras.tree.flatten(x)[0]
