@@ -109,7 +109,13 @@ class Runner:
     def _make(self) -> None:
         import tensorflow as tf
 
-        run = tf.autograph.experimental.do_not_convert(self._on_replicas)
+        step = tf.autograph.experimental.do_not_convert(self._on_replicas)
+        reduce = self._reduce
+
+        @tf.autograph.experimental.do_not_convert
+        def run(data):
+            return reduce(step(data))
+
         self._run: Any = run
         if self._model.run_eagerly:
             self._once = lambda iterator: run(next(iterator))
@@ -129,12 +135,12 @@ class Runner:
         @tf.autograph.experimental.do_not_convert
         def loop(iterator, steps):
             # The first steps are there to learn what the logs look like.
-            logs = run(iterator.get_next())
+            logs = step(iterator.get_next())
 
             def body(i, _):
-                return i + 1, run(iterator.get_next())
+                return i + 1, step(iterator.get_next())
 
-            return tf.while_loop(lambda i, _: i < steps, body, [1, logs])[1]
+            return reduce(tf.while_loop(lambda i, _: i < steps, body, [1, logs])[1])
 
         self._run = tf.function(run, reduce_retracing=True)
         self._once = tf.function(once, reduce_retracing=True)
@@ -142,7 +148,11 @@ class Runner:
 
     def _on_replicas(self, data: Any) -> Any:
         strategy = self._model.distribute_strategy
-        logs = strategy.run(self._on_replica, args=(data,))
+        return strategy.run(self._on_replica, args=(data,))
+
+    def _reduce(self, logs: Any) -> Any:
+        """Means of the replicas' logs; workers meet here, so once a call."""
+        strategy = self._model.distribute_strategy
         return keras.tree.map_structure(lambda v: _mean(strategy, v), logs)
 
     def _on_replica(self, data: Any) -> Any:
@@ -179,10 +189,14 @@ def _check_counts(strategy: Any, count: float) -> None:
     """Raises on every worker if another one has more or fewer batches."""
     import tensorflow as tf
 
-    replicas = strategy.num_replicas_in_sync
-    own = tf.constant([count / replicas, count**2 / replicas], tf.float64)
-    total = tf.function(strategy.reduce)("SUM", own, axis=None)
-    mean, square = (float(v) for v in total)
+    @tf.function
+    def mean_and_square():
+        context = tf.distribute.get_replica_context()
+        own = tf.constant([count, count**2], tf.float64)
+        return context.all_reduce(tf.distribute.ReduceOp.MEAN, own)
+
+    means = strategy.experimental_local_results(strategy.run(mean_and_square))
+    mean, square = (float(v) for v in means[0])
     if abs(square - mean**2) > 1e-9 * square:
         raise DataError(
             f"The workers have different numbers of batches: {count:g} here, "
