@@ -196,8 +196,11 @@ def main():
         for name in args.networks:
             known = {(r["network"], r["seed"], r["method"]) for r in rows}
             for row in run(name, seed, data, args, known):
-                rows.append(row)
                 print(json.dumps(row), flush=True)
+                if not args.smoke:
+                    # Another process may have written its network's meanwhile.
+                    rows = stored.earlier(RESULTS, settings(args), "rows")
+                rows.append(row)
                 if not args.smoke:
                     RESULTS.parent.mkdir(exist_ok=True)
                     text = json.dumps(report(rows, args), indent=1)
