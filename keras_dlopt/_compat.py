@@ -232,6 +232,41 @@ def batch_count(iterator: Any) -> float | None:
     return count if count >= 0 else {-1: math.inf}.get(count)
 
 
+class _LossesByThread:
+    """In place of a layer's list of losses: a list for each thread."""
+
+    def __init__(self):
+        self._here = threading.local()
+
+    def _list(self) -> list[Any]:
+        return self._here.__dict__.setdefault("losses", [])
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._list()[key]
+
+    def extend(self, losses: Any) -> None:
+        self._list().extend(losses)
+
+    def clear(self) -> None:
+        self._list().clear()
+
+    def __deepcopy__(self, memo: Any) -> "_LossesByThread":
+        return _LossesByThread()
+
+
+def keep_losses_apart(layer: keras.layers.Layer) -> None:
+    """Has replicas that are traced in turns not see each other's `add_loss`.
+
+    Each replica is traced in a thread. Where they meet in the forward pass
+    (synchronized normalization) the next one's call begins before this one's has ended,
+    and clears the losses that this one has added so far.
+
+    Relies on: `Layer._losses`, a list that is read as `[:]`, extended and cleared.
+    """
+    assert isinstance(layer._losses, list | _LossesByThread)
+    object.__setattr__(layer, "_losses", _LossesByThread())
+
+
 def input_sharding(iterator: Any) -> str | None:
     """How workers share the data of a distributed iterator: a policy's name, or None.
 

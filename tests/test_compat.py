@@ -212,6 +212,25 @@ def test_distributed_iterators_tell_their_number_of_batches():
     assert _compat.batch_count(iter(data)) is None
 
 
+def test_replicas_that_are_traced_in_turns_keep_their_losses_apart():
+    import threading
+
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.sum(x))
+            return x
+
+    layer = Adds()
+    _compat.keep_losses_apart(layer)
+    layer(keras.ops.ones((2,)))
+    other = threading.Thread(target=lambda: layer(keras.ops.ones((3,))))
+    other.start()
+    other.join()
+    assert [float(v) for v in layer.losses] == [2.0], "see keep_losses_apart"
+    layer(keras.ops.ones((5,)))
+    assert [float(v) for v in layer.losses] == [5.0]
+
+
 def test_distributed_iterators_tell_how_workers_share_the_input():
     import tensorflow as tf
 

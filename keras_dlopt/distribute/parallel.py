@@ -124,6 +124,8 @@ class _Parallel:
     def install(self) -> None:
         model = self.model
         _compat.build_from_spec(model)
+        for layer in [model, *model_layers(model)]:
+            _compat.keep_losses_apart(layer)
         _compat.replace_train_functions(model, self.make_function)
         for name in ("fit", "evaluate", "predict_on_batch"):
             plain = getattr(model, name)

@@ -128,6 +128,18 @@ def _unsynchronized(replicas, twin_of=2):
     return arrays[: len(_net(keras.layers.BatchNormalization()).weights)]
 
 
+def _with_shortcut_loss():
+    import keras
+
+    from keras_dlopt.layers import Residual
+
+    keras.utils.set_random_seed(1)
+    return _net(
+        Residual([keras.layers.Dense(16)], shortcut_loss=0.5),
+        keras.layers.BatchNormalization(synchronized=True),
+    )
+
+
 def _distilled():
     import keras
 
@@ -200,6 +212,7 @@ def cases(_):
         "uneven_first_batch": case(adam, data=lambda: dataset(count=35, batch=7)),
         "jit": case(lambda: k.SGD(0.1, momentum=0.9), jit_compile=True),
         "batch_normalization": case(lambda: k.SGD(0.1, momentum=0.9), **normalized),
+        "loss_before_replicas_meet": case(adam, net=_with_shortcut_loss),
         "distillation": case(adam, net=_distilled),
     }.items()
     for parts in (2, 4):  # each has a twin of its own and runs on that many only

@@ -12,6 +12,7 @@ FAST = (
     "ours_accumulating",
     "steps_per_execution_not_dividing",
     "uneven_batches",
+    "loss_before_replicas_meet",
 )
 # Relative to max(1, |weight|). The sums over a batch are taken in another order, which
 # moves the last bit of a gradient (6e-8); 20 steps add some of those up.
