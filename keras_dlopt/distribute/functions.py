@@ -96,9 +96,7 @@ class Runner:
         """How many steps an iterator gives; None if it cannot tell."""
         strategy = self._model.distribute_strategy
         count = _compat.batch_count(iterator)
-        if count is None or not _multi_worker(strategy):
-            return count
-        if math.isinf(count):
+        if count is None or math.isinf(count) or not _multi_worker(strategy):
             return count
         if _compat.input_sharding(iterator) in ("off", "data"):
             # Equal counts need no exchange in every step about who has data left.
