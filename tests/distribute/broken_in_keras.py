@@ -37,6 +37,26 @@ def distiller():
     )
 
 
+class Penalty(keras.layers.Layer):
+    """Adds the mean square of what passes."""
+
+    def call(self, x):
+        self.add_loss(keras.ops.mean(keras.ops.square(x)))
+        return x
+
+
+def penalized():
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(6),
+            Penalty(),
+            keras.layers.BatchNormalization(synchronized=True),
+            keras.layers.Dense(4),
+        ]
+    )
+
+
 def train(optimizer, replicas=2, dataset=None, build=net, **compile_options):
     reduce = tf.distribute.HierarchicalCopyAllReduce()
     reduce = compile_options.pop("reduce", reduce)
@@ -77,6 +97,7 @@ CASES = {
     "clipnorm": lambda: differs(lambda: k.SGD(1.0, clipnorm=0.01)),
     "uneven": lambda: differs(lambda: k.SGD(1.0), dataset=data(13)),
     "distiller": lambda: differs(lambda: k.SGD(1.0), build=distiller),
+    "add_loss": lambda: differs(lambda: k.SGD(0.5), build=penalized),
     "accumulation": lambda: train(lambda: k.SGD(gradient_accumulation_steps=2)),
     "ema_overwrite": lambda: train(
         lambda: k.SGD(use_ema=True, ema_overwrite_frequency=2)

@@ -14,6 +14,7 @@ EXPECTED = {
     "clipnorm": True,  # other weights than one device
     "uneven": True,
     "distiller": True,
+    "add_loss": True,
     "accumulation": MERGE,
     "ema_overwrite": MERGE,
     "jit": "InvalidArgumentError",
