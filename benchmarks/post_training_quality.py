@@ -197,14 +197,13 @@ def main():
             known = {(r["network"], r["seed"], r["method"]) for r in rows}
             for row in run(name, seed, data, args, known):
                 print(json.dumps(row), flush=True)
-                if not args.smoke:
-                    # Another process may have written its network's meanwhile.
-                    rows = stored.earlier(RESULTS, settings(args), "rows")
-                rows.append(row)
-                if not args.smoke:
-                    RESULTS.parent.mkdir(exist_ok=True)
-                    text = json.dumps(report(rows, args), indent=1)
-                    RESULTS.write_text(text + "\n")
+                if args.smoke:
+                    continue
+                # Another process may have written its network's meanwhile.
+                rows = [*stored.earlier(RESULTS, settings(args), "rows"), row]
+                RESULTS.parent.mkdir(exist_ok=True)
+                text = json.dumps(report(rows, args), indent=1)
+                RESULTS.write_text(text + "\n")
 
 
 if __name__ == "__main__":
