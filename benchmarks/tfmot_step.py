@@ -6,9 +6,9 @@ Both run in one process, interleaved: in each round every variant trains as many
 A variant's figure is the median over rounds of its time by that of its own float model
 in the same round, once by the wall clock and once by the processor time of the process,
 which other programs on the machine disturb less. The rows of other networks stay in
-the file. `over_tfmot` is the time of our step by that of TFMOT's in the same round; with
-`--fused` ours has this package's fused layers and optimizer instead of Keras'. Needs
-tensorflow-model-optimization and tf-keras beside Keras 3.
+the file. `over_tfmot` is the time of our step by that of TFMOT's in the same round;
+with `--fused` ours has this package's fused layers and optimizer instead of Keras'.
+Needs tensorflow-model-optimization and tf-keras beside Keras 3.
 """
 
 import argparse
