@@ -111,7 +111,12 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
 
 def test_interrupted_while_training_leaves_nothing(tmp_path):
     pytest.importorskip("ai_edge_litert")
-    code = "from keras_dlopt.cli import main; main()"
+    # Shells start background jobs with SIGINT ignored, which is inherited. Undone in
+    # the process itself: `preexec_fn` would fork, of which a loaded JAX warns.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from keras_dlopt.cli import main; main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "demo", "--quick", "--out", tmp_path / "out"],
         cwd=tmp_path,
@@ -119,8 +124,6 @@ def test_interrupted_while_training_leaves_nothing(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Shells start background jobs with SIGINT ignored, which is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         lines = iter(process.stderr.readline, "")
