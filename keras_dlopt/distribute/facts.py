@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -108,7 +109,8 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
     try:
         config = json.loads(text)
         cluster, task = config.get("cluster", {}), config.get("task", {})
-        addresses = {role: list(cluster[role]) for role in cluster}
+        addresses = {role: cluster[role] for role in cluster}
+        task = {"type": task.get("type"), "index": task.get("index")}
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
             "TF_CONFIG must be a JSON object with 'cluster' and 'task'. Received: "
@@ -117,11 +119,24 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
         ) from None
     if not addresses:
         return None
-    return _checked_cluster(addresses, task, text)
+    _check_addresses(addresses)
+    return _checked_cluster(addresses, task)
+
+
+def _check_addresses(addresses: Mapping[str, Any]) -> None:
+    for role, given in addresses.items():
+        good = isinstance(given, list) and all(
+            isinstance(a, str) and re.fullmatch(r"\S+:\d+", a) for a in given
+        )
+        if not good:
+            raise ConfigError(
+                f"TF_CONFIG must give {role!r} as a list of host:port, such as "
+                f'["10.0.0.1:2222", "10.0.0.2:2222"]. Received: {given!r}.'
+            )
 
 
 def _checked_cluster(
-    addresses: dict[str, list[str]], task: Mapping[str, Any], text: str
+    addresses: dict[str, list[str]], task: Mapping[str, Any]
 ) -> Cluster | None:
     if "ps" in addresses:
         raise ConfigError(
@@ -135,7 +150,9 @@ def _checked_cluster(
             "Two processes of TF_CONFIG share an address. Received: "
             f"{workers}. Give each process a host:port of its own."
         )
-    role, index = task.get("type"), task.get("index")
+    role, index = task["type"], task["index"]
+    if isinstance(index, str) and index.isdigit():  # as TensorFlow reads it
+        index = int(index)
     count = len(addresses.get(role, [])) if role in _ROLES else 0
     if not isinstance(index, int) or not 0 <= index < count:
         raise ConfigError(
@@ -177,4 +194,6 @@ def _start_tpu(name: str, seconds: float) -> tuple[int, str]:
         if line.startswith("CORES ") and int(line.split()[1]) > 0:
             return int(line.split()[1]), ""
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return 0, "the TPU runtime failed: " + (lines[-1] if lines else "no TPU device")
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    why = [*lines[-1:], *named[-1:]] or ["no TPU device"]
+    return 0, "the TPU runtime failed: " + why[-1]

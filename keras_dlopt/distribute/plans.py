@@ -131,16 +131,20 @@ def choose(
     base = _base(facts, kind)
     on_tpu = base.kind == "tpu"
     total, factor, reasons = _batch(base, batch_size, per_replica, rate_rule)
+    if facts.cluster is not None and base.kind != "multi_worker":
+        count = len(facts.cluster.workers)
+        reasons.append(
+            f"TF_CONFIG names {count} processes, which this strategy does not join: "
+            "each trains alone. Use 'multi_worker' to train together."
+        )
     bfloat16 = on_tpu if mixed_precision is None else mixed_precision
     if on_tpu and drop_remainder is None:
         reasons.append("A TPU wants static shapes: the last, smaller batch is dropped.")
     if bfloat16:
         reasons.append("bfloat16 for activations; weights and updates stay float32.")
-    steps = steps_per_execution or (TPU_STEPS if on_tpu else 1)
-    if steps < 1:
-        raise ConfigError(
-            f"steps_per_execution must be 1 or more. Received: {steps_per_execution}."
-        )
+    steps = TPU_STEPS if on_tpu else 1
+    if steps_per_execution is not None:
+        steps = _whole("steps_per_execution", steps_per_execution)
     return dataclasses.replace(
         base,
         batch_size=total,
@@ -163,10 +167,10 @@ def _base(facts: Facts, kind: str) -> Plan:
     }
     if kind in made:
         return made[kind](facts)
-    cpus = re.fullmatch(r"cpu:([1-9]\d*)", kind)
+    cpus = re.fullmatch(r"cpu:([1-9]\d*)", str(kind))
     if cpus:
         return _cpus(int(cpus[1]))
-    if "parameter" in kind.lower() or kind.lower() == "ps":
+    if "parameter" in str(kind).lower() or str(kind).lower() == "ps":
         raise ConfigError(
             "ParameterServerStrategy is not supported: with Keras 3, fit fails under "
             "it, and in a coordinator's loop steps were lost or counted twice. Use "
@@ -267,8 +271,7 @@ def _batch(
     """The batch over all replicas, the rate's factor, and why."""
     if batch_size is None:
         return None, 1.0, []
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be 1 or more. Received: {batch_size}.")
+    _whole("batch_size", batch_size)
     replicas = base.replicas
     if not per_replica:
         if batch_size % replicas:
@@ -283,6 +286,14 @@ def _batch(
     total = batch_size * replicas
     reason = f"The batch grew {replicas}-fold; rule {rule!r} for the learning rate."
     return total, grown, [reason] if replicas > 1 else []
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(
+            f"{name} must be a whole number of 1 or more. Received: {value!r}."
+        )
+    return value
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

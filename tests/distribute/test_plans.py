@@ -4,6 +4,7 @@ import ast
 import json
 import pathlib
 import re
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -117,10 +118,18 @@ def test_what_is_not_there_is_refused_with_the_fix(arguments, text):
     ("options", "text"),
     [
         ({"batch_size": 33}, "cannot be shared equally by 2 replicas. Use 32 or 34"),
-        ({"batch_size": 0}, "batch_size must be 1 or more. Received: 0"),
+        (
+            {"batch_size": 0},
+            "batch_size must be a whole number of 1 or more. Received: 0",
+        ),
         ({"rate_rule": "cube"}, "rate_rule must be one of"),
         ({"input_sharding": "no"}, "input_sharding must be one of"),
-        ({"steps_per_execution": -1}, "steps_per_execution must be 1 or more"),
+        ({"steps_per_execution": -1}, "steps_per_execution must be a whole number"),
+        ({"steps_per_execution": 0}, "steps_per_execution must be a whole number"),
+        ({"steps_per_execution": 2.5}, "1 or more. Received: 2.5"),
+        ({"batch_size": 32.0}, "batch_size must be a whole number of 1 or more"),
+        ({"batch_size": "32"}, "Received: '32'"),
+        ({"kind": 4}, "Unknown strategy: 4. Choose one of auto"),
     ],
 )
 def test_options_are_checked(options, text):
@@ -142,6 +151,16 @@ def test_cluster_is_read():
     )
     assert read_cluster({"TF_CONFIG": " "}) is None
     assert read_cluster({"TF_CONFIG": "{}"}) is None
+    # TensorFlow reads a number in quotes too.
+    found = read_cluster(config(workers, {"type": "worker", "index": "0"}))
+    assert found == Cluster(("a:1", "b:1", "c:1"), 1)
+
+
+def test_a_kind_without_workers_tells_that_tf_config_is_not_used():
+    for kind in ("cpu:2", "one_device"):
+        text = str(choose(Facts(cluster=Cluster(("a:1", "b:1"), 0)), kind))
+        assert "TF_CONFIG names 2 processes, which this strategy does not join" in text
+        assert "TF_CONFIG" not in str(choose(Facts(), kind))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +185,13 @@ def test_cluster_is_read():
             "says this process is task 'evaluator' number 0",
         ),
         (config({"worker": ["a:1", "b:1"]}, {}), "task None number None"),
+        (config({"worker": ["a:1", "b:1"]}, None), "TF_CONFIG must be a JSON object"),
+        (
+            config({"worker": "a:1"}, {"type": "worker", "index": 0}),
+            "list of host:port",
+        ),
+        (config({"worker": ["a", "b:1"]}, {}), "list of host:port"),
+        (config({"worker": [1, 2]}, {}), "list of host:port"),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(environment, text):
@@ -177,6 +203,14 @@ def test_a_tpu_that_does_not_answer_is_not_waited_for():
     cores, problem = _start_tpu("nowhere", 0.01)
     assert cores == 0
     assert problem == "the TPU runtime did not start within 0.01 s"
+
+
+def test_why_a_tpu_failed_is_the_error_and_not_the_last_line(monkeypatch):
+    shown = "Traceback:\npkg.errors.NoKernelError: no kernel\n\t [[Configure]]\n"
+    done = subprocess.CompletedProcess([], 1, stdout="", stderr=shown)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    _, problem = _start_tpu("local", 1.0)
+    assert problem == "the TPU runtime failed: pkg.errors.NoKernelError: no kernel"
 
 
 def test_choosing_imports_neither_keras_nor_tensorflow():
