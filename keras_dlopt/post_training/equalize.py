@@ -124,14 +124,12 @@ def _pairs(model: keras.Model, graph: Trace) -> list[_Pair]:
 
 def _end(call: Any, graph: Trace, clipped: list[Any]) -> Any:
     """The next call that is not channelwise; None if there is more than one way."""
-    consumers = graph.consumers()
     while True:
         if not _homogeneous(call.layer, clipped):
             return None
-        taken = consumers.get(call.outputs[0], [])
-        if len(taken) != 1 or call.outputs[0] in graph.outputs:
+        call = graph.only_consumer(call.outputs[0])
+        if call is None:
             return None
-        call = taken[0]
         bends = isinstance(call.layer, (layers.ReLU, layers.Activation))
         if not bends and not isinstance(call.layer, _CHANNELWISE):
             return call

@@ -19,7 +19,8 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
 
     For inference and for post-training methods that look at kernels as they act; to
     train, keep the layer. Normalizations that follow anything but a convolution or
-    dense layer stay, as do those inside nested models.
+    dense layer stay, as do those that are used twice, that normalize another axis than
+    the last one, and those inside nested models.
 
     Args:
         model: a built Sequential or Functional model; it stays as it is.
@@ -34,11 +35,13 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
     """
     source = _functional(model)
     graph = trace(source)
+    direct = {layer.name for layer in source.layers}
     pairs = {}
     for found in linear_layers(source, graph):
         normalization = fused_normalization(graph, found.layer)
-        direct = found.path == found.layer.name and activation_free(found.layer)
-        if normalization is not None and direct:
+        if normalization is None or not activation_free(found.layer):
+            continue
+        if found.path in direct and normalization.name in direct:
             pairs[found.layer.name] = (found, normalization)
     dropped = {normalization.name for _, normalization in pairs.values()}
 

@@ -105,16 +105,18 @@ def channel_means(model: Any, batches: Any, layers: list[Any]) -> list[np.ndarra
 
 
 def fused_normalization(graph: Trace, layer: Any) -> Any:
-    """The BatchNormalization that alone takes what the layer makes, or None."""
-    consumers = graph.consumers()
+    """The BatchNormalization of channels that alone takes what the layer makes.
+
+    None if there is none, or if it takes something else as well.
+    """
     calls = [c for c in graph.calls if c.layer is layer]
-    if len(calls) != 1:
+    following = graph.only_consumer(calls[0].outputs[0]) if len(calls) == 1 else None
+    after = None if following is None else following.layer
+    if not isinstance(after, keras.layers.BatchNormalization):
         return None
-    taken = consumers.get(calls[0].outputs[0], [])
-    if len(taken) != 1 or calls[0].outputs[0] in graph.outputs:
+    if sum(c.layer is after for c in graph.calls) != 1:
         return None
-    after = taken[0].layer
-    return after if isinstance(after, keras.layers.BatchNormalization) else None
+    return after if after.axis in (-1, after.input_spec.ndim - 1) else None
 
 
 def by_channel(target: Target, kernel: np.ndarray) -> np.ndarray:

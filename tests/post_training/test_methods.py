@@ -77,6 +77,45 @@ def test_equalization_keeps_the_function_and_evens_the_channels(data):
     assert loss(equal) < 0.5 * loss(folded)
 
 
+def bn_used_twice(x):
+    norm = layers.BatchNormalization()
+    return norm(layers.Conv2D(2, 1)(x)) + norm(x)
+
+
+def bn_of_a_nested_model(x):
+    inner = keras.Sequential([keras.Input((6, 6, 3)), layers.BatchNormalization()])
+    return inner(layers.Conv2D(3, 1)(x))
+
+
+def conv_taken_by_an_operation_too(x):
+    made = layers.Conv2D(2, 1)(x)
+    return layers.BatchNormalization()(made) + made
+
+
+def relu_taken_by_an_operation_too(x):
+    made = layers.Conv2D(2, 1, activation="relu")(x)
+    return layers.Conv2D(2, 1)(made) + made
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        bn_used_twice,
+        bn_of_a_nested_model,
+        lambda x: layers.BatchNormalization(axis=1)(layers.Conv2D(2, 1)(x)),
+        conv_taken_by_an_operation_too,
+        relu_taken_by_an_operation_too,
+    ],
+)
+def test_what_cannot_be_folded_or_scaled_is_left_alone(data, block):
+    inputs = keras.Input((6, 6, 2))
+    model = keras.Model(inputs, block(inputs))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.2, 2, w.shape) for w in model.get_weights()])
+    equal = post_training.equalize(model)
+    np.testing.assert_allclose(equal(data), model(data), rtol=1e-4, atol=1e-4)
+
+
 def test_relu6_is_replaced_or_its_pair_left_alone(data):
     model = net(relu=6.0)
     replaced = post_training.equalize(model)

@@ -149,7 +149,7 @@ def _place_inputs(places: Places, graph: Trace) -> None:
 def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> list[Call]:
     """The one call that takes the tensor, if it belongs to the same operation."""
     following = consumers.get(tensor, [])
-    if len(following) != 1 or tensor in graph.outputs:
+    if len(following) != 1 or tensor in graph.outputs or tensor in graph.loose:
         return []
     return following if _fuses(call, following[0]) else []
 

@@ -48,12 +48,15 @@ class Trace:
         inputs: numbers of the model's input tensors.
         outputs: numbers of its output tensors.
         integers: numbers of the tensors that are not of a floating type.
+        loose: numbers of the tensors that operations between the layers of Functional
+            models take (`x + y`, `keras.ops`); in other models those are not seen.
     """
 
     calls: list[Call]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     integers: frozenset[int] = frozenset()
+    loose: frozenset[int] = frozenset()
 
     def producers(self) -> dict[int, Call]:
         """Tensor -> the innermost call that made it."""
@@ -72,6 +75,12 @@ class Trace:
                     found.setdefault(tensor, []).append(call)
         return found
 
+    def only_consumer(self, tensor: int) -> Call | None:
+        """The one call that takes a tensor; None if anything else takes it too."""
+        calls = self.consumers().get(tensor, [])
+        elsewhere = tensor in self.outputs or tensor in self.loose
+        return None if elsewhere or len(calls) != 1 else calls[0]
+
 
 class _Recorder:
     """Numbers tensors and collects calls."""
@@ -81,6 +90,7 @@ class _Recorder:
         self.numbers: dict[int, int] = {}
         self.calls: list[Call] = []
         self.started = 0
+        self.loose: set[int] = set()
 
     def number(self, structure: Any) -> tuple[int, ...]:
         tensors = [t for t in keras.tree.flatten(structure) if ops.is_tensor(t)]
@@ -115,6 +125,16 @@ class _Recorder:
 
         return recorded
 
+    def hook_operation(self, operation: Any) -> Any:
+        call = operation.call
+
+        @functools.wraps(call)
+        def recorded(*args, **kwargs):
+            self.loose.update(self.number((args, kwargs)))
+            return call(*args, **kwargs)
+
+        return recorded
+
 
 @contextlib.contextmanager
 def _recording(model: Any, recorder: _Recorder) -> Iterator[None]:
@@ -123,10 +143,14 @@ def _recording(model: Any, recorder: _Recorder) -> Iterator[None]:
         id(t.layer): (t.path.rpartition("/")[0], t.layer)
         for t in activation_targets(model)
     }
+    models = [model, *(layer for _, layer in paths.values())]
+    loose = {id(o): o for m in models for o in _operations(m)}
     before = {key: vars(layer).get("call") for key, (_, layer) in paths.items()}
     try:
         for path, layer in paths.values():
             layer.call = recorder.hook(path, layer)
+        for operation in loose.values():
+            operation.call = recorder.hook_operation(operation)
         yield
     finally:
         for key, (_, layer) in paths.items():
@@ -134,6 +158,14 @@ def _recording(model: Any, recorder: _Recorder) -> Iterator[None]:
                 layer.call = before[key]
             elif "call" in vars(layer):
                 del layer.call
+        for operation in loose.values():
+            vars(operation).pop("call", None)
+
+
+def _operations(model: Any) -> list[Any]:
+    """What a Functional model computes between its layers."""
+    found = getattr(model, "operations", ())
+    return [o for o in found if not isinstance(o, keras.layers.Layer)]
 
 
 def input_specs(model: Any, example: Any = None) -> Any:
@@ -190,4 +222,10 @@ def trace(model: Any, example: Any = None) -> Trace:
     with _recording(model, recorder):
         outputs = model(inputs, training=False)
     returned = recorder.number(outputs)
-    return Trace(recorder.calls, given, returned, recorder.integers())
+    return Trace(
+        recorder.calls,
+        given,
+        returned,
+        recorder.integers(),
+        frozenset(recorder.loose),
+    )
