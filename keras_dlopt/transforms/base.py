@@ -105,12 +105,17 @@ class Transform:
         random: whether `apply` draws random numbers.
         statistics: names from `Member.statistics` that `update` reads.
         sets_weight: whether `update` returns `"weight"`.
+        own_weight: whether it trains numbers of its own in place of the weight.
+        fixed_from: the step from which it no longer looks at what comes in; None if it
+            always does. Up to there, a link before it in a chain must be done.
     """
 
     kind: str = "weight"
     random: bool = False
     statistics: tuple[str, ...] = ()
     sets_weight: bool = False
+    own_weight: bool = False
+    fixed_from: int | None = None
 
     def init(self, target: Target, weight: np.ndarray | None) -> dict[str, State]:
         """The state at the start.
@@ -218,7 +223,8 @@ class Chain(Transform):
         links: the transforms, first to last.
 
     Raises:
-        ConfigError: if weight and activation transforms are mixed.
+        ConfigError: if weight and activation transforms are mixed, or if a link would
+            undo what one before it does.
 
     Example:
         >>> from keras_dlopt.transforms import Prune, Cluster
@@ -236,11 +242,27 @@ class Chain(Transform):
             )
         self.kind = kinds.pop()
         self.random = any(link.random for link in self.links)
-        for link in self.links[1:]:
-            if link.sets_weight:
+        for i, link in enumerate(self.links[1:], 1):
+            if link.sets_weight or link.own_weight:
                 raise ConfigError(
                     f"{link!r} replaces the trained weight itself, so it must be the "
                     f"first of its chain. Received: {self!r}."
+                )
+            if link.fixed_from is not None:
+                self._check_done(self.links[:i], link, link.fixed_from)
+
+    def _check_done(self, before, link: Transform, start: int) -> None:
+        """Raises `ConfigError` if what links do later would be lost."""
+        for earlier in before:
+            # What starts at once looks at the weight before the first update.
+            left = earlier.remaining(start or -1)
+            if start == 0 and earlier.random:
+                left = left or "it learns while it trains"
+            if left:
+                raise ConfigError(
+                    f"{link!r} fixes the weights at step {start}, and what "
+                    f"{earlier!r} does later would be lost ({left}). Let it begin "
+                    "when that has ended, such as Cluster(16, begin=1000)."
                 )
 
     @property

@@ -96,6 +96,8 @@ class LowRank(Transform):
     section 3.1, by a truncated higher-order svd.
     """
 
+    own_weight = True
+
     def __init__(
         self,
         rank: int | tuple[int, int] | None = None,

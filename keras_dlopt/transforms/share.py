@@ -50,6 +50,8 @@ class Share(Transform):
     Sharing" (arXiv:1902.09701), section 3, with a single template.
     """
 
+    own_weight = True
+
     def __init__(self, *, scale: bool = False):
         self.scale = scale
 
@@ -138,6 +140,8 @@ class HashedWeights(Transform):
     (arXiv:1504.04788), section 4.
     Differs from the paper: SplitMix64 in place of xxHash.
     """
+
+    own_weight = True
 
     def __init__(self, ratio: float, *, signs: bool = True, seed: int = 0):
         if not 0 < ratio < 1:

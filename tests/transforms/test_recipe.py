@@ -75,6 +75,25 @@ def test_weight_transforms_do_not_take_activations():
         dlopt.transform(_model(), recipe)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        dlopt.Prune(dlopt.schedules.PolynomialSparsity(0.5, end=100)),
+        dlopt.Prune(dlopt.schedules.ConstantSparsity(0.5, begin=9)),
+        dlopt.Prune(0.5, score=dlopt.prune.Taylor()),
+        dlopt.L0(1e-3),
+        dlopt.Prune(0.5) >> dlopt.VariationalDropout(100),
+    ],
+)
+def test_a_chain_refuses_what_a_later_link_would_undo(before):
+    with pytest.raises(ConfigError, match="fixes the weights at step 0.*would be lost"):
+        before >> dlopt.Cluster(4)
+    assert len((before >> dlopt.Cluster(4, reassign=10)).links) >= 2
+    assert len((before >> dlopt.Cluster(4, begin=100)).links) >= 2
+    with pytest.raises(ConfigError, match="must be the first of its chain"):
+        before >> dlopt.LowRank(2)
+
+
 def test_kinds_do_not_mix_in_a_chain():
     with pytest.raises(ConfigError, match="either on weights or on activations"):
         dlopt.Prune(0.5) >> dlopt.FakeQuantActivation()

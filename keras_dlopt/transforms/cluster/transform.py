@@ -62,8 +62,8 @@ class Cluster(Transform):
 
     Zeros (pruned weights) are a cluster of their own that stays zero and is not
     counted, so that a chain `Prune(...) >> Cluster(16)` keeps its sparsity and uses 16
-    values for the rest. Begin after the pruning schedule has ended: weights that become
-    zero later are taken out of their cluster by `reassign` only.
+    values for the rest. It must begin when the pruning schedule has ended, unless
+    `reassign` takes the weights that become zero later out of their cluster.
 
     State: one int32 a weight, one trained float32 a cluster.
 
@@ -132,6 +132,11 @@ class Cluster(Transform):
         self.iterations, self.reassign = iterations, reassign
         self.gradient, self.preserve_zeros = gradient, preserve_zeros
         self.split_signs, self.seed = split_signs, seed
+
+    @property
+    def fixed_from(self) -> int | None:  # type: ignore[override]
+        """The step at which every weight gets its cluster for good."""
+        return self.begin if self.reassign is None else None
 
     def init(self, target, weight):
         if self.begin == 0:

@@ -211,7 +211,10 @@ class Prune(Transform):
         own = getattr(schedule, "remaining", None)
         if own is not None:
             return own(step)
-        now, end = schedule.value(step), getattr(schedule, "end", None) or step
+        now, end = schedule.value(step), getattr(schedule, "end", None)
+        if end is None:
+            due = schedule.next_due(step)
+            end = step if due is None else due
         final = schedule.value(end)
         if final <= now:
             return None

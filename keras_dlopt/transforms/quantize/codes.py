@@ -30,6 +30,8 @@ class IntegerCodes(Transform):
         4
     """
 
+    fixed_from = 0
+
     def __init__(self, grid: FakeQuant):
         self.grid = grid
 
