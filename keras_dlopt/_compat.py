@@ -199,6 +199,18 @@ def build_from_spec(model: keras.Model) -> None:
     object.__setattr__(model, "_maybe_symbolic_build", build)
 
 
+def build_metrics(model: keras.Model, spec: Any) -> None:
+    """Has the compiled metrics built before the first step, from the spec of a batch.
+
+    Without a strategy Keras builds them in the first step; their state cannot be
+    restored, and their result not asked for, before that.
+
+    Relies on: `Model._symbolic_build(data_batch)`.
+    """
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=_stand_in(spec))
+
+
 def _stand_in(spec: Any) -> Any:
     """Zeros in the shape of one replica's share; unknown sizes are 2."""
     import tensorflow as tf

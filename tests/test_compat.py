@@ -187,6 +187,18 @@ def test_models_are_built_from_the_spec_of_their_data():
     assert not drawn, mend
 
 
+def test_metrics_can_be_built_before_the_first_step():
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    spec = tf.TensorSpec((None, 2), "float32"), tf.TensorSpec((None, 1), "float32")
+    _compat.build_metrics(model, spec)
+    mend = "see build_metrics in _compat.py"
+    assert len(model.metrics_variables) == 4, mend
+    assert set(model.get_metrics_result()) == {"loss", "mae"}, mend
+
+
 def test_specs_of_text_and_of_nothing_have_stand_ins():
     import tensorflow as tf
 

@@ -60,12 +60,7 @@ def strategy(
             f"Options are part of the plan. Received a plan and {sorted(options)}. "
             "Give them to keras_dlopt.distribute.plan."
         )
-    if keras.backend.backend() != "tensorflow":
-        raise ConfigError(
-            "distribute.strategy needs the TensorFlow backend of Keras. Received: "
-            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow, or use "
-            "keras.distribution."
-        )
+    require_tensorflow("distribute.strategy")
     if chosen.dtype_policy != "float32":
         keras.config.set_dtype_policy(chosen.dtype_policy)
     key = (chosen.kind, chosen.devices, chosen.workers, chosen.tpu_name)
@@ -78,6 +73,16 @@ def strategy(
             )
         _BUILT[key] = _build(chosen, wait)
     return _BUILT[key]
+
+
+def require_tensorflow(what: str) -> None:
+    """Raises on another backend of Keras than TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            f"{what} needs the TensorFlow backend of Keras. Received: "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow, or use "
+            "keras.distribution."
+        )
 
 
 def _build(chosen: Plan, wait: float) -> Any:

@@ -1,12 +1,16 @@
 """Checkpoints of a training run that a kill at any time leaves whole."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import warnings
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -27,12 +31,14 @@ class Position:
         epoch: that training goes on in.
         batch: of that epoch that comes next.
         count_at_epoch: the optimizer's count of steps when that epoch began.
+        data: what the order of the batches depends on; None if it was not noted.
         folder: of the checkpoint; None for the start.
     """
 
     epoch: int = 0
     batch: int = 0
     count_at_epoch: int = 0
+    data: Mapping[str, Any] | None = None
     folder: pathlib.Path | None = None
 
 
@@ -47,6 +53,9 @@ class Checkpoints:
         keep: how many to keep, 1 or more.
         write: False for all but the first worker, which write to a temporary place:
             every worker must take part in reading the variables.
+
+    Raises:
+        ConfigError: for no checkpoint to keep, or a directory that cannot be made.
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2, write=True):
@@ -55,15 +64,32 @@ class Checkpoints:
         self.directory = pathlib.Path(directory)
         self.keep = keep
         self.write = write
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                "directory must be a folder that is there or can be made. Received: "
+                f"{str(directory)!r} ({error})."
+            ) from error
 
     def newest(self) -> Position:
-        """The newest checkpoint's position, or the start."""
+        """The newest checkpoint's position, or the start.
+
+        Raises:
+            FormatError: if it cannot be read.
+        """
         folders = self._folders()
         if not folders:
             return Position()
-        text = (folders[-1] / _POSITION).read_text()
-        return Position(**json.loads(text), folder=folders[-1])
+        try:
+            found = json.loads((folders[-1] / _POSITION).read_text())
+            epoch, batch = int(found["epoch"]), int(found["batch"])
+            count = int(found["count_at_epoch"])
+            if min(epoch, batch, count) < 0:
+                raise ValueError(f"negative numbers: {epoch}, {batch}, {count}")
+            return Position(epoch, batch, count, found.get("data"), folders[-1])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _damaged(folders[-1], error) from error
 
     def save(self, model: keras.Model, position: Position) -> None:
         """Writes a checkpoint and removes the oldest."""
@@ -76,6 +102,7 @@ class Checkpoints:
             np.savez(temporary / _SEEDS, *_arrays(_seed_states(model)))
             kept = dataclasses.asdict(position)
             kept.pop("folder")
+            kept["model"] = _signature(model)
             (temporary / _POSITION).write_text(json.dumps(kept))
             if self.write:
                 self._publish(temporary, position)
@@ -92,19 +119,28 @@ class Checkpoints:
         if not model.optimizer.built:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
+        self._check_model(model, position.folder)
         try:
             model.load_weights(position.folder / _WEIGHTS)
-            states = _seed_states(model)
-            for state, value in zip(
-                states, _stored(position.folder / _SEEDS), strict=True
-            ):
-                state.assign(value)
         except (ValueError, KeyError, OSError) as error:
-            raise FormatError(
-                f"The checkpoint {position.folder} does not fit this model: {error}. "
-                "Train with the model and optimizer that wrote it, or in a new "
-                "directory."
-            ) from error
+            raise _damaged(position.folder, error) from error
+        states, values = _seed_states(model), _stored(position.folder / _SEEDS)
+        if [tuple(s.shape) for s in states] != [v.shape for v in values]:
+            raise _damaged(position.folder, "its random numbers are of other layers")
+        for state, value in zip(states, values, strict=True):
+            state.assign(value)
+
+    def _check_model(self, model: keras.Model, folder: pathlib.Path) -> None:
+        """Keras loads what has the same shape, and leaves the rest with a warning."""
+        stored = json.loads((folder / _POSITION).read_text()).get("model")
+        own = _signature(model)
+        if stored is None or stored == own:
+            return
+        for part in own:
+            if stored.get(part) != own[part]:
+                raise _damaged(
+                    folder, f"{part} {stored.get(part)} there, {own[part]} here"
+                )
 
     def load_metrics(self, model: keras.Model, position: Position) -> None:
         """Restores the metrics of the epoch that was broken off."""
@@ -122,7 +158,8 @@ class Checkpoints:
             variable.assign(value)
 
     def _folders(self) -> list[pathlib.Path]:
-        return sorted(self.directory.glob(f"{_PREFIX}*"))
+        found = self.directory.glob(f"{_PREFIX}*")
+        return sorted(p for p in found if re.fullmatch(_PREFIX + r"\d+-\d+", p.name))
 
     def _publish(self, temporary: pathlib.Path, position: Position) -> None:
         for path in [*temporary.iterdir(), temporary]:
@@ -130,7 +167,8 @@ class Checkpoints:
         name = f"{_PREFIX}{position.epoch:06d}-{position.batch:09d}"
         final = self.directory / name
         if final.exists():  # a run that was started anew passes the same step again
-            shutil.rmtree(final)
+            aside = tempfile.mkdtemp(prefix=".writing-", dir=self.directory)
+            os.replace(final, pathlib.Path(aside, name))
         os.replace(temporary, final)
         _flush(self.directory)
         for old in self._folders()[: -self.keep]:
@@ -150,8 +188,36 @@ def _arrays(variables: list[Any]) -> list[np.ndarray]:
 
 
 def _stored(path: pathlib.Path) -> list[np.ndarray]:
-    with np.load(path) as stored:
-        return [stored[name] for name in stored.files]
+    try:
+        # From memory: NumPy leaves the file of a broken archive open.
+        with np.load(io.BytesIO(path.read_bytes())) as stored:
+            return [stored[name] for name in stored.files]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(path.parent, f"{path.name}: {error}") from error
+
+
+def _signature(model: keras.Model) -> dict[str, Any]:
+    """What a model and optimizer must share to go on with each other's state."""
+
+    def shapes(variables):
+        return [list(v.shape) for v in variables]
+
+    optimizer = model.optimizer
+    return {
+        "optimizer": type(getattr(optimizer, "inner_optimizer", optimizer)).__name__,
+        "weights": shapes(model.weights),
+        "slots": shapes(optimizer.variables),
+    }
+
+
+def _damaged(folder: pathlib.Path, why: Any) -> FormatError:
+    told = str(why)[:600]
+    return FormatError(
+        f"The checkpoint {folder} does not fit this model, or is damaged: {told}. "
+        "Train with the model and optimizer that wrote it, or in a new directory. If "
+        "the files are damaged, delete that folder: training goes on from the one "
+        "before it."
+    )
 
 
 def _flush(path: pathlib.Path) -> None:

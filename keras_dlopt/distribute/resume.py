@@ -3,19 +3,22 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dlopt import _compat
+from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.distribute.checkpoints import Checkpoints, Position
 from keras_dlopt.distribute.pipeline import with_options
 from keras_dlopt.distribute.plans import Plan
 from keras_dlopt.distribute.seeds import spread_seeds
-from keras_dlopt.errors import ConfigError, DataError, ModelError
+from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
 
 PREEMPTED = 143  # exit code of a process that SIGTERM ended
+_OWN = ("x", "y", "batch_size", "steps_per_epoch", "initial_epoch")
 
 
 def fit(
@@ -42,7 +45,10 @@ def fit(
     `tf.config.experimental.enable_op_determinism`).
 
     What callbacks keep in Python (the patience of `EarlyStopping`) starts anew; their
-    batch hooks are also called for the part of an epoch that is skipped.
+    batch hooks are also called for the part of an epoch that is skipped. Within an
+    epoch the data, batch size, `shuffle` and `seed` must be those of the broken run;
+    from the next epoch on they may be others. A learning rate that is a number is part
+    of what is restored.
 
     Args:
         model: compiled; under a strategy, built in its scope.
@@ -62,18 +68,30 @@ def fit(
         The history of the epochs that this process trained.
 
     Raises:
-        ConfigError: for a plan without batch size, or `steps_per_execution` that does
-            not divide the epoch or `every`.
+        ConfigError: for a plan without batch size, `steps_per_execution` that does
+            not divide the epoch or `every`, or another order of batches than that of
+            the epoch to go on with.
         DataError: for examples of unknown number, or fewer than a batch.
+        FormatError: for a checkpoint that is damaged or of another model.
         SystemExit: on SIGTERM, after saving.
     """
+    require_tensorflow("distribute.fit")
+    _check(options, examples)
     steps = _steps(model, examples, plan, every)
     store = Checkpoints(directory, keep=keep, write=plan.worker == 0)
     position = store.newest()
-    keeper = _Keeper(model, store, position, steps, every)
+    order = {
+        "examples": int(examples.cardinality()),
+        "batch_size": plan.batch_size,
+        "drop_remainder": plan.drop_remainder,
+        "shuffle": shuffle,
+        "seed": seed,
+    }
+    _check_order(position, order, steps)
     data = _stream(examples, plan, epochs, shuffle, seed, position)
+    keeper = _Keeper(model, store, position, steps, every, order, data.element_spec)
     with keeper.listening():
-        return model.fit(
+        history = model.fit(
             data,
             epochs=epochs,
             initial_epoch=position.epoch,
@@ -81,6 +99,52 @@ def fit(
             shuffle=False,  # the stream is shuffled already
             callbacks=[_First(keeper), *callbacks, _Last(keeper)],
             **options,
+        )
+    if keeper.terminated:  # after the last checkpoint
+        raise SystemExit(PREEMPTED)
+    return history
+
+
+def _check(options: Mapping[str, Any], examples: Any) -> None:
+    import tensorflow as tf
+
+    if not isinstance(examples, tf.data.Dataset):
+        raise DataError(
+            "examples must be a tf.data.Dataset of single examples. Received: "
+            f"{type(examples).__name__}. Make one of arrays with "
+            "tf.data.Dataset.from_tensor_slices((x, y))."
+        )
+    taken = sorted(set(options) & set(_OWN))
+    if taken:
+        raise ConfigError(
+            f"distribute.fit sets {', '.join(_OWN)} itself, from the examples, the "
+            f"plan and the checkpoint. Received: {', '.join(taken)}. The batch size "
+            "is the plan's."
+        )
+
+
+def _check_order(position: Position, order: Mapping[str, Any], steps: int) -> None:
+    """Refuses to go on in the middle of an epoch whose batches were others."""
+    if not position.batch:
+        return
+    stored = position.data or order
+    changed = [
+        f"{name}={stored.get(name)!r}, now {value!r}"
+        for name, value in order.items()
+        if stored.get(name) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"The run in {position.folder} was broken off after batch "
+            f"{position.batch} of epoch {position.epoch + 1} with "
+            f"{'; '.join(changed)}. Its next batch would be another one. Train with "
+            "what it had to the end of the epoch, or in a new directory."
+        )
+    if position.batch >= steps:
+        raise FormatError(
+            f"The checkpoint {position.folder} is of batch {position.batch}, and an "
+            f"epoch has {steps}. Train in a new directory, or delete that folder to "
+            "go on from the one before it."
         )
 
 
@@ -141,12 +205,14 @@ def _stream(
 class _Keeper:
     """Restores and saves one model's training."""
 
-    def __init__(self, model, store, position, steps, every):
+    def __init__(self, model, store, position, steps, every, order, spec):
         self.model = model
         self.store = store
         self.position = position
         self.steps = steps
         self.every = every
+        self.order = order
+        self.spec = spec
         self.epoch_start = position.count_at_epoch
         self.terminated = False
         self._skipped = 0
@@ -180,6 +246,7 @@ class _Keeper:
         self.store.load(self.model, self.position)
         spread_seeds(self.model)
         if self.position.batch:
+            _compat.build_metrics(self.model, self.spec)
             # Callbacks may read the count when an epoch begins.
             self._reached = int(np.asarray(self.count.value.numpy()))
             self.count.assign(self.position.count_at_epoch)
@@ -210,7 +277,8 @@ class _Keeper:
             self.save(epoch, done)
 
     def save(self, epoch: int, batch: int) -> None:
-        self.store.save(self.model, Position(epoch, batch, self.epoch_start))
+        here = Position(epoch, batch, self.epoch_start, data=self.order)
+        self.store.save(self.model, here)
         if self.terminated:
             raise SystemExit(PREEMPTED)
 

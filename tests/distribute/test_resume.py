@@ -3,6 +3,7 @@
 import pathlib
 import signal
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,12 +90,13 @@ def test_a_killed_worker_and_its_peer_go_on(tmp_path):
 
 # -- without other processes -----------------------------------------------------------
 
+SMALL = plan("one_device", batch_size=5)
+
 
 def _model(units=2):
-    import keras
-
+    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", metrics=["mae"])
     return model
 
 
@@ -130,6 +132,107 @@ def test_the_order_is_that_of_seed_and_epoch_alone(seed):
     whole = order(Position(), 0)
     assert len({str(whole[i : i + 2]) for i in (0, 2, 4)}) == 3
     assert order(Position(1, 1), 5) == whole[3:]
+
+
+class Breaks(keras.callbacks.Callback):
+    """Breaks the run off after a step, as a kill does."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("broken off")
+
+
+def _broken(tmp_path, **options):
+    options = {"directory": str(tmp_path), "epochs": 2, "every": 1, **options}
+    with pytest.raises(RuntimeError, match="broken off"):
+        fit(_model(), _examples(), SMALL, callbacks=[Breaks(2)], verbose=0, **options)
+    return options
+
+
+def test_a_run_with_metrics_goes_on_within_its_epoch(tmp_path):
+    whole = _model()
+    whole_history = fit(
+        whole, _examples(), SMALL, directory=f"{tmp_path}/whole", epochs=2, verbose=0
+    )
+    options = _broken(tmp_path / "broken")
+    model = _model()
+    history = fit(model, _examples(), SMALL, verbose=0, **options)
+    assert history.history == whole_history.history
+    for a, b in zip(whole.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_order_of_batches_is_refused_within_an_epoch(tmp_path):
+    options = _broken(tmp_path)
+    for examples, other, text in (
+        (_examples(), {"shuffle": 4}, "shuffle=0, now 4"),
+        (_examples(), {"shuffle": 4, "seed": 3}, "seed=0, now 3"),
+        (_examples(20), {}, "examples=10, now 20"),
+    ):
+        with pytest.raises(ConfigError, match=f"broken off after batch 1.*{text}"):
+            fit(_model(), examples, SMALL, **options, **other)
+    with pytest.raises(ConfigError, match="batch_size=5, now 2.*in a new directory"):
+        fit(_model(), _examples(), plan("one_device", batch_size=2), **options)
+
+
+def test_other_data_is_welcome_where_an_epoch_begins(tmp_path):
+    options = {"directory": str(tmp_path), "verbose": 0}
+    fit(_model(), _examples(), SMALL, epochs=1, **options)
+    history = fit(_model(), _examples(20), SMALL, epochs=2, shuffle=4, **options)
+    assert len(history.history["loss"]) == 1
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    options = _broken(tmp_path)
+    model = _model()
+    model.compile("adam", "mse", metrics=["mae"])
+    with pytest.raises(FormatError, match="optimizer SGD there, Adam here"):
+        fit(model, _examples(), SMALL, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["position.json", "state.weights.h5", "metrics.npz", "seeds.npz"]
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, name):
+    options = _broken(tmp_path)
+    (folder,) = tmp_path.glob("step-*")
+    whole = (folder / name).read_bytes()
+    for damage in (b"", whole[: len(whole) // 2], b'{"epoch": -1}'):
+        (folder / name).write_bytes(damage)
+        with pytest.raises(FormatError, match="(?s)step-0.*is damaged.*delete that"):
+            fit(_model(), _examples(), SMALL, verbose=0, **options)
+
+
+def test_other_files_in_the_directory_are_left_alone(tmp_path):
+    (tmp_path / "step-notes.txt").write_text("mine")
+    (tmp_path / "step-best").mkdir()
+    _broken(tmp_path)
+    assert Checkpoints(tmp_path).newest().batch == 1
+    assert (tmp_path / "step-best").is_dir()
+    with pytest.raises(ConfigError, match="directory must be a folder"):
+        Checkpoints(tmp_path / "step-notes.txt")
+
+
+def test_sigterm_after_the_last_checkpoint_still_ends_the_process(tmp_path):
+    class Late(Breaks):
+        def on_train_end(self, logs=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        fit(
+            _model(),
+            _examples(),
+            SMALL,
+            directory=str(tmp_path),
+            callbacks=[Late(99)],
+            verbose=0,
+        )
+    assert ended.value.code == 143
 
 
 def test_checkpoints_are_whole_or_not_there(tmp_path):
@@ -180,6 +283,10 @@ def test_data_and_model_are_checked(tmp_path):
     small, where = plan("one_device", batch_size=5), {"directory": str(tmp_path)}
     with pytest.raises(DataError, match="must be known and fill a batch of 5"):
         fit(_model(), _examples().repeat(), small, **where)
+    with pytest.raises(DataError, match="must be a tf.data.Dataset.*Received: tuple"):
+        fit(_model(), (np.ones(3), np.ones(3)), small, **where)
+    with pytest.raises(ConfigError, match="sets .* itself.*Received: batch_size"):
+        fit(_model(), _examples(), small, batch_size=2, **where)
     with pytest.raises(ConfigError, match="The plan has no batch size"):
         fit(_model(), _examples(), plan("one_device"), **where)
     with pytest.raises(ModelError, match="must be built and compiled before"):
