@@ -212,7 +212,9 @@ def _round(
     start = soft.start(kernel.weight, kernel.scale, kernel.lowest, kernel.highest)
     for name, value in start.items():
         state.write(name, value)
-    layer.trainable = False
+    layer.trainable = True  # the rounding would be frozen with its layer
+    if layer.use_bias:
+        layer.bias.trainable = False
     net.compile(keras.optimizers.Adam(learning_rate), _in_deviations(wanted))
     rng = np.random.default_rng(seed)
     size = min(batch_size, len(inputs))

@@ -29,10 +29,25 @@ def to_numpy(variable: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slot:
-    """One target with the variables that hold its transform's state."""
+    """One target with the variables that hold its transform's state.
+
+    Attributes:
+        target: where it acts.
+        state: the variables by name.
+        trained: the names of those that the optimizer trains.
+    """
 
     target: Target
     state: dict[str, Any]
+    trained: tuple[str, ...] = ()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the user froze the weight or layer."""
+        weight, layer = self.target.variable, self.target.layer
+        return not (
+            getattr(weight, "trainable", True) and getattr(layer, "trainable", True)
+        )
 
     def tensors(self) -> dict[str, Any]:
         """The state as tensors of the current graph."""
@@ -151,9 +166,34 @@ class TransformHost:
                     path = f"{target.path}/{number}_{name}"
                     made[id(spec)] = self._state_variable(path, spec)
         return tuple(
-            Slot(target, {name: made[id(spec)] for name, spec in state.items()})
+            Slot(
+                target,
+                {name: made[id(spec)] for name, spec in state.items()},
+                tuple(name for name, spec in state.items() if spec.trainable),
+            )
             for target, state in zip(targets, states, strict=True)
         )
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables; what a frozen layer's transform trains is frozen with it."""
+        self._follow_frozen()
+        return super().variables  # type: ignore[misc]
+
+    @property
+    def weights(self) -> list[Any]:
+        """All weights; what a frozen layer's transform trains is frozen with it."""
+        self._follow_frozen()
+        return super().weights  # type: ignore[misc]
+
+    def _follow_frozen(self) -> None:
+        hidden = getattr(self, "_hidden_groups", None)
+        slots = [s for g in (hidden.value if hidden else ()) for s in g.slots]
+        # One variable may serve several weights: it is trained if one of them is.
+        free = {id(s.state[n]) for s in slots if not s.frozen for n in s.trained}
+        for slot in slots:
+            for name in slot.trained:
+                slot.state[name].trainable = id(slot.state[name]) in free
 
     def _state_variable(self, name: str, spec: State) -> Any:
         value = np.asarray(spec.value)

@@ -8,7 +8,7 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.schedules import PolynomialSparsity
-from keras_dlopt.transforms import Context, State
+from keras_dlopt.transforms import Context, LSQActivation, State
 
 KERNELS = dlopt.named("kernel")
 
@@ -400,3 +400,29 @@ def test_a_model_compiled_with_a_loss_of_its_own_is_copied():
     small = dlopt.transform(net, recipe)
     assert not small.model.compiled
     assert net.compiled
+
+
+def test_what_a_frozen_layers_transforms_train_is_frozen_with_it():
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(4, name="a"), layers.Dense(3, name="b")]
+    )
+    net.get_layer("a").trainable = False
+    recipe = dlopt.Recipe(
+        [
+            (dlopt.at("a/output"), LSQActivation(bits=4)),
+            (KERNELS, dlopt.Cluster(4)),
+        ]
+    )
+    small = dlopt.transform(net, recipe)
+    names = [v.path for v in small.trainable_variables]
+    assert [n for n in names if n.rpartition("/")[-1].startswith("a_")] == []
+    assert len(names) == 3  # kernel, bias and centroids of b
+    before = dlopt.finalize(small).get_layer("a").kernel.numpy()
+    small.compile("sgd", "mse")
+    small.fit(np.ones((4, 4)), np.ones((4, 3)), verbose=0)
+    after = dlopt.finalize(small).get_layer("a").kernel.numpy()
+    np.testing.assert_array_equal(before, after)
+    small.model.get_layer("a").trainable = True
+    assert len(small.trainable_variables) == 7
+    assert len(small.non_trainable_variables) + 7 == len(small.variables)
