@@ -8,17 +8,17 @@ import sys
 
 import pytest
 
-from catalogue import cases_of, modules
+from catalogue import all_cases
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 880
 
 
 @functools.cache
-def _results(contract: str, module: str) -> tuple[dict[str, str], str]:
-    """Runs a module's cases once; the first test of a module waits for all of them."""
+def _results(contract: str) -> tuple[dict[str, str], str]:
+    """Runs all cases once; the first test waits for all of them."""
     done = subprocess.run(
-        [sys.executable, "-m", "contracts.worker", contract, module],
+        [sys.executable, "-m", "contracts.worker", contract],
         cwd=TESTS,
         capture_output=True,
         text=True,
@@ -30,24 +30,22 @@ def _results(contract: str, module: str) -> tuple[dict[str, str], str]:
     return results, f"the worker died:\n{done.stderr[-4000:]}"
 
 
-def check(contract: str, module: str, name: str) -> None:
+def check(contract: str, name: str) -> None:
     """Asserts that one case passed."""
-    results, died = _results(contract, module)
+    results, died = _results(contract)
     assert results.get(name, died) == ""
 
 
 def cases(contract: str) -> pytest.MarkDecorator:
-    """All cases under a contract, as `module` and `name`."""
+    """All cases under a contract, by name."""
     params = [
         pytest.param(
-            module,
             case.name,
-            id=f"{module}-{case.name}",
+            id=case.name,
             marks=[pytest.mark.skip(reason=case.exempt[contract])]
             if contract in case.exempt
             else [],
         )
-        for module in modules()
-        for case in cases_of(module)
+        for case in all_cases()
     ]
-    return pytest.mark.parametrize(("module", "name"), params)
+    return pytest.mark.parametrize("name", params)

@@ -9,5 +9,5 @@ pytestmark = [pytest.mark.jax, pytest.mark.timeout(other_process.SECONDS + 20)]
 
 
 @other_process.cases("jax")
-def test_jax_backend(module, name):
-    other_process.check("jax", module, name)
+def test_jax_backend(name):
+    other_process.check("jax", name)

@@ -1,6 +1,6 @@
-"""Runs one contract over some cases in a process of its own; prints a line for each.
+"""Runs one contract over all cases in a process of its own; prints a line for each.
 
-    python -m contracts.worker two_replicas optimizers
+    python -m contracts.worker two_replicas
 
 Logical devices and the backend must be set before TensorFlow or JAX starts, so
 `two_replicas` and `jax` cannot share the test process.
@@ -11,13 +11,14 @@ import os
 import sys
 import traceback
 
-CONTRACT, MODULE = sys.argv[1:]
+CONTRACT = sys.argv[1]
 if CONTRACT == "jax":
     os.environ["KERAS_BACKEND"] = "jax"
 
+import keras
 import numpy as np
 
-from catalogue import cases_of
+from catalogue import all_cases
 
 if CONTRACT == "two_replicas":
     import tensorflow as tf
@@ -63,9 +64,10 @@ def _compare(case, left, right):
 
 def main():
     check = {"two_replicas": _two_replicas, "jax": _jax}[CONTRACT]
-    for case in cases_of(MODULE):
+    for case in all_cases():
         if CONTRACT in case.exempt:
             continue
+        keras.utils.clear_session(free_memory=False)
         try:
             check(case)
             text = ""
