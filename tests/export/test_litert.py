@@ -1,8 +1,6 @@
 """Files are written, read back, and hold exactly what was trained."""
 
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -198,14 +196,3 @@ def test_agreement_counts_levels_and_leaves_ties_out():
     assert found == export.Agreement(
         examples=3, top1=1 / 3, top1_clear=0.5, ties=1, largest_lsb=4
     )
-
-
-def test_importing_loads_no_runtime_and_no_converter():
-    code = (
-        "import sys, keras_dlopt; assert 'keras_dlopt.export' not in sys.modules;"
-        "import keras_dlopt.export; print('ai_edge_litert' in sys.modules)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "False"

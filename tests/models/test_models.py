@@ -209,19 +209,3 @@ def test_a_pad_shortcut_cannot_drop_channels():
 
     with pytest.raises(ConfigError, match="8 come in and 4 go out"):
         pad_shortcut(keras.Input((4, 4, 8)), 4, strides=1, name="s")
-
-
-def test_the_package_is_light():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, keras; before = set(sys.modules);"
-        "import keras_dlopt.layers, keras_dlopt.models, keras_dlopt.data;"
-        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
-        "print(sorted(new & {'sklearn', 'matplotlib', 'PIL', 'pandas', 'scipy'}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"

@@ -374,17 +374,3 @@ def test_a_class_without_a_rule_says_so():
         Empty().apply([tf.ones(1)], [v])
     with pytest.raises(TypeError, match="must define `fused`"):
         Half().apply([tf.ones(1)], [v])
-
-
-def test_importing_pulls_in_no_peer():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, keras_dlopt.optimizers;"
-        "print([m for m in ('optax', 'torch', 'optuna') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
