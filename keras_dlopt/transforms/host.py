@@ -286,13 +286,14 @@ class TransformHost:
         """Raises `ModelError` if a scheduled transform was never updated."""
         for group in self.groups:
             never = int(to_numpy(group.last)) == NEVER
-            if never and group.transform.next_due(NEVER) is not None:
+            due = group.transform.next_due(NEVER)
+            if never and due is not None:
                 raise ModelError(
                     f"{group.transform!r} follows a schedule and was never updated, so "
-                    "there is nothing to finalize. Train with fit(), which updates by "
-                    "itself (a model built from TransformedLayer needs "
-                    "UpdateTransforms() among its callbacks), or call "
-                    "update_transforms(step) in your own loop."
+                    "there is nothing to finalize. Its first update is due at step "
+                    f"{due}. Train beyond it with fit(), which updates by itself (a "
+                    "model built from TransformedLayer needs UpdateTransforms() among "
+                    "its callbacks), or call update_transforms(step) in your own loop."
                 )
 
     def final_values(self) -> Iterator[tuple[Target, np.ndarray, Any]]:

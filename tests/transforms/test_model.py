@@ -418,6 +418,7 @@ def test_what_a_frozen_layers_transforms_train_is_frozen_with_it():
     names = [v.path for v in small.trainable_variables]
     assert [n for n in names if n.rpartition("/")[-1].startswith("a_")] == []
     assert len(names) == 3  # kernel, bias and centroids of b
+    small.update_transforms(1)
     before = dlopt.finalize(small).get_layer("a").kernel.numpy()
     small.compile("sgd", "mse")
     small.fit(np.ones((4, 4)), np.ones((4, 3)), verbose=0)
