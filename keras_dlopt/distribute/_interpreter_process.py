@@ -11,6 +11,12 @@ def main(path, inputs, output, low, high, batch_size):
 
     data = np.load(inputs, mmap_mode="r")[int(low) : int(high)]
     interpreter = Interpreter(path, num_threads=1)
+    counts = len(interpreter.get_input_details()), len(interpreter.get_output_details())
+    if counts != (1, 1):
+        raise ValueError(
+            f"the file has {counts[0]} inputs and {counts[1]} outputs; predict_litert "
+            "runs files with one of each"
+        )
     size, made = None, []
     for start in range(0, len(data), int(batch_size)):
         batch = np.ascontiguousarray(data[start : start + int(batch_size)])

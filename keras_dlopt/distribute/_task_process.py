@@ -9,7 +9,7 @@ import sys
 
 
 def call(target, task):
-    """Calls the function that `target` names and returns what it returns."""
+    """Calls the function that `target` names; what it returns, as JSON has it."""
     home, _, name = target.rpartition(":")
     if home.endswith(".py"):
         sys.path.insert(0, os.path.dirname(home))
@@ -20,7 +20,18 @@ def call(target, task):
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(home)
-    return getattr(module, name)(**task)
+    return json.loads(json.dumps(getattr(module, name)(**task), default=plain))
+
+
+def plain(value):
+    """A NumPy number or array, or a tensor, as numbers and lists."""
+    value = value.numpy() if hasattr(value, "numpy") else value
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(
+        "A trial must return a number, or a dictionary of numbers, texts and lists. "
+        f"Returned: {type(value).__name__}."
+    )
 
 
 def main(target, folder):
@@ -30,8 +41,6 @@ def main(target, folder):
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != own]
     place = pathlib.Path(folder)
     result = call(target, json.loads((place / "task.json").read_text()))
-    if hasattr(result, "item"):  # a NumPy number
-        result = result.item()
     (place / "result.json").write_text(json.dumps(result))
 
 

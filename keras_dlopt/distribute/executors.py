@@ -82,6 +82,7 @@ class Process:
         with (folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(_SCRIPT), target, str(folder)],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": path, **environment},
@@ -93,6 +94,7 @@ class Process:
         code = self._process.poll()
         if code is None:
             return None
+        end_processes([self._process])  # what the trial left running
         folder = pathlib.Path(self._folder.name)
         try:
             if code == 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlopt.distribute.processes import RunError, end_processes
+from keras_dlopt.distribute.processes import RunError, end_processes, ended_by_sigterm
 from keras_dlopt.errors import ConfigError, DataError, missing
 
 # Run by path, not as a module: the package need not be imported for it.
@@ -45,7 +45,8 @@ def predict_litert(
     Raises:
         ConfigError: for a missing file, or numbers below 1.
         DataError: if there is no example.
-        RunError: if a process fails or time is up.
+        RunError: if a process fails, as for a damaged file or one of several inputs or
+            outputs, or time is up.
         MissingDependencyError: without `ai-edge-litert`.
     """
     if importlib.util.find_spec("ai_edge_litert") is None:
@@ -64,11 +65,12 @@ def predict_litert(
     with tempfile.TemporaryDirectory(prefix="keras-dlopt-litert-") as folder:
         given = pathlib.Path(folder, "inputs.npy")
         np.save(given, inputs)
-        started = [
-            _start(path, given, f"{folder}/{number}.npy", low, high, batch_size)
-            for number, (low, high) in enumerate(itertools.pairwise(edges))
-        ]
-        _wait(started, seconds)
+        with ended_by_sigterm():
+            started = [
+                _start(path, given, f"{folder}/{number}.npy", low, high, batch_size)
+                for number, (low, high) in enumerate(itertools.pairwise(edges))
+            ]
+            _wait(started, seconds)
         parts = [np.load(f"{folder}/{number}.npy") for number in range(len(started))]
     return np.concatenate(parts)
 
@@ -76,6 +78,7 @@ def predict_litert(
 def _start(*arguments: Any) -> Any:
     return subprocess.Popen(
         [sys.executable, str(_SCRIPT), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

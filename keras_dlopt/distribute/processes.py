@@ -1,21 +1,28 @@
 """Several local processes that train together, for trials and tests."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_dlopt.errors import ConfigError, DloptError
 
 _POLL, _GRACE = 0.1, 5.0
+_TERMINATED = 143  # exit code of a process that SIGTERM ended
+# Below the ports that Linux gives to outgoing connections, which could take one before
+# the worker that it was chosen for listens.
+_PORTS = range(10_000, 32_000)
 
 
 class RunError(DloptError, RuntimeError):
@@ -43,7 +50,7 @@ class WorkerResult:
 
 def run(
     script: str | os.PathLike,
-    *arguments: str,
+    *arguments: Any,
     workers: int = 2,
     seconds: float = 600.0,
     logs: str | os.PathLike | None = None,
@@ -59,7 +66,7 @@ def run(
 
     Args:
         script: Python file.
-        *arguments: of the script.
+        *arguments: of the script, as text. It can read nothing from stdin.
         workers: number of processes, 1 or more.
         seconds: longest time for all of it; then every process is ended.
         logs: folder for `worker-0.log` and so on; None for a temporary one.
@@ -73,10 +80,11 @@ def run(
         ConfigError: for a script that is not there, or fewer than one worker.
         RunError: if a process fails or time is up; the text ends with its last lines.
     """
-    if workers < 1 or restarts < 0:
+    whole = isinstance(workers, int) and isinstance(restarts, int)
+    if not whole or workers < 1 or restarts < 0:
         raise ConfigError(
             "workers must be 1 or more and restarts 0 or more. Received: "
-            f"workers={workers}, restarts={restarts}."
+            f"workers={workers!r}, restarts={restarts!r}."
         )
     path = pathlib.Path(script)
     if not path.is_file():
@@ -84,9 +92,10 @@ def run(
     folder = pathlib.Path(logs or tempfile.mkdtemp(prefix="keras-dlopt-run-"))
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
-    command = [sys.executable, str(path), *arguments]
+    command = [sys.executable, str(path), *map(str, arguments)]
+    variables = {name: str(value) for name, value in (environment or {}).items()}
     for left in range(restarts, -1, -1):
-        results = _once(command, workers, end, folder, environment or {})
+        results = _once(command, workers, end, folder, variables)
         failed = [r for r in results if r.returncode != 0]
         if not failed:
             return results
@@ -104,11 +113,12 @@ def _once(
     environment: Mapping[str, str],
 ) -> list[WorkerResult]:
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    started, files = [], []
-    try:
+    started: list[Any] = []
+    with contextlib.ExitStack() as held:
+        held.enter_context(ended_by_sigterm())
+        held.callback(end_processes, started)
         for index in range(workers):
-            log = folder / f"worker-{index}.log"
-            files.append(log.open("ab"))
+            log = held.enter_context((folder / f"worker-{index}.log").open("ab"))
             config = {
                 "cluster": {"worker": addresses},
                 "task": {"type": "worker", "index": index},
@@ -117,17 +127,14 @@ def _once(
             started.append(
                 subprocess.Popen(
                     command,
-                    stdout=files[-1],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **environment, **own},
                     start_new_session=True,
                 )
             )
         _wait(started, end)
-    finally:
-        end_processes(started)
-        for file in files:
-            file.close()
     return [
         WorkerResult(i, p.returncode, folder / f"worker-{i}.log")
         for i, p in enumerate(started)
@@ -147,33 +154,57 @@ def _wait(started: list[Any], end: float) -> None:
         time.sleep(_POLL)
 
 
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM raises SystemExit, so that what was started is ended too.
+
+    A handler that the program has set itself, and threads, are left as they are.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_):
+        raise SystemExit(_TERMINATED)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def end_processes(started: Sequence[Any]) -> None:
-    """Ends processes that lead a session of their own, with all they started."""
-    running = [p for p in started if p.poll() is None]
+    """Ends processes that lead a session of their own, with all they started.
+
+    Also what processes that have ended left running.
+    """
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        for process in running:
-            try:
+        running = [p for p in started if p.poll() is None]
+        for process in started:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal_number)
-            except ProcessLookupError:
-                continue
         limit = time.monotonic() + _GRACE
         while any(p.poll() is None for p in running) and time.monotonic() < limit:
             time.sleep(_POLL)
-        running = [p for p in running if p.poll() is None]
-    for process in running:
+    for process in started:
         process.wait(_GRACE)
 
 
 def free_ports(count: int) -> list[int]:
     """So many TCP ports of the loopback interface that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, 1000):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RunError(
+        f"No {count} free ports between {_PORTS[0]} and {_PORTS[-1]} were found. End "
+        "processes that listen there."
+    )
 
 
 def _error(results: list[WorkerResult], seconds: float | None) -> RunError:

@@ -1,14 +1,17 @@
 """What became of each trial, in an SQLite file that Optuna reads and writes."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from keras_dlopt.errors import ConfigError, missing
+from keras_dlopt.errors import ConfigError, FormatError, missing
+
+_LOCK_SECONDS = 30.0  # that SQLite waits for another program that writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Store:
         space: that is searched, see `run_tasks`.
         maximize: whether a higher value is better.
         seed: of the search.
+        target: name of what runs; its results are not those of another one.
+
+    Raises:
+        ConfigError: for a study that was made for another target, direction or space.
+        FormatError: for a file that SQLite cannot read or write.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class Store:
         space: Mapping[str, Any],
         maximize: bool,
         seed: int,
+        target: str = "",
     ):
         try:
             import optuna
@@ -62,21 +71,45 @@ class Store:
         self._space = {k: _distribution(optuna, k, v) for k, v in space.items()}
         self.name = name
         file = pathlib.Path(path).absolute()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        quiet = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
+        with _usable(optuna, file):
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{file}",
+                engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}},
+            )
             self._study = optuna.create_study(
-                storage=f"sqlite:///{file}",
+                storage=storage,
                 study_name=name,
                 load_if_exists=True,
                 direction="maximize" if maximize else "minimize",
                 sampler=optuna.samplers.TPESampler(seed=seed),
             )
-        finally:
-            optuna.logging.set_verbosity(quiet)
+            self._check(file, maximize, target)
         self._trials: dict[int, Any] = {}
         self._searched = 0
+
+    def _check(self, file: pathlib.Path, maximize: bool, target: str) -> None:
+        """Refuses a study that was made for something else."""
+        stored = self._study.user_attrs.get("target", target)
+        known = self._study.direction == self._optuna.study.StudyDirection.MAXIMIZE
+        other = ""
+        if stored != target:
+            other = f"the results of {stored!r}, not of {target!r}"
+        elif known != maximize:
+            other = f"maximize={known}, not {maximize}"
+        for trial in self._study.get_trials(deepcopy=False):
+            for key in trial.distributions.keys() & self._space.keys():
+                try:
+                    self._optuna.distributions.check_distribution_compatibility(
+                        trial.distributions[key], self._space[key]
+                    )
+                except ValueError:
+                    other = f"{key!r} searched in {trial.distributions[key]}"
+        if other:
+            raise ConfigError(
+                f"The study {self.name!r} in {file} has {other}. Give another name "
+                "or store, or what it was made with."
+            )
+        self._study.set_user_attr("target", target)
 
     def begin(self, tasks: Sequence[Mapping[str, Any]], trials: int) -> list[int]:
         """Adds tasks that are new; returns the numbers of those that are to run."""
@@ -176,6 +209,76 @@ class Store:
         )
 
 
+@contextlib.contextmanager
+def _usable(optuna: Any, file: pathlib.Path) -> Iterator[None]:
+    """Inside, what SQLite and Optuna say about a file becomes an error of ours."""
+    import sqlalchemy
+
+    quiet = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        RuntimeError,  # tables of another version of Optuna
+    ) as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        raise FormatError(
+            f"The store {file} cannot be used: {why} If another program holds it, "
+            "wait for that; if it is damaged or no store of run_tasks, give another "
+            "file."
+        ) from error
+    finally:
+        optuna.logging.set_verbosity(quiet)
+
+
+@contextlib.contextmanager
+def alone(path: str | os.PathLike) -> Iterator[None]:
+    """Inside, no other scheduler of this machine can use the store.
+
+    One would take the other's trials for those of a process that was killed.
+
+    Raises:
+        ConfigError: if there is one, or the file cannot be made.
+    """
+    lock = pathlib.Path(f"{pathlib.Path(path).absolute()}.lock")
+    if pathlib.Path(path).is_dir() or "?" in str(path):
+        raise ConfigError(
+            f"store must be an SQLite file without '?' in its name. Received: {path}."
+        )
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"store must be a file that can be written. Received: {path} ({error})."
+        ) from error
+    with file:
+        if not _locked(file, lock):
+            raise ConfigError(
+                f"Another run_tasks is at work on the store {path}. Wait for its end, "
+                "or give another store."
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _locked(file: Any, path: pathlib.Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another one may have removed this file, and locked a new one, meanwhile.
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except OSError:
+        return False
+
+
 def key_of(task: Mapping[str, Any]) -> str:
     """A text that equal tasks share.
 
@@ -183,7 +286,9 @@ def key_of(task: Mapping[str, Any]) -> str:
         ConfigError: for a task that JSON cannot hold.
     """
     try:
-        return json.dumps(task, sort_keys=True, allow_nan=False)
+        if not isinstance(task, Mapping):
+            raise TypeError(f"it is of the type {type(task).__name__}")
+        return json.dumps(dict(task), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"A task must be a dictionary that JSON can hold. Received: {task!r} "

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from keras_dlopt.distribute.executors import Local, Ray, target_of
-from keras_dlopt.distribute.task_store import Outcome, Store
+from keras_dlopt.distribute.processes import ended_by_sigterm
+from keras_dlopt.distribute.task_store import Outcome, Store, alone, key_of
 from keras_dlopt.errors import ConfigError, missing
 
 _POLL = 0.05
@@ -52,7 +53,8 @@ def run_tasks(
 
     Tasks that an earlier call finished in the same store are not run again; those that
     failed, or were running when their process was killed, are. A trial that fails or
-    takes too long does not stop the others.
+    takes too long does not stop the others. When the scheduler ends, also by Ctrl-C or
+    SIGTERM, so do its trials, with all they started.
 
     Args:
         target: `"module:function"`, `"file.py:function"`, or a function that can be
@@ -78,40 +80,65 @@ def run_tasks(
         An outcome per task, in the order of `tasks`, then the search's.
 
     Raises:
-        ConfigError: for a target that cannot be found, and options out of range.
+        ConfigError: for a target that cannot be found, options out of range, a store
+            in use, or a study that was made for something else.
+        FormatError: for a store that cannot be read.
         MissingDependencyError: without Optuna, or without Ray where it was asked for.
     """
     places = _slots(slots)
     _check(executor, trials, space, seconds, retries)
     where = target_of(target)
     start = Ray(where) if executor == "ray" else Local(where)
-    book = Store(store, name, space=space or {}, maximize=maximize, seed=seed)
-    waiting = book.begin(tasks, trials)
+    for task in tasks:
+        key_of(task)
+    with alone(store), ended_by_sigterm():
+        book = Store(
+            store,
+            name,
+            space=space or {},
+            maximize=maximize,
+            seed=seed,
+            target=where.rpartition("/")[2],
+        )
+        waiting = book.begin(tasks, trials)
+        with _shown(progress, book, len(tasks) + trials) as show:
+            _work(book, waiting, start, places, trials, seconds, retries, show)
+        return book.outcomes(tasks)
+
+
+def _work(
+    book: Store,
+    waiting: list[int],
+    start: Callable[..., Handle],
+    places: Sequence[Mapping[str, str]],
+    trials: int,
+    seconds: float,
+    retries: int,
+    show: Callable[[], None],
+) -> None:
+    """Runs what waits and what the search wants, as many at a time as places."""
     running: list[_Running] = []
     free = list(range(len(places)))
-    with _shown(progress, book, len(tasks) + trials) as show:
-        try:
-            while waiting or running or book.wants(trials):
-                while free and (waiting or book.wants(trials)):
-                    number = waiting.pop(0) if waiting else book.ask()
-                    slot = free.pop(0)
-                    task = book.task(number)
-                    handle = start(task, places[slot])
-                    running.append(_Running(number, handle, slot, time.monotonic()))
-                for one in list(running):
-                    ended = _ended(one, seconds)
-                    if ended is None:
-                        continue
-                    running.remove(one)
-                    free.append(one.slot)
-                    again = book.finish(one.number, *ended, retries=retries)
-                    waiting += [] if again is None else [again]
-                    show()
-                time.sleep(_POLL)
-        finally:
-            for one in running:
-                one.handle.stop()
-    return book.outcomes(tasks)
+    try:
+        while waiting or running or book.wants(trials):
+            while free and (waiting or book.wants(trials)):
+                number = waiting.pop(0) if waiting else book.ask()
+                slot = free.pop(0)
+                handle = start(book.task(number), places[slot])
+                running.append(_Running(number, handle, slot, time.monotonic()))
+            for one in list(running):
+                ended = _ended(one, seconds)
+                if ended is None:
+                    continue
+                running.remove(one)
+                free.append(one.slot)
+                again = book.finish(one.number, *ended, retries=retries)
+                waiting += [] if again is None else [again]
+                show()
+            time.sleep(_POLL)
+    finally:
+        for one in running:
+            one.handle.stop()
 
 
 def _ended(one: _Running, seconds: float) -> tuple[Any, str, float] | None:
@@ -142,10 +169,14 @@ def default_slots() -> list[dict[str, str]]:
 def _slots(slots: Any) -> list[Mapping[str, str]]:
     if slots is None:
         return list(default_slots())
-    places = [{}] * slots if isinstance(slots, int) else list(slots)
+    many = isinstance(slots, Sequence) and all(isinstance(s, Mapping) for s in slots)
+    places = [{}] * slots if isinstance(slots, int) else list(slots) if many else []
     if not places:
-        raise ConfigError(f"slots must be 1 or more. Received: {slots!r}.")
-    return places
+        raise ConfigError(
+            "slots must be 1 or more, or a list of dictionaries of environment "
+            f"variables. Received: {slots!r}."
+        )
+    return [{k: str(v) for k, v in place.items()} for place in places]
 
 
 def _check(executor: str, trials: int, space: Any, seconds: float, retries: int):

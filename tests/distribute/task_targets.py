@@ -31,3 +31,17 @@ def once(x, mark):
         open(mark, "w").close()
         raise RuntimeError("not yet")
     return x
+
+
+def other_kinds(kind):
+    """Results that are no plain numbers."""
+    import numpy as np
+
+    made = {"value": np.float32(2.5), "curve": np.arange(2)}
+    return {"array": made, "function": made.get, "text": input}[kind]
+
+
+def leaves_a_child():
+    import subprocess
+
+    return subprocess.Popen(["sleep", "999"]).pid

@@ -37,6 +37,15 @@ def test_a_process_that_fails_is_named(exported, tmp_path):
         predict_litert(broken, np.ones((2, 6), "float32"), processes=1)
 
 
+def test_a_file_of_several_outputs_is_refused(exported, tmp_path):
+    net, _ = exported
+    path = tmp_path / "two.tflite"
+    both = keras.Model(net.inputs, [net.outputs[0], keras.ops.exp(net.outputs[0])])
+    both.export(path, format="litert", verbose=False)
+    with pytest.raises(RunError, match="has 1 inputs and 2 outputs; predict_litert"):
+        predict_litert(path, np.ones((2, 6), "float32"), processes=1)
+
+
 def test_time_is_limited(exported):
     began = time.monotonic()
     with pytest.raises(RunError, match=r"did not end within 0\.01 s and was ended"):

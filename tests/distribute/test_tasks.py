@@ -10,8 +10,8 @@ import pytest
 
 from keras_dlopt.distribute import run_tasks, tasks
 from keras_dlopt.distribute.executors import target_of
-from keras_dlopt.distribute.task_store import key_of, value_of
-from keras_dlopt.errors import ConfigError, MissingDependencyError
+from keras_dlopt.distribute.task_store import alone, key_of, value_of
+from keras_dlopt.errors import ConfigError, FormatError, MissingDependencyError
 
 TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
 
@@ -37,15 +37,66 @@ def test_trials_run_in_their_slots(tmp_path):
 
 
 def test_what_fails_does_not_stop_the_rest(tmp_path):
-    given = [{"x": x} for x in (1, 3, 4, 5, 6, 2)]
-    done = run_tasks(
-        target("picky"), given, store=tmp_path / "s.db", slots=6, seconds=8
-    )
-    assert [o.state for o in done] == ["done", *["failed"] * 4, "done"]
+    given = [{"x": x} for x in (1, 3, 5, 6, 2)]
+    done = run_tasks(target("picky"), given, store=tmp_path / "s.db", slots=2)
+    assert [o.state for o in done] == ["done", *["failed"] * 3, "done"]
     assert "ValueError: three is refused" in done[1].error
-    assert done[2].error == "did not end within 8 s and was ended"
-    assert "exit code 7" in done[3].error
-    assert "returned no finite number" in done[4].error
+    assert "exit code 7" in done[2].error
+    assert "returned no finite number" in done[3].error
+    hangs = [{"x": 4}]
+    done = run_tasks(target("picky"), hangs, store=tmp_path / "s.db", seconds=1)
+    assert done[0].error == "did not end within 1 s and was ended"
+
+
+def test_results_are_made_plain_or_refused(tmp_path):
+    given = [{"kind": "array"}, {"kind": "function"}]
+    done = run_tasks(target("other_kinds"), given, store=tmp_path / "s.db", slots=2)
+    assert done[0].result == {"value": 2.5, "curve": [0, 1]}
+    assert "must return a number, or a dictionary of numbers" in done[1].error
+
+
+def test_a_trial_leaves_nothing_running(tmp_path):
+    (done,) = run_tasks(target("leaves_a_child"), [{}], store=tmp_path / "s.db")
+    state = pathlib.Path(f"/proc/{int(done.value)}/stat")
+    end = time.monotonic() + 30
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_study_is_of_one_target_direction_and_space(tmp_path):
+    options = {"store": tmp_path / "s.db", "slots": 1}
+    space = {"x": (-2.0, 2.0)}
+    run_tasks(target("square"), trials=1, space=space, **options)
+    with pytest.raises(ConfigError, match="results of 'task_targets.py:square', not"):
+        run_tasks(target("picky"), [{"x": 1}], **options)
+    with pytest.raises(ConfigError, match="has maximize=False, not True"):
+        run_tasks(target("square"), [{"x": 1}], maximize=True, **options)
+    with pytest.raises(ConfigError, match="has 'x' searched in FloatDistribution"):
+        run_tasks(target("square"), trials=2, space={"x": [1, 2]}, **options)
+    assert run_tasks(target("picky"), name="another", **options) == []
+
+
+def test_a_store_serves_one_scheduler_at_a_time(tmp_path):
+    store = tmp_path / "s.db"
+    with (
+        alone(store),
+        pytest.raises(ConfigError, match="Another run_tasks is at work on the store"),
+    ):
+        run_tasks(target("square"), [{"x": 1}], store=store)
+    assert run_tasks(target("square"), [{"x": 1}], store=store)[0].value == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.db"]
+
+
+def test_a_store_that_is_none_is_refused(tmp_path):
+    (tmp_path / "notes.db").write_text("no database at all, but a text. " * 40)
+    for store, kind, text in (
+        (tmp_path / "notes.db", FormatError, "cannot be used: file is not a database"),
+        (tmp_path, ConfigError, "store must be an SQLite file"),
+        (tmp_path / "notes.db" / "s.db", ConfigError, "file that can be written"),
+    ):
+        with pytest.raises(kind, match=text):
+            run_tasks(target("square"), [{"x": 1}], store=store, slots=1)
 
 
 def test_finished_tasks_are_not_run_again(tmp_path):
@@ -85,7 +136,7 @@ def test_a_killed_scheduler_goes_on(tmp_path):
         process.kill()
         process.wait()
     given = [{"x": 1}, {"x": 4}, {"x": 2}]
-    done = run_tasks(target("picky"), given, store=store, slots=3, seconds=5)
+    done = run_tasks(target("picky"), given, store=store, slots=3, seconds=20)
     assert [o.state for o in done] == ["done", "failed", "done"]
 
 
@@ -130,7 +181,9 @@ def test_progress_is_shown_on_stderr(tmp_path, capsys):
         ({"trials": -1}, "trials and retries must be 0 or more"),
         ({"seconds": 0}, "seconds positive"),
         ({"trials": 3}, "A search needs both a space and a number of trials"),
-        ({"slots": 0}, "slots must be 1 or more. Received: 0"),
+        ({"slots": 0}, "slots must be 1 or more, or a list of.*Received: 0"),
+        ({"slots": "2"}, "Received: '2'"),
+        ({"tasks": [[1]]}, "A task must be a dictionary.*it is of the type list"),
         (
             {"trials": 1, "space": {"x": (2, 1)}},
             r"The space of 'x' must be \(low, high\)",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_dlopt import errors
+from keras_dlopt.distribute.processes import ended_by_sigterm
 from keras_dlopt.distribute.tpu.chips import KNOWN_TOPOLOGIES, Topology, topology
 from keras_dlopt.distribute.tpu.environment import environment, require_compiler
 from keras_dlopt.distribute.tpu.padding import Product, padding
@@ -89,7 +90,8 @@ def check(
             "imports": list(imports),
         }
         run = _Run(pathlib.Path(folder), job, settings, time_limit, progress)
-        events = run.events()
+        with ended_by_sigterm():
+            events = run.events()
     return _report(events, run, where, backend)
 
 
