@@ -28,20 +28,23 @@ def coding_hints(model: keras.Model) -> dict[int, Any]:
     return dict(_HINTS.get(model, {}))
 
 
-def finalize(model: keras.Model) -> keras.Model:
+def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
     """An ordinary Keras model with the transformed weights baked in.
 
     Args:
         model: a `TransformedModel`, or a Sequential or Functional model with
-            `TransformedLayer`s in it. It stays as it is.
+            `TransformedLayer`s in it, nested ones included.
+        copy: whether `model` stays as it is. False bakes into the model inside a
+            `TransformedModel` and returns that one, which also serves subclassed models
+            without `get_config`; the transformed model is of no use then.
 
     Returns:
-        A new model of the original kind. Activation transforms are left out of it;
+        A model of the original kind. Activation transforms are left out of it;
         `export.litert` reads them from the transformed model.
 
     Raises:
         ModelError: if nothing in the model is transformed, a scheduled transform was
-            never updated, or the layers cannot be unwrapped.
+            never updated, the layers cannot be unwrapped, or a weight is not finite.
 
     Warns:
         UserWarning: if a schedule has not ended; the text says what remains.
@@ -60,23 +63,30 @@ def finalize(model: keras.Model) -> keras.Model:
             "Finalizing before the schedule ended: " + "; ".join(left) + ".",
             stacklevel=2,
         )
-    if isinstance(model, TransformedModel):
-        plain = copy_model(model.model)
-        _bake(plain, model)
-        return plain
-    return _unwrapped(model)
+    return _plain(model, copy=copy)
 
 
-def _bake(plain: Any, host: TransformHost) -> None:
+def _plain(model: Any, *, copy: bool = True) -> keras.Model:
+    if not isinstance(model, TransformedModel):
+        return _unwrapped(model)
+    plain = copy_model(model.model) if copy else model.model
+    _keep(plain, _bake(plain, model))
+    return _unwrapped(plain) if hosts(plain) else plain
+
+
+def _bake(plain: Any, host: TransformHost) -> list[tuple[Any, Any]]:
+    """Assigns the final values; returns the variables with their coding hints."""
     targets = {t.path: t.variable for t in weight_targets(plain)}
-    place = {id(v): i for i, v in enumerate(plain.weights)}
-    hints = {}
+    hints = []
     for target, value, hint in host.final_values():
-        variable = targets[target.path]
-        variable.assign(value)
-        if hint is not None:
-            hints[place[id(variable)]] = hint
-    _HINTS[plain] = hints
+        targets[target.path].assign(value)
+        hints.append((targets[target.path], hint))
+    return hints
+
+
+def _keep(plain: keras.Model, hints: list[tuple[Any, Any]]) -> None:
+    place = {id(v): i for i, v in enumerate(plain.weights)}
+    _HINTS[plain] = {place[id(v)]: hint for v, hint in hints if hint is not None}
 
 
 def _unwrapped(model: keras.Model) -> keras.Model:
@@ -89,15 +99,27 @@ def _unwrapped(model: keras.Model) -> keras.Model:
         )
 
     def unwrap(layer):
+        if isinstance(layer, keras.Model) and hosts(layer):
+            return _plain(layer)
         source = layer.layer if isinstance(layer, TransformedLayer) else layer
         return type(source).from_config(source.get_config())
 
     plain = keras.models.clone_model(model, clone_function=unwrap)
+    hints: list[tuple[Any, Any]] = []
     for new, old in zip(plain.layers, model.layers, strict=True):
+        if isinstance(old, keras.Model) and hosts(old):
+            hints += [(new.weights[i], h) for i, h in coding_hints(new).items()]
+            continue
         source = old.layer if isinstance(old, TransformedLayer) else old
         new.set_weights(source.get_weights())
         if isinstance(old, TransformedLayer):
-            own = {t.path: t.variable for t in weight_targets(new)}
-            for target, value, _ in old.final_values():
-                own[target.path].assign(value)
+            hints += _bake(new, old)
+    left = [layer.name for layer in plain.layers if hosts(layer)]
+    if left:
+        raise ModelError(
+            f"The layers {left} hold transformed layers that cannot be taken out of "
+            "them. Build them from plain layers and use keras_dlopt.transform(model, "
+            "recipe), which reaches every weight, instead."
+        )
+    _keep(plain, hints)
     return plain

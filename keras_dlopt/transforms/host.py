@@ -27,6 +27,17 @@ def to_numpy(variable: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(variable.value))
 
 
+def _finite(weight: np.ndarray, path: str) -> np.ndarray:
+    """The weight itself, or `ModelError` where rounding would hide what it has."""
+    count = int(np.sum(~np.isfinite(weight)))
+    if count:
+        raise ModelError(
+            f"{path!r} holds {count} values that are not finite (NaN or infinity). "
+            "Load an earlier checkpoint, or train again with a lower learning rate."
+        )
+    return weight
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slot:
     """One target with the variables that hold its transform's state.
@@ -156,7 +167,8 @@ class TransformHost:
 
     def _slots(self, number, transform, targets) -> tuple[Slot, ...]:
         weights = [
-            None if t.variable is None else to_numpy(t.variable) for t in targets
+            None if t.variable is None else _finite(to_numpy(t.variable), t.path)
+            for t in targets
         ]
         states = transform.init_group(targets, weights)
         made: dict[int, Any] = {}  # one variable for each State, shared ones included
@@ -302,7 +314,7 @@ class TransformHost:
             if group.transform.kind == "activation":
                 continue
             for slot in group.slots:
-                weight = to_numpy(slot.target.variable)
+                weight = _finite(to_numpy(slot.target.variable), slot.target.path)
                 value, hint = group.transform.finalize(
                     slot.target, weight, slot.arrays()
                 )

@@ -25,7 +25,8 @@ class TransformedModel(TransformHost, keras.Model):
         recipe: which transform for which weights.
 
     Raises:
-        ModelError: for a model that is not built.
+        ModelError: for a model that is not built, is transformed already, or has
+            weights that are not finite.
         ConfigError: for a recipe that matches nothing.
 
     Example:
@@ -44,6 +45,12 @@ class TransformedModel(TransformHost, keras.Model):
                 f"The model must be a built keras.Model. Received: {model!r}. Start it "
                 "with keras.Input, call model.build(input_shape), or call it once on "
                 "data."
+            )
+        if isinstance(model, TransformedModel):
+            raise ModelError(
+                f"{model.name!r} is transformed already. Chain the transforms in one "
+                "recipe, such as Prune(0.9) >> FakeQuant(bits=8), or go on from "
+                "finalize(model), an ordinary model."
             )
         kwargs.setdefault("name", model.name)
         # Transforms compute in float32; the model inside keeps its own dtype policy.
@@ -157,7 +164,8 @@ def transform(
         A model to `compile` and `fit`, then to `finalize`.
 
     Raises:
-        ModelError: for an unbuilt model, or one that cannot be copied.
+        ModelError: for an unbuilt model, one that is transformed already or cannot be
+            copied, and for weights that are not finite.
         ConfigError: for a recipe that matches nothing.
 
     Example:

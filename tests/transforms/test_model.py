@@ -9,6 +9,7 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.schedules import PolynomialSparsity
 from keras_dlopt.transforms import Context, LSQActivation, State
+from keras_dlopt.transforms.finalize import coding_hints
 
 KERNELS = dlopt.named("kernel")
 
@@ -391,6 +392,58 @@ def test_a_layer_is_transformed_once():
     layer = dlopt.TransformedLayer(layers.Dense(2), recipe)
     with pytest.raises(ModelError, match="is transformed already. Chain"):
         dlopt.TransformedLayer(layer, recipe)
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    with pytest.raises(ModelError, match="is transformed already. Chain.*finalize"):
+        dlopt.transform(dlopt.transform(net, recipe), recipe)
+
+
+def test_transformed_layers_of_nested_models_are_unwrapped():
+    half = dlopt.Recipe([(KERNELS, dlopt.Prune(0.5) >> dlopt.Cluster(2))])
+    inner = keras.Sequential(
+        [keras.Input((4,)), dlopt.TransformedLayer(layers.Dense(4), half)]
+    )
+    model = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2)])
+    plain = dlopt.finalize(model)
+    assert type(plain.layers[0].layers[0]) is layers.Dense
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(plain(x), model(x))
+    assert list(coding_hints(plain)) == [0]
+    steps = layers.TimeDistributed(dlopt.TransformedLayer(layers.Dense(4), half))
+    model = keras.Sequential([keras.Input((3, 4)), steps])
+    with pytest.raises(ModelError, match="hold transformed layers that cannot be"):
+        dlopt.finalize(model)
+
+
+def test_finalizing_in_place_serves_models_that_cannot_be_copied():
+    class Own(keras.Model):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = layers.Dense(units(3))
+
+        def call(self, x):
+            return self.dense(x)
+
+    net = Own(lambda n: n)
+    net(np.ones((1, 4)))
+    half = dlopt.Recipe([(KERNELS, dlopt.Prune(0.5))])
+    small = dlopt.transform(net, half, copy=False)
+    with pytest.raises(ModelError, match="copied from its config.*copy=False"):
+        dlopt.finalize(small)
+    assert dlopt.finalize(small, copy=False) is net
+    assert (net.dense.kernel.numpy() == 0).sum() == 6
+
+
+def test_weights_that_are_not_finite_are_refused():
+    net = keras.Sequential([keras.Input((1,)), layers.Dense(2, use_bias=False)])
+    recipe = dlopt.Recipe([(KERNELS, dlopt.FakeQuant(bits=4))])
+    small = dlopt.transform(net, recipe)
+    broken = [np.array([[np.nan, np.inf]])]
+    small.model.set_weights(broken)
+    with pytest.raises(ModelError, match="holds 2 values that are not finite"):
+        dlopt.finalize(small)
+    net.set_weights(broken)
+    with pytest.raises(ModelError, match="not finite.*lower learning rate"):
+        dlopt.transform(net, recipe)
 
 
 def test_a_model_compiled_with_a_loss_of_its_own_is_copied():

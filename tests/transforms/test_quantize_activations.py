@@ -207,3 +207,13 @@ def test_ranges_begin_and_freeze():
 def test_bad_arguments(make, text):
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+def test_a_model_that_never_saw_data_passes_activations_as_they_are():
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    recipe = dlopt.Recipe([(dlopt.everything(), t.FakeQuantActivation(bits=2))])
+    small = dlopt.transform(net, recipe)
+    np.testing.assert_array_equal(small(x), net(x))
+    small(x, training=True)
+    assert np.unique(small(x)).size <= 4

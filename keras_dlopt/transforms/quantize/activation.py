@@ -38,7 +38,8 @@ class FakeQuantActivation(Transform):
 
     starting at the first batch's, and is nudged so that 0 is exactly one of the levels.
     Values outside are clipped; the gradient passes inside the range and is zero
-    outside. Outside of training the range stays.
+    outside. Outside of training the range stays; as long as there is none, values pass
+    as they are.
 
     State: three numbers.
 
@@ -125,6 +126,9 @@ class FakeQuantActivation(Transform):
         rounded = fake_quant(
             weight, low, high, bits=self.bits, narrow_range=self.symmetric
         )
+        if not context.training and self.range is None and self.initial is None:
+            # Before the first batch there is no range to round to.
+            rounded = ops.where(state["seen"] > 0, rounded, weight)
         return ops.where(state["on"] > 0, rounded, weight) if self.begin else rounded
 
     def _moved(self, x: Any, state: dict[str, Any]) -> tuple[Any, Any]:
