@@ -54,7 +54,8 @@ def adaround(
     For each convolution and dense layer, in order: the inputs are those of the
     quantized model so far, the wanted outputs those of the float model, before the
     activation, each channel divided by its standard deviation. `SoftRounding` is
-    trained on them; its codes replace the nearest ones.
+    trained on them; its codes replace the nearest ones. A layer that is called on
+    tensors of several sizes is trained on the size with the most values.
 
     Args:
         model: what `quantize` or `transform` returned, the kernels' transforms ending
@@ -187,7 +188,15 @@ def _examples(
 
     watch(small, batches, [linear.layer], take)
     watch(small.model, batches, [linear.layer], make)
-    return np.concatenate(taken), np.concatenate(made)
+    sizes: dict[tuple[int, ...], int] = {}
+    for one in taken:
+        sizes[one.shape[1:]] = sizes.get(one.shape[1:], 0) + one.size
+    most = max(sizes, key=lambda shape: sizes[shape])
+    chosen = [i for i, one in enumerate(taken) if one.shape[1:] == most]
+    return (
+        np.concatenate([taken[i] for i in chosen]),
+        np.concatenate([made[i] for i in chosen]),
+    )
 
 
 def _round(

@@ -16,6 +16,7 @@ class Batches:
         model: the model that will take them.
         data: an array, a structure of arrays like the model's inputs, or an iterable of
             batches such as a `tf.data.Dataset`; of a batch `(x, y)` only x is used.
+            Another `Batches` is taken as it is, so that a generator is read once.
         batch_size: for arrays.
         limit: at most so many examples are kept; None for all.
 
@@ -32,7 +33,10 @@ class Batches:
         self.batches: list[Any] = []
         self.examples = 0
         inputs = len(keras.tree.flatten(getattr(model, "inputs", None) or []))
-        for batch in _batches(data, batch_size, inputs):
+        if limit is None:
+            _check_ends(data)
+        read = iter(data) if isinstance(data, Batches) else None
+        for batch in read or _batches(data, batch_size, inputs):
             if limit is not None and self.examples >= limit:
                 break
             batch = keras.tree.map_structure(np.asarray, batch)
@@ -47,6 +51,17 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
+
+
+def _check_ends(data: Any) -> None:
+    """Raises `DataError` for a data set that says it never ends."""
+    cardinality = getattr(data, "cardinality", None)
+    # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
+    if callable(cardinality) and int(cardinality()) == -1:
+        raise DataError(
+            "The calibration data never end. Take some batches of them, such as "
+            "dataset.take(8)."
+        )
 
 
 def _is_whole(data: Any, inputs: int) -> bool:
@@ -95,7 +110,8 @@ def _check(model: Any, batch: Any) -> None:
     if wanted and not fits:
         raise DataError(
             f"{model.name!r} takes inputs of the shapes {wanted}, the first number "
-            f"being the batch. The calibration data have {given}."
+            f"being the batch. The calibration data have {given}. Give batches of "
+            "inputs, without labels."
         )
     for array in arrays:
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():

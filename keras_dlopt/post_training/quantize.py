@@ -71,12 +71,14 @@ def quantize(
     Source: Nagel et al., "A White Paper on Neural Network Quantization"
     (arXiv:2106.08295), section 3.
     """
-    Batches(model, data, batch_size=batch_size, limit=1)  # fails before the work
-    if recipe is not None and (weights is not None or input_range is not None):
+    given = weights is not None or input_range is not None or activation_bits != 8
+    if recipe is not None and given:
         raise ConfigError(
-            "A recipe says all about weights and activations: leave out weights and "
-            "input_range, or the recipe."
+            "A recipe says all about weights and activations: leave out weights, "
+            "activation_bits and input_range, or the recipe."
         )
+    # Fails before the work, and reads a generator once.
+    data = Batches(model, data, batch_size=batch_size)
     if equalize:
         model = equalized(model, example=example)
     if recipe is None:

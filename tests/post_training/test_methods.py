@@ -205,6 +205,15 @@ def test_adaround_keeps_zeros_and_needs_a_grid():
         post_training.adaround(float_kernels, x)
 
 
+def test_adaround_takes_layers_that_are_called_on_several_sizes(data):
+    inputs, conv = keras.Input((6, 6, 2)), layers.Conv2D(2, 3, padding="same")
+    x = conv(inputs)
+    model = keras.Model(inputs, [x, conv(layers.MaxPooling2D()(x))])
+    small = post_training.quantize(model, data, weights=FakeQuant(bits=4))
+    better = post_training.adaround(small, data[:8], steps=1)
+    assert np.isfinite(np.asarray(better(data[:2])[1])).all()
+
+
 def test_mixed_precision_spends_bits_where_they_matter(data):
     model = net()
     kernels = {

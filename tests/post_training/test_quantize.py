@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_dlopt as dlopt
@@ -102,8 +103,10 @@ def test_a_recipe_says_what_goes_where(trained):
     recipe = dlopt.Recipe([(dlopt.at("stem/kernel"), FakeQuant(bits=2))])
     small = post_training.quantize(model, x, recipe=recipe)
     assert [g.transform.bits for g in small.groups] == [2]
-    with pytest.raises(ConfigError, match="leave out weights and input_range"):
+    with pytest.raises(ConfigError, match="leave out weights, activation_bits and"):
         post_training.quantize(model, x, recipe=recipe, weights=FakeQuant())
+    with pytest.raises(ConfigError, match="leave out weights, activation_bits and"):
+        post_training.quantize(model, x, recipe=recipe, activation_bits=4)
 
 
 def test_other_widths_are_simulated_and_refused_by_litert(trained, tmp_path):
@@ -166,11 +169,20 @@ def test_moving_average_and_percentile_of_the_calibration_data():
         (np.zeros((4, 8, 8, 3), "float32"), r"takes inputs.*\(None, 8, 8, 2\)"),
         (np.full((4, 8, 8, 2), np.nan, "float32"), "not finite"),
         (3, "an iterable of batches"),
+        ((np.ones((4, 8, 8, 2)), np.ones(4)), "inputs, without labels"),
+        (tf.data.Dataset.from_tensors(np.ones((4, 8, 8, 2))).repeat(), "never end"),
     ],
 )
 def test_bad_calibration_data(trained, data, text):
     with pytest.raises(DataError, match=text):
         post_training.quantize(trained[0], data)
+
+
+def test_a_generator_is_read_once(trained):
+    model, x = trained
+    small = post_training.quantize(model, (b for b in (x[:8], x[8:])))
+    whole = post_training.quantize(model, x)
+    np.testing.assert_array_equal(small(x), whole(x))
 
 
 def test_arrays_of_several_inputs_are_of_one_length():
