@@ -7,6 +7,7 @@ module named in the data is ever imported.
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dlopt.errors import ConfigError
 
@@ -19,6 +20,8 @@ def encode(value: Any) -> Any:
     Raises:
         ConfigError: for an object of a class that is not registered.
     """
+    if isinstance(value, np.generic):  # steps are often computed with NumPy
+        value = value.item()
     if isinstance(value, list | tuple):
         return [encode(v) for v in value]
     if isinstance(value, dict):

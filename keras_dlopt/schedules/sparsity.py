@@ -1,5 +1,7 @@
 """Sparsity schedules: the share of weights that are zero, by training step."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -9,7 +11,7 @@ from keras_dlopt.schedules.base import Schedule
 
 def check_sparsity(value: float, *, name: str = "sparsity") -> float:
     """Returns `value` as a float in [0, 1), or raises `ConfigError`."""
-    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+    if not isinstance(value, numbers.Real) or not 0.0 <= value < 1.0:
         raise ConfigError(
             f"{name} must be a number in [0, 1). Received: {value!r}. "
             "0.9 keeps one weight in ten; to drop a whole layer, remove it from the "

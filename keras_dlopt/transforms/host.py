@@ -143,7 +143,9 @@ class TransformHost:
         # Keras tracks layers and variables held in attributes; what a group holds is
         # tracked already, so it is kept out of Keras' sight.
         self._wrapped = _Hidden(wrapped)
-        targets = weight_targets(wrapped) + activation_targets(wrapped)
+        # A weight without elements has nothing to transform.
+        weights = [t for t in weight_targets(wrapped) if 0 not in (t.shape or ())]
+        targets = weights + activation_targets(wrapped)
         groups = []
         for number, ((_, transform), matched) in enumerate(
             zip(recipe.entries, recipe.assign(targets), strict=True)

@@ -194,3 +194,32 @@ def test_what_cannot_be_annotated():
     model(np.ones((1, 3), "float32"))
     with pytest.raises(ConfigError, match="Sub is a subclassed model"):
         tfmot.quantize_annotate_model(model)
+
+
+def test_wrong_arguments_are_named():
+    for match, arguments in (
+        ("block_size must be two whole numbers.*Received: 4", {"block_size": 4}),
+        ("sparsity_m_by_n must be two whole", {"sparsity_m_by_n": 4}),
+        ("are two patterns", {"block_size": (2, 2), "sparsity_m_by_n": (2, 4)}),
+        ("must be an object with the methods", {"pruning_policy": "dense"}),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            tfmot.prune_low_magnitude(_net(), **arguments)
+    pruned = tfmot.prune_low_magnitude(_net(), tfmot.ConstantSparsity(0.5, 0))
+    with pytest.raises(ConfigError, match="Strip it first.*one recipe"):
+        tfmot.quantize_model(pruned)
+
+
+def test_steps_computed_with_numpy_are_saved():
+    end = np.ceil(100 / 32).astype(np.int32) * 3  # as in TFMOT's guide
+    schedule = tfmot.PolynomialDecay(0.0, 0.5, np.int64(0), end)
+    layer = tfmot.prune_low_magnitude(L.Dense(2), schedule)
+    again = dlopt.Recipe.from_json(layer.recipe.to_json())
+    assert again.entries[0][1].sparsity.end_step == 12
+
+
+def test_a_list_of_layers_may_hold_some_without_kernels():
+    plain = [L.Dense(4), L.BatchNormalization(), L.Dropout(0.1), L.Dense(2)]
+    model = keras.Sequential(tfmot.prune_low_magnitude(plain))
+    model(np.ones((1, 4), "float32"))
+    assert model.layers[1] is plain[1]

@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
@@ -92,6 +93,25 @@ def test_a_chain_refuses_what_a_later_link_would_undo(before):
     assert len((before >> dlopt.Cluster(4, begin=100)).links) >= 2
     with pytest.raises(ConfigError, match="must be the first of its chain"):
         before >> dlopt.LowRank(2)
+
+
+def test_numbers_of_numpy_are_numbers():
+    steps = np.ceil(2.5 * 10).astype(np.int32)
+    schedule = PolynomialSparsity(np.float32(0.5), end=steps, frequency=np.int64(5))
+    chain = (
+        dlopt.Prune(schedule)
+        >> dlopt.Cluster(np.int64(4), begin=steps)
+        >> dlopt.FakeQuant(bits=np.int64(4), begin=steps)
+    )
+    recipe = dlopt.Recipe([(dlopt.named("kernel"), chain)])
+    assert dlopt.Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_weight_without_elements_is_left_alone():
+    net = keras.Sequential([keras.Input((0,)), keras.layers.Dense(4, name="a")])
+    recipe = dlopt.Recipe([(dlopt.named("kernel", "bias"), dlopt.Prune(0.5))])
+    small = dlopt.transform(net, recipe)
+    assert [s.target.path for s in small.groups[0].slots] == ["a/bias"]
 
 
 def test_kinds_do_not_mix_in_a_chain():

@@ -212,7 +212,11 @@ def prune_low_magnitude(
         'TransformedLayer'
     """
     schedule = pruning_schedule or ConstantSparsity(0.5, 0)
-    pattern = _pattern(tuple(block_size), block_pooling_type, sparsity_m_by_n)
+    pattern = _pattern(
+        _pair("block_size", block_size),
+        block_pooling_type,
+        None if sparsity_m_by_n is None else _pair("sparsity_m_by_n", sparsity_m_by_n),
+    )
     selector = WEIGHTS
     if pruning_policy is not None:
         selector = selector & _allowed(to_prune, pruning_policy)
@@ -223,8 +227,23 @@ def prune_low_magnitude(
     return wrap(to_prune, lambda _: recipe, function="prune_low_magnitude", **kwargs)
 
 
+def _pair(name: str, given: Any) -> tuple[int, int]:
+    pair = tuple(given) if isinstance(given, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
+        raise ConfigError(
+            f"{name} must be two whole numbers, such as (2, 4). Received: {given!r}."
+        )
+    return pair
+
+
 def _pattern(block_size, pooling, m_by_n) -> Pattern:
     if m_by_n is not None:
+        if block_size != (1, 1):
+            raise ConfigError(
+                "block_size and sparsity_m_by_n are two patterns for the same weights. "
+                f"Received: block_size={block_size}, sparsity_m_by_n={m_by_n}. Give "
+                "one of them."
+            )
         zeros, group = m_by_n
         return NofM(group - zeros, group)
     if block_size == (1, 1):
@@ -241,6 +260,11 @@ def _allowed(model: Any, policy: Any) -> Selector:
         raise ConfigError(
             "A pruning_policy chooses among the layers of a model. Received: "
             f"{model!r}. Wrap only the layers that are to be pruned instead."
+        )
+    if not hasattr(policy, "allow_pruning"):
+        raise ConfigError(
+            "pruning_policy must be an object with the methods allow_pruning(layer) "
+            f"and ensure_model_supports_pruning(model). Received: {policy!r}."
         )
     policy.ensure_model_supports_pruning(model)
     targets = weight_targets(model)

@@ -75,6 +75,13 @@ def _check_model(model: Any, function: str) -> None:
             "layer use quantize_annotate_layer; a tf_keras model is converted from its "
             "file by load_model."
         )
+    if isinstance(model, TransformedModel):
+        raise ConfigError(
+            f"{function} takes an ordinary model, and {model.name!r} is transformed. "
+            "Strip it first (strip_pruning, strip_clustering); to keep its zeros or "
+            "clusters in training, use one recipe for keras_dlopt.transform, such as "
+            "int8_recipe(model, weights=Prune(0.8) >> FakeQuant(bits=8))."
+        )
 
 
 def _has_graph(model: Any) -> bool:

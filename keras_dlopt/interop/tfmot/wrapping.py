@@ -15,6 +15,16 @@ WEIGHTS: Selector = named(
     "kernel", "pointwise_kernel", "embeddings", "recurrent_kernel"
 ) & ~inside(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
+# A list of layers may hold these, and TFMOT leaves them as they are.
+_WITHOUT = (
+    keras.layers.BatchNormalization,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.PReLU,
+)
+
 
 def wrap(
     what: Any, recipe: Callable[[Any], Recipe], *, function: str, **kwargs: Any
@@ -34,7 +44,7 @@ def wrap(
         return [wrap(one, recipe, function=function) for one in what]
     if isinstance(what, keras.Model):
         return transform(what, recipe(what))
-    if isinstance(what, TransformedLayer | keras.layers.InputLayer):
+    if isinstance(what, (TransformedLayer, keras.layers.InputLayer, *_WITHOUT)):
         return what
     if isinstance(what, keras.layers.Layer):
         if what.built and not what.weights:

@@ -1,5 +1,6 @@
 """Weight clustering: few shared values, trained together."""
 
+import numbers
 from typing import Literal
 
 import keras
@@ -18,12 +19,12 @@ from keras_dlopt.transforms.quantize.weight import channel_axes
 
 def check_clusters(clusters: int) -> int:
     """Returns `clusters` if it is a whole number of at least 2, or raises."""
-    whole = isinstance(clusters, int) and not isinstance(clusters, bool)
+    whole = isinstance(clusters, numbers.Integral) and not isinstance(clusters, bool)
     if not whole or clusters < 2:
         raise ConfigError(
             f"clusters must be a whole number of at least 2. Received: {clusters!r}"
         )
-    return clusters
+    return int(clusters)
 
 
 def spread(

@@ -1,5 +1,6 @@
 """Pruning: score x pattern x distribution x schedule."""
 
+import numbers
 from typing import Any
 
 import keras
@@ -242,7 +243,7 @@ def _sparsity(sparsity: Any, pattern: Pattern, distribution: Distribution) -> An
             return None
     if isinstance(sparsity, Schedule):
         return sparsity
-    if not isinstance(sparsity, int | float):
+    if not isinstance(sparsity, numbers.Real):
         raise ConfigError(
             "sparsity must be a number in [0, 1) or a schedule such as "
             f"PolynomialSparsity(0.9, end=1000). Received: {sparsity!r}. Only NofM, "

@@ -1,6 +1,7 @@
 """How a weight is cut into the parts that share one scale."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ def check_bits(bits: int, *, least: int = 2) -> int:
     Raises:
         ConfigError: for anything else.
     """
-    if not isinstance(bits, int) or isinstance(bits, bool) or not least <= bits <= 16:
+    whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
+    if not whole or not least <= bits <= 16:
         raise ConfigError(
             f"bits must be a whole number from {least} to 16. Received: {bits!r}. "
             "LiteRT runs 8 bits (weights also 4); fewer make smaller files. One bit a "
             "weight is Binary()."
         )
-    return bits
+    return int(bits)
 
 
 def channel_axes(target: Target, rank: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """When a quantizer starts to round, and when its range stops to move."""
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from keras_dlopt.transforms.base import State
 
 def check_phases(begin: int, freeze: int | None) -> None:
     """Raises `ConfigError` unless 0 <= begin <= freeze."""
-    whole = isinstance(begin, int) and (freeze is None or isinstance(freeze, int))
+    steps = (begin,) if freeze is None else (begin, freeze)
+    whole = all(isinstance(s, numbers.Integral) for s in steps)
     if not whole or begin < 0 or (freeze is not None and freeze < max(begin, 1)):
         raise ConfigError(
             "Steps must satisfy 0 <= begin <= freeze, and freeze must leave one step "
