@@ -27,16 +27,21 @@ def tasks(
     from keras_dlopt.distribute import run_tasks
 
     console = Console()
-    done = run_tasks(
-        target,
-        _read(file),
-        store=store,
-        slots=slots or None,
-        seconds=seconds,
-        retries=retries,
-        executor=executor,
-        progress=console.is_terminal,
-    )
+    given = _read(file)
+    try:
+        done = run_tasks(
+            target,
+            given,
+            store=store,
+            slots=slots or None,
+            seconds=seconds,
+            retries=retries,
+            executor=executor,
+            progress=console.is_terminal,
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped: finished trials are in {store}.", err=True)
+        raise typer.Exit(130) from None
     table = Table("task", "value", "seconds", "state")
     for outcome in done:
         value = "" if outcome.value is None else f"{outcome.value:.6g}"

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from keras_dlopt.cli.progress import shown
+from keras_dlopt.errors import ConfigError
 
 MODEL = "A .keras file, a name in keras_dlopt.models, or module:function."
 
@@ -45,6 +46,11 @@ def tpu_check(
     from keras_dlopt.distribute.tpu.plot import plot as drawn
     from keras_dlopt.report import rich_table
 
+    for file in (json, plot):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ConfigError(
+                f"The folder of {file} is not there. Make it, or give another file."
+            )
     with shown() as progress:
         report = tpu.check(
             model,

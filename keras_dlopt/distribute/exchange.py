@@ -66,12 +66,16 @@ class Exchange:
 
     def _reduce(self, gradient: Any, variable: Any, wire: Wire) -> Any:
         assert self.compression is not None
+        import tensorflow as tf
+
         held = self._states[variable.path]
         state = {name: v.read_value() for name, v in held.items()}
+        given = gradient.dtype  # narrow where the weights are
+        gradient = tf.cast(gradient, tf.float32)
         total, state = self.compression.reduce(gradient, state, wire)
         for name, value in state.items():
             held[name].assign(value)
-        return total
+        return tf.cast(total, given)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 
 
@@ -39,7 +40,8 @@ def predict(
         ConfigError: for a strategy of several processes, or a batch size that the
             replicas do not divide.
         ModelError: if the model is not of the strategy.
-        DataError: if there is nothing to predict.
+        DataError: if there is nothing to predict, no end of it, or arrays of different
+            lengths.
 
     Example:
         >>> import keras
@@ -49,7 +51,7 @@ def predict(
     """
     import tensorflow as tf
 
-    strategy = strategy or model.distribute_strategy
+    strategy = _strategy(model, strategy)
     replicas = strategy.num_replicas_in_sync
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ConfigError(
@@ -61,10 +63,10 @@ def predict(
             f"The model {model.name!r} was not built in the scope of the strategy. "
             "Build or load it inside `with strategy.scope():`."
         )
-    if batch_size < 1 or batch_size % replicas:
+    if not isinstance(batch_size, int) or batch_size < 1 or batch_size % replicas:
         raise ConfigError(
             f"batch_size must be a multiple of the {replicas} replicas. Received: "
-            f"{batch_size}."
+            f"{batch_size!r}."
         )
     step = _step(model, strategy)
     outputs, size = [], 0
@@ -75,6 +77,21 @@ def predict(
     if not outputs:
         raise DataError("There is nothing to predict: the data holds no batch.")
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def _strategy(model: keras.Model, strategy: Any) -> Any:
+    """The strategy that was given, or the model's own."""
+    require_tensorflow("Predicting on several devices")
+    import tensorflow as tf
+
+    if strategy is None:
+        return model.distribute_strategy
+    if not isinstance(strategy, tf.distribute.Strategy):
+        raise ConfigError(
+            f"strategy must be a tf.distribute.Strategy. Received: {strategy!r}. Make "
+            "it with keras_dlopt.distribute.strategy(...), before the model."
+        )
+    return strategy
 
 
 def _step(model: keras.Model, strategy: Any) -> Callable[[Any], Any]:
@@ -109,15 +126,41 @@ def _batches(data: Any, batch_size: int) -> Iterable[Any]:
     import tensorflow as tf
 
     if isinstance(data, tf.data.Dataset):
+        if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise DataError(
+                "The data set repeats without end, and so would predicting. Leave "
+                "repeat() out, or use dataset.take(...)."
+            )
         for batch in data:
-            x = batch[0] if isinstance(batch, tuple) else batch
-            yield keras.tree.map_structure(np.asarray, x)
+            x = keras.tree.map_structure(
+                np.asarray, batch[0] if isinstance(batch, tuple) else batch
+            )
+            _length(x, batch)
+            yield x
         return
     arrays = keras.tree.map_structure(np.asarray, data)
-    for start in range(0, len(keras.tree.flatten(arrays)[0]), batch_size):
+    for start in range(0, _length(arrays, data), batch_size):
         yield keras.tree.map_structure(
             lambda a, start=start: a[start : start + batch_size], arrays
         )
+
+
+def _length(arrays: Any, given: Any) -> int:
+    """The number of examples, which all arrays must have."""
+    shapes = [a.shape for a in keras.tree.flatten(arrays)]
+    if not shapes or () in shapes:
+        raise DataError(
+            "data must be an array with one example per row, nested arrays, or a "
+            f"tf.data.Dataset of batches. Received: {type(given).__name__}. Convert "
+            "lists with numpy.asarray and generators with "
+            "tf.data.Dataset.from_generator."
+        )
+    if len({shape[0] for shape in shapes}) > 1:
+        raise DataError(
+            "The inputs must have the same number of examples. Received the shapes "
+            f"{shapes}."
+        )
+    return shapes[0][0]
 
 
 def _filled(batch: Any, size: int) -> Any:
@@ -177,17 +220,19 @@ def search_batch_size(
         is the one to use.
 
     Raises:
-        ConfigError: for a start that the replicas do not divide, or no calls.
+        ConfigError: for a start that the replicas do not divide, a limit below it, or
+            no calls.
     """
     import tensorflow as tf
 
-    strategy = strategy or model.distribute_strategy
+    strategy = _strategy(model, strategy)
     replicas = strategy.num_replicas_in_sync
     size = start or replicas
-    if size % replicas or calls < 1:
+    if size % replicas or calls < 1 or limit < size:
         raise ConfigError(
-            f"start must be a multiple of the {replicas} replicas and calls 1 or more. "
-            f"Received: start={start}, calls={calls}."
+            f"start must be a multiple of the {replicas} replicas, limit not below it, "
+            f"and calls 1 or more. Received: start={start}, limit={limit}, "
+            f"calls={calls}."
         )
     step = _step(model, strategy)
     found: list[BatchTime] = []

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlopt import _compat
+from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.distribute.compression import Compression
 from keras_dlopt.distribute.exchange import Exchange, already_added
 from keras_dlopt.distribute.functions import EpochLength, Runner, compiled_step
@@ -59,6 +60,7 @@ def data_parallel(
         ModelError: if the model was built outside of a strategy's scope, is
             data-parallel already, or is Keras' `Distiller`.
     """
+    require_tensorflow("data_parallel")
     if model.__dict__.get(_MARK) is not None:
         raise ModelError(
             f"The model {model.name!r} is data-parallel already. Call data_parallel "

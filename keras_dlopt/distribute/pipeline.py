@@ -37,8 +37,8 @@ def prepare(
 
     Raises:
         ConfigError: if the plan has no batch size.
-        DataError: if the number of examples is unknown, or batches are not those of the
-            plan.
+        DataError: if the number of examples is unknown or none, or batches are not
+            those of the plan.
 
     Example:
         >>> import tensorflow as tf
@@ -47,17 +47,21 @@ def prepare(
         >>> [len(batch) for batch in data]
         [4, 4, 2]
     """
+    check_dataset(dataset)
     if plan.batch_size is None:
         raise ConfigError(
             "The plan has no batch size. Make it with batch_size=..., the number of "
             "examples in one step."
         )
-    if shuffle:
-        dataset = dataset.shuffle(shuffle, seed=seed, reshuffle_each_iteration=True)
     if batched:
         _check_batches(dataset, plan)
     else:
         _check_tail(dataset, plan)
+    if shuffle:
+        if shuffle < 0:
+            raise ConfigError(f"shuffle must be 0 or more. Received: {shuffle}.")
+        dataset = dataset.shuffle(shuffle, seed=seed, reshuffle_each_iteration=True)
+    if not batched:
         dataset = dataset.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
     dataset = _counted(dataset, batches)
     return with_options(dataset, plan)
@@ -79,17 +83,49 @@ def with_options(dataset: Any, plan: Plan) -> Any:
     return dataset.prefetch(2).with_options(options)
 
 
+def check_dataset(dataset: Any) -> None:
+    """Raises for anything but a `tf.data.Dataset` that has elements."""
+    import tensorflow as tf
+
+    if not isinstance(dataset, tf.data.Dataset):
+        raise DataError(
+            f"A tf.data.Dataset is needed. Received: {type(dataset).__name__}. Make "
+            "one of arrays with tf.data.Dataset.from_tensor_slices((x, y))."
+        )
+    if int(dataset.cardinality()) == 0:
+        raise DataError("The data set is empty. Check what it is made of.")
+
+
 def _check_batches(dataset: Any, plan: Plan) -> None:
     size = plan.batch_size
-    given = {spec.shape[0] for spec in keras.tree.flatten(dataset.element_spec)}
+    given = _sizes(dataset.element_spec)
     if None in given:
-        given = {len(leaf) for leaf in keras.tree.flatten(next(iter(dataset.take(1))))}
+        first = next(iter(dataset.take(1)), None)
+        given = set() if first is None else _sizes(first)
+        if given == {size} and plan.drop_remainder:
+            raise DataError(
+                "The plan drops the last, smaller batch, and these batches may end "
+                f"with one. Make them with batch({size}, drop_remainder=True), or pass "
+                "the examples unbatched."
+            )
     if given != {size}:
         raise DataError(
-            f"The data set gives batches of {sorted(given)} examples, the plan wants "
+            f"The data set gives batches of {sorted(n or 0 for n in given)} examples, the plan wants "
             f"{size} ({plan.replica_batch_size} on each of {plan.replicas} replicas). "
             "Pass the examples unbatched, or make the plan with that batch_size."
         )
+
+
+def _sizes(parts: Any) -> set[int | None]:
+    """First axes of tensors or their specs: None where it is not known, 0 for none."""
+    found: set[int | None] = set()
+    for part in keras.tree.flatten(parts):
+        shape = getattr(part, "shape", None)
+        if shape is None or shape.rank is None:
+            found.add(None)
+        else:
+            found.add(shape[0] if shape.rank else 0)
+    return found
 
 
 def _check_tail(dataset: Any, plan: Plan) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from keras_dlopt import _compat
 from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.distribute.checkpoints import Checkpoints, Position
-from keras_dlopt.distribute.pipeline import with_options
+from keras_dlopt.distribute.pipeline import check_dataset, with_options
 from keras_dlopt.distribute.plans import Plan
 from keras_dlopt.distribute.seeds import spread_seeds
 from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
@@ -106,14 +106,7 @@ def fit(
 
 
 def _check(options: Mapping[str, Any], examples: Any) -> None:
-    import tensorflow as tf
-
-    if not isinstance(examples, tf.data.Dataset):
-        raise DataError(
-            "examples must be a tf.data.Dataset of single examples. Received: "
-            f"{type(examples).__name__}. Make one of arrays with "
-            "tf.data.Dataset.from_tensor_slices((x, y))."
-        )
+    check_dataset(examples)
     taken = sorted(set(options) & set(_OWN))
     if taken:
         raise ConfigError(

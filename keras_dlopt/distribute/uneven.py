@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.distribute.pipeline import check_dataset
+from keras_dlopt.errors import ConfigError, DataError
 
 
 def uneven_shares(batch_size: int, speeds: Sequence[float]) -> list[int]:
@@ -27,7 +28,10 @@ def uneven_shares(batch_size: int, speeds: Sequence[float]) -> list[int]:
         >>> uneven_shares(64, [3.0, 1.0])
         [48, 16]
     """
-    rates = np.asarray(speeds, "float64")
+    try:
+        rates = np.asarray(speeds, "float64")
+    except (TypeError, ValueError):
+        rates = np.zeros(0)
     if rates.ndim != 1 or not len(rates) or not np.all(np.isfinite(rates)):
         raise ConfigError(f"speeds must be finite numbers. Received: {speeds!r}.")
     if np.any(rates <= 0) or batch_size < len(rates):
@@ -89,9 +93,11 @@ def uneven_batches(dataset: Any, strategy: Any, shares: Sequence[int]) -> Any:
 
     Raises:
         ConfigError: if there is not one share per replica.
+        DataError: for examples that do not fill one batch.
     """
     import tensorflow as tf
 
+    check_dataset(dataset)
     sizes = [int(share) for share in shares]
     replicas = strategy.num_replicas_in_sync
     if len(sizes) != replicas or min(sizes) < 1:
@@ -114,6 +120,11 @@ def uneven_batches(dataset: Any, strategy: Any, shares: Sequence[int]) -> Any:
 
     whole = dataset.batch(int(edges[-1]), drop_remainder=True)
     steps = int(whole.cardinality())
+    if steps == 0:
+        raise DataError(
+            f"{int(dataset.cardinality())} examples do not fill one batch of "
+            f"{int(edges[-1])}, the sum of the shares {sizes}."
+        )
 
     def of_worker(context):
         # Replicas take the elements of their worker's data set in turn.

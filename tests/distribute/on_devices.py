@@ -108,6 +108,17 @@ def check_predict_keeps_order_and_tail():
         "was not built in the scope of the strategy",
         lambda: distribute.predict(net(), X, TWO),
     )
+    for data, kind, text in (
+        ((X[:4] for _ in range(2)), DataError, "Received: generator. Convert lists"),
+        (quiet(examples().batch(7).repeat()), DataError, "repeats without end"),
+        ([X, X[:9]], DataError, "must have the same number of examples"),
+    ):
+        raises(kind, text, lambda data=data: distribute.predict(model, data, TWO))
+    raises(
+        ConfigError,
+        "must be a tf.distribute.Strategy. Received: 'cpu:2'",
+        lambda: distribute.predict(model, X, "cpu:2"),
+    )
     raises(
         DataError,
         "There is nothing to predict",
@@ -126,8 +137,13 @@ def check_batch_size_search():
     assert [f.per_second for f in found] == [1.0, 2.0, 4.0, 8.0]
     raises(
         ConfigError,
-        "start must be a multiple of the 1 replicas and calls 1 or more",
+        "and calls 1 or more. Received: start=None, limit=4096, calls=0",
         lambda: distribute.search_batch_size(model, X[0], calls=0),
+    )
+    raises(
+        ConfigError,
+        "limit not below it.*start=16, limit=8",
+        lambda: distribute.search_batch_size(model, X[0], start=16, limit=8),
     )
 
 
@@ -172,6 +188,11 @@ def check_uneven_shares_equal_one_device():
     for a, b in zip(alone.weights, model.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.value.numpy(), atol=1e-6)
     raises(
+        DataError,
+        "26 examples do not fill one batch of 104, the sum of the shares",
+        lambda: distribute.uneven_batches(examples(), TWO, [100, 4]),
+    )
+    raises(
         ConfigError,
         "One share of 1 or more per replica is needed, for 2 replicas",
         lambda: distribute.uneven_batches(examples(), TWO, [8]),
@@ -196,6 +217,28 @@ def check_compressed_gradients_in_fit():
             )
             local = TWO.experimental_local_results(b.value)
             np.testing.assert_array_equal(local[0].numpy(), local[1].numpy())
+
+
+def check_compressed_gradients_of_narrow_weights():
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        for rule in (distribute.TopK(0.2), distribute.BFloat16()):
+            model = parallel(optimizer=sgd, compression=rule)
+            history = model.fit(quiet(examples().take(24).batch(8)), verbose=0)
+            assert np.isfinite(history.history["loss"][0]), rule
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def check_a_pipeline_places_nested_models():
+    from keras_dlopt.distribute.model_parallel import Pipeline
+
+    outer = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), net()])
+    piped = Pipeline(outer, devices=["CPU:0", "CPU:1"], micro_batches=2)
+    nested = {v.path for v in piped.model.layers[1].weights}
+    where = piped.placement()
+    assert {where[path] for path in nested} == {"CPU:1"}
+    assert {where[path] for path in set(where) - nested} == {"CPU:0"}
 
 
 def check_batch_normalization_is_named_and_converted():

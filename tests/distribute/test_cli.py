@@ -6,6 +6,7 @@ import pathlib
 from typer.testing import CliRunner
 
 from keras_dlopt.cli.app import app
+from keras_dlopt.distribute import tasks
 
 TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
 
@@ -29,6 +30,18 @@ def test_tasks_are_run_and_listed(tmp_path):
     assert done.exit_code == 1  # one failed
     assert "three is refused" in done.stdout
     assert "done" in done.stdout
+
+
+def test_an_interrupt_tells_where_the_results_are(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks, "run_tasks", interrupted)
+    file = tmp_path / "tasks.json"
+    file.write_text("[]")
+    done = invoke("tasks", f"{TARGETS}:picky", file, "--store", "some.db")
+    assert done.exit_code == 130
+    assert done.stderr == "Stopped: finished trials are in some.db.\n"
 
 
 def test_what_is_no_list_of_tasks_is_told(tmp_path):

@@ -85,6 +85,44 @@ def test_what_would_train_wrongly_is_refused(data, options, kind, text):
         prepare(data(tf.data.Dataset.range), plan, **options)
 
 
+def test_batches_are_checked_before_they_are_shuffled():
+    batches = tf.data.Dataset.range(10).batch(4)
+    for seed in range(6):
+        prepare(batches, choose(TWO, batch_size=4), batched=True, shuffle=3, seed=seed)
+
+
+def rows(count, **shape):
+    spec = tf.TensorSpec(dtype="int64", **shape)
+    return tf.data.Dataset.from_generator(lambda: range(count), output_signature=spec)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "text"),
+    [
+        ([1, 2], {}, "A tf.data.Dataset is needed. Received: list. Make one of arrays"),
+        (tf.data.Dataset.range(0), {}, "The data set is empty"),
+        (tf.data.Dataset.range(8), {"batched": True}, r"gives batches of \[0\] ex"),
+        (rows(8, shape=None), {"batched": True}, r"gives batches of \[0\] examples"),
+        (rows(0, shape=None), {"batched": True}, r"gives batches of \[\] examples"),
+    ],
+)
+def test_what_is_no_data_is_refused(data, options, text):
+    with pytest.raises(DataError, match=text):
+        prepare(data, choose(TWO, batch_size=4), **options)
+
+
+def test_options_are_checked():
+    static = choose(TWO, batch_size=4, drop_remainder=True)
+    with pytest.raises(
+        DataError, match=r"Make them with batch\(4, drop_remainder=True"
+    ):
+        prepare(tf.data.Dataset.range(10).batch(4), static, batched=True)
+    data = tf.data.Dataset.range(10).batch(4, drop_remainder=True)
+    assert sizes(prepare(data, static, batched=True)) == [4, 4]
+    with pytest.raises(ConfigError, match="shuffle must be 0 or more. Received: -1"):
+        prepare(tf.data.Dataset.range(8), static, shuffle=-1)
+
+
 def test_a_plan_needs_a_batch():
     with pytest.raises(ConfigError, match="The plan has no batch size"):
         prepare(tf.data.Dataset.range(8), choose(TWO))

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 
+import keras
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,6 +229,20 @@ def test_every_name_of_the_front_is_there():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = distribute.nothing
     assert "strategy" in dir(distribute)
+
+
+def test_what_needs_tensorflow_says_so_on_another_backend(monkeypatch):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for call in (
+        lambda: distribute.strategy("cpu:1"),
+        lambda: distribute.data_parallel(model),
+        lambda: distribute.predict(model, [1.0]),
+        lambda: distribute.search_batch_size(model, [1.0]),
+        lambda: distribute.fit(model, None, choose(Facts()), directory="nowhere"),
+    ):
+        with pytest.raises(ConfigError, match="needs the TensorFlow backend of Keras"):
+            call()
 
 
 def test_a_plan_is_data():

@@ -283,7 +283,7 @@ def test_data_and_model_are_checked(tmp_path):
     small, where = plan("one_device", batch_size=5), {"directory": str(tmp_path)}
     with pytest.raises(DataError, match="must be known and fill a batch of 5"):
         fit(_model(), _examples().repeat(), small, **where)
-    with pytest.raises(DataError, match="must be a tf.data.Dataset.*Received: tuple"):
+    with pytest.raises(DataError, match="A tf.data.Dataset is needed. Received: tuple"):
         fit(_model(), (np.ones(3), np.ones(3)), small, **where)
     with pytest.raises(ConfigError, match="sets .* itself.*Received: batch_size"):
         fit(_model(), _examples(), small, batch_size=2, **where)

@@ -218,3 +218,11 @@ def test_command_line_with_an_unknown_topology():
     found = CliRunner().invoke(app.app, ["tpu-check", "lenet5", "--topology", "v9"])
     assert found.exit_code == 2
     assert "Unknown topology 'v9'" in found.output
+
+
+def test_command_line_looks_for_the_folders_before_it_compiles(tmp_path):
+    for option in ("--json", "--plot"):
+        file = tmp_path / "nowhere" / "report"
+        found = CliRunner().invoke(app.app, ["tpu-check", "lenet5", option, str(file)])
+        assert found.exit_code == 2
+        assert "report is not there. Make it" in found.output.replace("\n", "")

@@ -84,6 +84,39 @@ def test_programs_of_unusual_models():
         programs.target_specs(model, programs.input_specs(model, 4))
 
 
+def test_losses_of_several_outputs_in_a_list_or_dictionary():
+    from keras_dlopt.distribute.tpu import programs
+
+    inputs = keras.Input((3,))
+    outputs = [keras.layers.Dense(n, name=f"out{n}")(inputs) for n in (4, 2)]
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for made, losses in (
+        (outputs, [sparse, "mse"]),
+        (outputs, {"out4": sparse, "out2": "mse"}),
+        ({"a": outputs[0], "b": outputs[1]}, {"a": sparse, "b": "mse"}),
+    ):
+        net = keras.Model(inputs, made)
+        net.compile("sgd", losses)
+        found = programs.target_specs(net, programs.input_specs(net, 8))
+        shapes = [spec.shape for spec in keras.tree.flatten(found)]
+        assert shapes == [(8,), (8, 2)]
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(2)])
+
+
+def test_what_is_no_model_is_named(tmp_path, monkeypatch):
+    from keras_dlopt.distribute.tpu import programs
+
+    (tmp_path / "text.keras").write_text("hello")
+    with pytest.raises(ConfigError, match="is no model file: a .keras file is a zip"):
+        programs.load_model(str(tmp_path / "text.keras"))
+    monkeypatch.setattr(programs, "_builder", lambda source: unbuilt)
+    with pytest.raises(ModelError, match="'here:unbuilt' is not built, so it has no"):
+        programs.load_model("here:unbuilt")
+
+
 def test_policy_is_for_models_built_by_name(tmp_path):
     from keras_dlopt.distribute.tpu import programs
 

@@ -1,6 +1,5 @@
 """A split model on the TensorFlow backend: a pure train step on DTensors."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -114,7 +113,7 @@ class SplitTrainer:
         """
         if self._function is None:
             self._function = self._build()
-        x, y = (self._batch(value) for value in (x, y))
+        x, y = (keras.tree.map_structure(self._batch, value) for value in (x, y))
         loss, *state = self._function(*self._state, x, y)
         self._state = State(*state)
         return float(loss.numpy())
@@ -140,13 +139,28 @@ class SplitTrainer:
         """Trains on (x, y) batches; returns the mean loss of each epoch.
 
         Args:
-            batches: iterated once an epoch.
+            batches: iterated once an epoch: a list or data set, not a generator.
             epochs: how often.
+
+        Raises:
+            DataError: for an epoch without a batch, or batches that are no pairs.
         """
         losses = []
-        for _ in range(epochs):
-            found = [self.train_on_batch(x, y) for x, y in batches]
-            losses.append(float(np.mean(found)) if found else math.nan)
+        for epoch in range(epochs):
+            found = []
+            for batch in batches:
+                if not isinstance(batch, tuple | list) or len(batch) != 2:
+                    raise DataError(
+                        "SplitTrainer takes batches (x, y), without weights. "
+                        f"Received: {type(batch).__name__} of {len(batch)} parts."
+                    )
+                found.append(self.train_on_batch(*batch))
+            if not found:
+                raise DataError(
+                    f"There was no batch in epoch {epoch + 1}. A generator gives its "
+                    "batches once; pass a list or a tf.data.Dataset."
+                )
+            losses.append(float(np.mean(found)))
         return losses
 
     def bytes_by_device(self) -> list[int]:

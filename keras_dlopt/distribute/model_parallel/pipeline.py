@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.optimizers import Optimizer
 
 
@@ -20,13 +20,14 @@ class Pipeline(keras.Model):
     the first. TensorFlow's executor does the scheduling, so this is a schedule of "all
     micro-batches as soon as they can", not 1F1B: activations of all are kept.
 
-    The gradient is the mean over the micro-batches, as without a pipeline, for losses
-    that are means over the batch. BatchNormalization sees a micro-batch at a time.
+    The gradient is the mean over the batch, as without a pipeline, for losses that are
+    means. Micro-batches of a batch that is no multiple differ by one example and count
+    by examples. BatchNormalization sees a micro-batch at a time.
 
     Args:
         model: built Sequential or Functional model; a copy with its weights is made.
         devices: a device a stage, such as `["GPU:0", "GPU:1"]`.
-        micro_batches: parts of a batch; its size must be a multiple.
+        micro_batches: parts of a batch; the smallest batch must have as many examples.
         cuts: index of the first layer of each stage but the first; None to balance.
 
     Raises:
@@ -71,10 +72,10 @@ class Pipeline(keras.Model):
         import tensorflow as tf
 
         def place(layer):
-            copy = layer.__class__.from_config(layer.get_config())
             device = self.devices[self.stages[layer.name]]
-            if layer.built and layer.weights:
-                with tf.device(device):
+            with tf.device(device):  # a nested model has its variables from the start
+                copy = layer.__class__.from_config(layer.get_config())
+                if layer.built and layer.weights:
                     copy.build_from_config(layer.get_build_config())
             copy.call = _on(device, copy.call)
             return copy
@@ -86,12 +87,20 @@ class Pipeline(keras.Model):
     def build(self, input_shape=None):
         self.built = True
 
+    def get_config(self):
+        raise ModelError(
+            "A Pipeline is of this machine's devices and is not saved. Save its "
+            "`model`, an ordinary model with the same weights, or save_weights."
+        )
+
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)
 
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any
+    ) -> None:
         """As `keras.Model.compile`; the optimizer's state goes to the stages."""
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if self.optimizer is not None and not self.optimizer.built:
             _beside_their_weights(self.optimizer)
             self.optimizer.build(self.trainable_variables)
@@ -101,9 +110,11 @@ class Pipeline(keras.Model):
         import tensorflow as tf
 
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        parts = [_split(value, self.micro_batches) for value in (x, y, weight)]
+        count, sizes = _sizes(x, self.micro_batches)
+        parts = [_split(value, sizes, self.micro_batches) for value in (x, y, weight)]
         total, outputs, losses = None, [], []
-        for one_x, one_y, one_weight in zip(*parts, strict=True):
+        for number, (one_x, one_y, one_weight) in enumerate(zip(*parts, strict=True)):
+            share = tf.cast(sizes[number], "float32") / tf.cast(count, "float32")
             with tf.GradientTape() as tape:
                 predicted = self(one_x, training=True)
                 loss = self.compute_loss(
@@ -113,15 +124,15 @@ class Pipeline(keras.Model):
                     sample_weight=one_weight,
                     training=True,
                 )
-                scaled = self.optimizer.scale_loss(loss) / self.micro_batches
+                scaled = self.optimizer.scale_loss(loss * tf.cast(share, loss.dtype))
             gradients = tape.gradient(scaled, self.trainable_variables)
             total = gradients if total is None else self._sum(total, gradients)
             outputs.append(predicted)
-            losses.append(loss)
+            losses.append(loss * tf.cast(share, loss.dtype))
         self.optimizer.apply(total, self.trainable_variables)
         for metric in self.metrics:
             if metric.name == "loss":
-                metric.update_state(tf.add_n(losses) / self.micro_batches)
+                metric.update_state(tf.add_n(losses), sample_weight=count)
         joined = tf.nest.map_structure(lambda *p: tf.concat(p, 0), *outputs)
         return self.compute_metrics(x, y, joined, weight)
 
@@ -139,7 +150,8 @@ class Pipeline(keras.Model):
 
     def placement(self) -> dict[str, str]:
         """Device of every variable, the optimizer's included: path -> device."""
-        held = [*self.variables, *getattr(self.optimizer, "variables", ())]
+        optimizer = getattr(self, "optimizer", None)  # none before compile
+        held = [*self.variables, *getattr(optimizer, "variables", ())]
         return {v.path: v.value.device.rsplit("device:", 1)[-1] for v in held}
 
 
@@ -214,12 +226,30 @@ def _balanced(sizes: Sequence[int], stages: int) -> list[int]:
     return cuts[::-1]
 
 
-def _split(value: Any, parts: int) -> list[Any]:
+def _sizes(x: Any, parts: int) -> tuple[Any, Any]:
+    """The number of examples in a batch, and in each of its parts."""
+    import tensorflow as tf
+
+    first = tf.nest.flatten(x)[0]
+    count = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+    text = (
+        f"A batch must have an example for each of the {parts} micro-batches. Leave "
+        "the last examples out, or choose another batch size or micro_batches."
+    )
+    if isinstance(count, int):
+        if count < parts:
+            raise DataError(f"{text} Received: a batch of {count}.")
+        return count, [count // parts + (i < count % parts) for i in range(parts)]
+    with tf.control_dependencies([tf.debugging.assert_less_equal(parts, count, text)]):
+        return count, count // parts + tf.cast(tf.range(parts) < count % parts, "int32")
+
+
+def _split(value: Any, sizes: Any, parts: int) -> list[Any]:
     import tensorflow as tf
 
     if value is None:
         return [None] * parts
-    pieces = [tf.split(leaf, parts) for leaf in tf.nest.flatten(value)]
+    pieces = [tf.split(leaf, sizes, num=parts) for leaf in tf.nest.flatten(value)]
     return [
         tf.nest.pack_sequence_as(value, list(piece))
         for piece in zip(*pieces, strict=True)

@@ -6,7 +6,8 @@ Runs in the compiling process, on either backend.
 import dataclasses
 import importlib
 import pathlib
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -55,11 +56,21 @@ def load_model(source: str, *, policy: str | None = None) -> keras.Model:
                 f"{source!r} hold their own. Build the model under the policy and save "
                 "it again."
             )
+        if source.endswith(".keras") and not zipfile.is_zipfile(source):
+            raise ConfigError(
+                f"{source!r} is no model file: a .keras file is a zip archive. Write "
+                "it with model.save(...)."
+            )
         return keras.saving.load_model(source)
     keras.config.set_dtype_policy(policy or keras.config.dtype_policy().name)
     model = _builder(source)()
     if not isinstance(model, keras.Model):
         raise ModelError(f"{source!r} gave {type(model).__name__}, not a keras.Model.")
+    if not model.built:
+        raise ModelError(
+            f"The model of {source!r} is not built, so it has no shapes to compile. "
+            "Start it with keras.Input or call model.build(input_shape)."
+        )
     return model
 
 
@@ -159,7 +170,8 @@ def target_specs(model: keras.Model, x: Any) -> Any:
     )
     outputs = model.compute_output_spec(symbolic, training=True)
     single = not isinstance(outputs, list | tuple | dict)
-    losses = model.loss
+    # TensorFlow wraps the lists and dictionaries of a model's attributes.
+    losses = _plain(model.loss)
     if single:
         guesses = [_target(outputs, losses)]
     else:
@@ -183,6 +195,14 @@ def target_specs(model: keras.Model, x: Any) -> Any:
         f"The loss takes neither targets like the outputs nor class labels: {problem} "
         "Compile the model with a loss that takes one of them for the check."
     ) from problem
+
+
+def _plain(losses: Any) -> Any:
+    if isinstance(losses, Mapping):
+        return {name: _plain(loss) for name, loss in losses.items()}
+    if isinstance(losses, list | tuple):
+        return [_plain(loss) for loss in losses]
+    return losses
 
 
 def _try_loss(model: keras.Model, targets: Any, outputs: Any) -> None:
