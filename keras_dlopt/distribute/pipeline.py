@@ -109,8 +109,9 @@ def _check_batches(dataset: Any, plan: Plan) -> None:
                 "the examples unbatched."
             )
     if given != {size}:
+        found = sorted(n or 0 for n in given)
         raise DataError(
-            f"The data set gives batches of {sorted(n or 0 for n in given)} examples, the plan wants "
+            f"The data set gives batches of {found} examples, the plan wants "
             f"{size} ({plan.replica_batch_size} on each of {plan.replicas} replicas). "
             "Pass the examples unbatched, or make the plan with that batch_size."
         )
