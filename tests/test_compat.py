@@ -199,6 +199,25 @@ def test_metrics_can_be_built_before_the_first_step():
     assert set(model.get_metrics_result()) == {"loss", "mae"}, mend
 
 
+def test_compiled_losses_can_be_watched():
+    inputs = keras.Input((2,))
+    outputs = [keras.layers.Dense(1)(inputs), keras.layers.Dense(1)(inputs)]
+    mend, seen = "see watch_losses in _compat.py", []
+    for made, losses, count in (
+        (outputs[0], "mse", 1),
+        (outputs, ["mse", lambda y, predicted: keras.ops.mean(y - predicted)], 2),
+    ):
+        model = keras.Model(inputs, made)
+        model.compile("sgd", losses)
+        y = keras.tree.map_structure(lambda _: np.ones((3, 1), "float32"), made)
+        model.compute_loss(y=y, y_pred=y)
+        _compat.watch_losses(model, lambda loss, values: seen.append(values.shape))
+        model.compute_loss(y=y, y_pred=y)
+        assert len(seen) == count, mend
+        assert [len(shape) for shape in seen] == [1, 0][:count], mend
+        seen.clear()
+
+
 def test_specs_of_text_and_of_nothing_have_stand_ins():
     import tensorflow as tf
 

@@ -42,8 +42,8 @@ def data_parallel(
     - `predict_on_batch` returns each row once.
     - Dropout draws another mask on every replica.
 
-    A compiled loss must give one value per example (or be a `keras.losses.Loss`): Keras
-    cannot tell a function's scalar from one that was already divided by the replicas.
+    A compiled loss must give one value per example: Keras does not divide one number
+    for the whole batch by the replicas, so that is refused.
     With a loss that adds examples up (`reduction="sum"`) replicas are not weighted.
 
     Args:
@@ -57,7 +57,8 @@ def data_parallel(
         `model`.
 
     Raises:
-        ModelError: if the model was built outside of a strategy's scope, is
+        ModelError: (from `fit`, for a loss that gives one number for a batch, too) if
+            the model was built outside of a strategy's scope, is
             data-parallel already, or is Keras' `Distiller`.
     """
     require_tensorflow("data_parallel")
@@ -190,6 +191,7 @@ class _Parallel:
         if not training:
             return self.runner("test", step, exchange=None, weigh=False)
         self.hook_optimizer()
+        _compat.watch_losses(model, check_values)
         stock = step == model.train_step and _is_keras_step(model)
         if model.jit_compile and stock:
             step = self.compiled()
@@ -272,6 +274,26 @@ def adds_means(model: keras.Model) -> bool:
             stacklevel=2,
         )
     return True not in kinds
+
+
+def check_values(loss: Any, values: Any) -> None:
+    """Refuses what a compiled loss gave, if Keras would not divide it by the replicas.
+
+    Raises:
+        ModelError: for one number in place of one per example, on several replicas.
+    """
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    alone = context is None or context.num_replicas_in_sync == 1
+    own = getattr(loss, "reduction", None) in (None, "none")  # divides by itself
+    if not alone and not own and len(values.shape) == 0:
+        raise ModelError(
+            f"The compiled loss {loss.name!r} gives one number for a batch. Keras "
+            f"divides only values per example by the {context.num_replicas_in_sync} "
+            "replicas, so that the steps would be too large. Return one value per "
+            "example: leave the last mean out."
+        )
 
 
 def check_loss_scaling(optimizer: Any, compression: Compression | None) -> None:

@@ -306,6 +306,26 @@ def check_a_last_batch_without_examples_for_all():
     )
 
 
+def check_a_loss_of_one_number_is_refused():
+    def mean(y, predicted):
+        return keras.ops.mean(keras.ops.square(predicted - y))
+
+    class Mean(keras.losses.Loss):
+        def call(self, y, predicted):
+            return mean(y, predicted)
+
+    y = np.zeros((24, 4), "float32")
+    for wrong in (mean, Mean()):
+        with TWO.scope():
+            model = distribute.data_parallel(net())
+            model.compile("sgd", wrong)
+        text = "gives one number for a batch.*by the 2 replicas.*leave the last mean"
+        raises(ModelError, text, lambda model=model: model.fit(X[:24], y, verbose=0))
+    alone = net()
+    alone.compile("sgd", wrong)  # the same object, on one device
+    alone.fit(X[:24], y, verbose=0)
+
+
 def check_float16_refuses_what_it_cannot_do():
     with TWO.scope():
         model = distribute.data_parallel(net())
