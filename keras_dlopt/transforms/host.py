@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_dlopt import _compat
+from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.select import Target, activation_targets, weight_targets
 from keras_dlopt.transforms import activations
@@ -36,6 +38,12 @@ def _finite(weight: np.ndarray, path: str) -> np.ndarray:
             "Load an earlier checkpoint, or train again with a lower learning rate."
         )
     return weight
+
+
+def computed(variable: Any) -> np.ndarray:
+    """A weight on the host, half precision as float32: as transforms compute."""
+    value = to_numpy(variable)
+    return value.astype("float32") if value.dtype.itemsize < 4 else value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,12 +78,25 @@ class Slot:
 
     def weight(self) -> Any:
         """The latent weight on the host; None for activations."""
-        return None if self.target.variable is None else to_numpy(self.target.variable)
+        return None if self.target.variable is None else computed(self.target.variable)
 
-    def effective(self, transform: Transform) -> Any:
-        """What the layer sees of this weight outside of training."""
+    def effective(self, transform: Transform, context: Context | None = None) -> Any:
+        """What the layer sees of this weight, by default outside of training."""
         weight = ops.convert_to_tensor(self.target.variable)
-        return transform.apply(weight, self.tensors(), Context(self.target))
+        context = context or Context(self.target)
+        dtype = keras.backend.standardize_dtype(weight.dtype)
+        if dtype == "float32" or not keras.backend.is_float_dtype(dtype):
+            return transform.apply(weight, self.tensors(), context)
+        # Half precision is too coarse for scales and sums; float64 stays.
+        wide = "float64" if dtype == "float64" else "float32"
+        state = {
+            name: ops.cast(value, wide)
+            if keras.backend.is_float_dtype(value.dtype)
+            else value
+            for name, value in self.tensors().items()
+        }
+        value = transform.apply(ops.cast(weight, wide), state, context)
+        return ops.cast(value, dtype)
 
     def write(self, name: str, value: Any) -> None:
         """Assigns one state variable."""
@@ -169,7 +190,7 @@ class TransformHost:
 
     def _slots(self, number, transform, targets) -> tuple[Slot, ...]:
         weights = [
-            None if t.variable is None else _finite(to_numpy(t.variable), t.path)
+            None if t.variable is None else _finite(computed(t.variable), t.path)
             for t in targets
         ]
         states = transform.init_group(targets, weights)
@@ -233,7 +254,7 @@ class TransformHost:
                     training=training,
                     seed=seed,
                     write=slot.write if training else lambda *_: None,
-                    add_loss=self.add_loss,  # type: ignore[attr-defined]
+                    add_loss=self._add_penalty,
                 )
                 if group.transform.kind == "activation":
                     key = (id(slot.target.layer), slot.target.name)
@@ -242,14 +263,18 @@ class TransformHost:
                 variable = slot.target.variable
                 value = getattr(_PROBED, "values", {}).get(id(variable))
                 if value is None:
-                    weight = ops.convert_to_tensor(variable)
-                    value = group.transform.apply(weight, slot.tensors(), context)
+                    value = slot.effective(group.transform, context)
                 values.append((variable, value))
         scope = _compat.WeightOverlay(values)
         with scope, activations.active(taps):
             outputs = call()
         scope.commit(self)
         return outputs
+
+    def _add_penalty(self, loss: Any) -> None:
+        """Adds a transform's loss, in the type that Keras sums losses in."""
+        loss = ops.cast(loss, keras.config.floatx())
+        self.add_loss(loss)  # type: ignore[attr-defined]
 
     def next_update(self) -> int | None:
         """The first step before which `update_transforms` has work to do."""
@@ -316,11 +341,14 @@ class TransformHost:
             if group.transform.kind == "activation":
                 continue
             for slot in group.slots:
-                weight = _finite(to_numpy(slot.target.variable), slot.target.path)
+                weight = _finite(slot.weight(), slot.target.path)
                 value, hint = group.transform.finalize(
                     slot.target, weight, slot.arrays()
                 )
-                yield slot.target, value, hint
+                dtype = to_numpy(slot.target.variable).dtype
+                if isinstance(hint, Codebook):
+                    hint = Codebook(hint.indices, hint.values.astype(dtype))
+                yield slot.target, value.astype(dtype), hint
 
     def remaining(self) -> list[str]:
         """What of each schedule is still to come."""

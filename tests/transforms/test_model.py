@@ -480,3 +480,35 @@ def test_what_a_frozen_layers_transforms_train_is_frozen_with_it():
     small.model.get_layer("a").trainable = True
     assert len(small.trainable_variables) == 7
     assert len(small.non_trainable_variables) + 7 == len(small.variables)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        dlopt.Prune(0.5, regrow=True),
+        dlopt.Cluster(4) >> dlopt.FakeQuant(bits=8),
+        dlopt.FakeQuant(bits=4, observer="moving_average", begin=0, freeze=9),
+        dlopt.transforms.LSQ(bits=3),
+        dlopt.transforms.Binary(),
+        dlopt.transforms.TrainedTernary(),
+        dlopt.transforms.PowerOfTwo(),
+        dlopt.L0(1e-3),
+        dlopt.VariationalDropout(9),
+        dlopt.SoftWeightSharing(2),
+    ],
+    ids=lambda t: type(t).__name__,
+)
+def test_weights_of_other_widths(transform, dtype):
+    net = keras.Sequential([keras.Input((8,)), layers.Dense(4, dtype=dtype)])
+    small = dlopt.transform(net, dlopt.Recipe([(KERNELS, transform)]))
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    small(x, training=True)
+    small.update_transforms(9)
+    plain = dlopt.finalize(small)
+    if isinstance(transform, dlopt.SoftWeightSharing):
+        return  # finalize moves what training has not pulled together
+    found = (keras.ops.convert_to_numpy(m(x)).astype("float64") for m in (small, plain))
+    # Half precision is computed in float32, so that both are equal.
+    atol = 1e-6 if dtype == "float64" else 0
+    np.testing.assert_allclose(*found, rtol=0, atol=atol)

@@ -106,13 +106,13 @@ class SoftWeightSharing(Transform):
 
     def cost(self, weight, state):
         """The negative log-likelihood of a weight and its part of the prior."""
-        w = ops.reshape(ops.cast(weight, "float32"), (-1, 1))
+        w = ops.reshape(ops.cast(weight, state["means"].dtype), (-1, 1))
         means, log_deviations, log_shares = self._components(state, ops)
         distance = (w - means) * ops.exp(-log_deviations)
         logs = log_shares - log_deviations - 0.5 * ops.square(distance)
         likelihood = ops.sum(ops.logsumexp(logs, axis=1) - 0.5 * np.log(2 * np.pi))
         precision = ops.exp(-2.0 * log_deviations)
-        prior = ops.zeros(())
+        prior = ops.zeros((), precision.dtype)
         for part, (shape, rate) in (
             (precision[:1], ZERO_PRIOR),
             (precision[1:], OTHER_PRIOR),
@@ -126,8 +126,9 @@ class SoftWeightSharing(Transform):
         top = xp.max(logits)
         log_total = top + xp.log(xp.sum(xp.exp(logits - top)))
         others = logits - log_total + float(np.log(1 - self.zero_share))
-        first = xp.full((1,), float(np.log(self.zero_share)), "float32")
-        means = xp.concatenate([xp.zeros((1,), "float32"), state["means"]])
+        dtype = state["means"].dtype
+        first = xp.full((1,), float(np.log(self.zero_share)), dtype)
+        means = xp.concatenate([xp.zeros((1,), dtype), state["means"]])
         return means, state["log_deviations"], xp.concatenate([first, others])
 
     def finalize(self, target, weight, state):

@@ -101,7 +101,9 @@ class L0(Transform):
         open_share = ops.sigmoid(a - BETA * math.log(-GAMMA / ZETA))
         each = math.prod(weight.shape) / math.prod(a.shape)  # weights behind a gate
         context.add_loss(self.penalty * each * ops.sum(open_share))
-        u = keras.random.uniform(a.shape, _EPSILON, 1 - _EPSILON, seed=context.seed)
+        u = keras.random.uniform(
+            a.shape, _EPSILON, 1 - _EPSILON, seed=context.seed, dtype=a.dtype
+        )
         logit = ops.log(u) - ops.log(1.0 - u)
         return weight * _stretched(ops.sigmoid((logit + a) / BETA), ops)
 

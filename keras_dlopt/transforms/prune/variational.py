@@ -103,7 +103,7 @@ class VariationalDropout(Transform):
         context.add_loss(
             state["factor"] / self.examples * ops.sum(divergence(log_alpha))
         )
-        noise = keras.random.normal(weight.shape, seed=context.seed)
+        noise = keras.random.normal(weight.shape, seed=context.seed, dtype=weight.dtype)
         return weight + ops.exp(0.5 * state["log_sigma2"]) * noise
 
     def next_due(self, step):
@@ -122,7 +122,7 @@ class VariationalDropout(Transform):
         return np.where(log_alpha < self.threshold, weight, zero), None
 
     def remaining(self, step):
-        if step >= self.warm_up:
+        if step >= self.warm_up or self.warm_up == 0:
             return None
         return (
             f"the divergence of VariationalDropout counts {self.factor(step):.3g} of "

@@ -60,7 +60,7 @@ class Binary(Transform):
         axes = _layout(self, context.target, weight.shape).reduced
 
         def run(w):
-            sign = ops.where(w >= 0, 1.0, -1.0)
+            sign = ops.cast(ops.where(w >= 0, 1.0, -1.0), w.dtype)
             scale = ops.mean(ops.abs(w), axis=axes, keepdims=True)
 
             def gradient(upstream):
