@@ -20,6 +20,9 @@ import zipfile
 
 import numpy as np
 
+# What reading a file that is damaged, or another one, raises.
+BROKEN = (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError)
+
 
 def arguments():
     """The command line, checked."""
@@ -40,8 +43,16 @@ def arguments():
     args = parser.parse_args()
     if not args.step.is_file():
         parser.error(f"no file {args.step}; write it with tpu.save_step()")
+    kind, _, count = args.strategy.partition(":")
+    cpus = kind == "cpu" and count.isdigit() and int(count) > 0
+    if args.strategy != "tpu" and not cpus:
+        parser.error(f"--strategy must be tpu or cpu:N, not {args.strategy!r}")
+    if min(args.steps, args.save_every) < 1:
+        parser.error("--steps and --save-every must be 1 or more")
     if args.data is None and not (args.smoke or args.dry_run):
         parser.error("--data is needed: an .npz file with x and y")
+    if args.data is not None and not args.data.is_file():
+        parser.error(f"no file {args.data}; --data is an .npz file with x and y")
     if args.smoke:
         args.steps = min(args.steps, 20)
     return args
@@ -49,11 +60,28 @@ def arguments():
 
 def read(path):
     """The program, the state it was saved with, and what they are."""
-    with zipfile.ZipFile(path) as file:
-        about = json.loads(file.read("step.json"))
-        state = np.load(io.BytesIO(file.read("state.npz")), allow_pickle=False)
-        values = [state[str(i)] for i in range(sum(about["counts"]))]
-        return file.read("step.bin"), values, about
+    try:
+        with zipfile.ZipFile(path) as file:
+            about = json.loads(file.read("step.json"))
+            state = np.load(io.BytesIO(file.read("state.npz")), allow_pickle=False)
+            values = [state[str(i)] for i in range(sum(about["counts"]))]
+            return file.read("step.bin"), values, about
+    except BROKEN as error:
+        sys.exit(f"{path} is damaged, or not what tpu.save_step() wrote: {error}")
+
+
+def resumed(path, values):
+    """The step number and state in a file; 0 and the given state without one."""
+    if not path.exists():
+        return 0, values
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            start, found = int(file["step"]), [file[str(i)] for i in range(len(values))]
+    except BROKEN as error:
+        sys.exit(f"{path} is damaged, or of another step: {error}. Move it away.")
+    if [v.shape for v in found] != [v.shape for v in values]:
+        sys.exit(f"{path} is the state of another step. Give another --state.")
+    return start, found
 
 
 def batches(args, about, start):
@@ -61,15 +89,20 @@ def batches(args, about, start):
     (x_shape, x_type), (y_shape, y_type) = about["inputs"]
     size = about["batch"]
     if args.data is not None:
-        with np.load(args.data, allow_pickle=False) as file:
-            x, y = file["x"].astype(x_type), file["y"].astype(y_type)
+        try:
+            with np.load(io.BytesIO(args.data.read_bytes())) as file:
+                x, y = file["x"].astype(x_type), file["y"].astype(y_type)
+        except (*BROKEN, TypeError) as error:
+            sys.exit(f"{args.data} must be an .npz file with x and y: {error}")
     else:
         rng = np.random.default_rng(args.seed)
         x = rng.normal(size=(4 * size, *x_shape[1:])).astype(x_type)
         y = rng.integers(0, 2, (4 * size, *y_shape[1:])).astype(y_type)
-    if len(x) < size or list(x.shape[1:]) != x_shape[1:]:
+    wrong = [x.shape[1:], y.shape[1:]] != [tuple(x_shape[1:]), tuple(y_shape[1:])]
+    if wrong or len(x) < size or len(y) != len(x):
         sys.exit(
-            f"x has the shape {x.shape}; the step takes batches of {tuple(x_shape)}."
+            f"x and y have the shapes {x.shape} and {y.shape}; the step takes batches "
+            f"of {tuple(x_shape)} and {tuple(y_shape)}."
         )
     each = len(x) // size
     for step in range(start, args.steps):
@@ -98,7 +131,7 @@ def main():
     kind, _, count = args.strategy.partition(":")
     if kind == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-        flag = f"--xla_force_host_platform_device_count={count or 1}"
+        flag = f"--xla_force_host_platform_device_count={count}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -112,13 +145,7 @@ def main():
     mesh = Mesh(np.array(devices), ("batch",))
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("batch"))
-    start = 0
-    if args.state.exists():
-        with np.load(args.state, allow_pickle=False) as file:
-            start, values = (
-                int(file["step"]),
-                [file[str(i)] for i in range(len(values))],
-            )
+    start, values = resumed(args.state, values)
     first, second, _ = about["counts"]
     exported = jax.export.deserialize(bytearray(program))
 

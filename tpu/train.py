@@ -61,6 +61,10 @@ def arguments():
         )
     if args.hosts > 1 and kind != "jax":
         parser.error("--hosts above 1 needs --strategy jax")
+    if min(args.epochs, args.batch) < 1 or args.save_every < 0:
+        parser.error("--epochs and --batch must be 1 or more, --save-every 0 or more")
+    if args.checkpoint.exists() and not args.checkpoint.is_dir():
+        parser.error(f"--checkpoint must be a folder; {args.checkpoint} is a file")
     if args.smoke:
         args.data, args.epochs = "digits", min(args.epochs, 2)
     on_tpu = kind in ("tpu", "jax")
@@ -218,6 +222,11 @@ def main():
             f"Use {max(args.batch // replicas, 1) * replicas}."
         )
     data = loading.load(args.data)
+    if len(data.x_train) < args.batch:
+        sys.exit(
+            f"--batch {args.batch} is more than the {len(data.x_train)} examples of "
+            f"{args.data}."
+        )
     with built_in:
         model = build(args, data)
     train, validation = datasets(args, data)
@@ -227,10 +236,14 @@ def main():
         train,
         validation_data=validation if len(data.x_val) >= args.batch else None,
         epochs=args.epochs,
+        shuffle=False,  # the data set does it
         verbose=2,
         callbacks=resuming(args),
     ).history
     model.save(args.checkpoint / "model.keras")
+    if not history:
+        print(f"All {args.epochs} epochs were done before.", flush=True)
+        return
     last = {name: values[-1] for name, values in history.items()}
     told = {"devices": replicas, "seconds": time.perf_counter() - start, **last}
     (args.checkpoint / "result.json").write_text(json.dumps(told, indent=1))

@@ -73,11 +73,28 @@ def test_train_says_what_it_would_do():
     assert "--strategy must be tpu, jax, cpu:N or one, not 'cpu'" in text
     text = _python("train.py", "--hosts", "2", "--dry-run", code=2)
     assert "--hosts above 1 needs --strategy jax" in text
+    text = _python("train.py", "--batch", "0", "--dry-run", code=2)
+    assert "--epochs and --batch must be 1 or more" in text
+    text = _python("train.py", "--checkpoint", __file__, "--dry-run", code=2)
+    assert "--checkpoint must be a folder" in text
 
 
 def test_run_step_needs_a_file():
     text = _python("run_step.py", "none.zip", code=2)
     assert "no file none.zip; write it with tpu.save_step()" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "text"),
+    [
+        (("--strategy", "gpu"), 2, "--strategy must be tpu or cpu:N, not 'gpu'"),
+        (("--save-every", "0"), 2, "--steps and --save-every must be 1 or more"),
+        (("--data", "none.npz"), 2, "no file none.npz; --data is an .npz file"),
+        (("--dry-run",), 1, "is damaged, or not what tpu.save_step() wrote"),
+    ],
+)
+def test_run_step_checks_what_it_is_given(given, code, text):
+    assert text in _python("run_step.py", __file__, *given, code=code)
 
 
 @pytest.mark.slow
@@ -161,3 +178,13 @@ def test_a_saved_step_runs_with_jax_alone_and_resumes(backend, tmp_path):
         assert sorted(a.files) == sorted(b.files)
         for name in a.files:
             np.testing.assert_array_equal(a[name], b[name])
+    np.savez(tmp_path / "short.npz", x=digits.x_train, y=digits.y_train[:9])
+    for options, text in (
+        (("--state", "train.npz"), "train.npz is damaged, or of another step"),
+        (("--data", "short.npz"), "the step takes batches of (64, 8, 8, 1) and (64,)"),
+        (("--data", "whole.npz"), "whole.npz must be an .npz file with x and y"),
+    ):
+        told = _python(
+            "run_step.py", *given, "--state", "new.npz", *options, code=1, cwd=tmp_path
+        )
+        assert text in told
