@@ -106,16 +106,18 @@ def test_the_time_limit_ends_everything(worker):
     worker(
         "import subprocess\n"
         "tell(event='stage', name='compiling the train step, batch 8')\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "time.sleep(60)"
+        "subprocess.Popen(['sleep', '900'])\n"
+        "time.sleep(900)"
     )
-    start = time.monotonic()
-    with pytest.raises(errors.ConfigError) as error:
-        _check(time_limit=2.0)
-    assert time.monotonic() - start < 20
-    assert "time_limit=2 seconds ended while compiling the train step" in str(
-        error.value
-    )
+    for limit in (2.0, 60.0):  # the longer for a busy machine
+        start = time.monotonic()
+        with pytest.raises(errors.ConfigError) as error:
+            _check(time_limit=limit)
+        assert time.monotonic() - start < limit + 60
+        if "while starting" not in str(error.value):
+            break
+    text = f"time_limit={limit:g} seconds ended while compiling the train step"
+    assert text in str(error.value)
     assert "raise time_limit, or pass search=False" in str(error.value)
 
 
@@ -124,9 +126,12 @@ def test_the_time_limit_in_the_search_keeps_what_is_known(worker):
         MODEL
         + FITS
         + "tell(event='program', name='train', batch=8, **fits)\n"
-        + "tell(event='stage', name='trying batch 16')\ntime.sleep(60)"
+        + "tell(event='stage', name='trying batch 16')\ntime.sleep(900)"
     )
-    report = _check(time_limit=3.0, programs=("train",))
+    try:
+        report = _check(time_limit=2.0, programs=("train",))
+    except errors.ConfigError:  # a busy machine
+        report = _check(time_limit=60.0, programs=("train",))
     assert report.step("train").fits
     assert report.largest_batch == 8
     assert report.notes == ("The time limit ended the search while trying batch 16.",)
