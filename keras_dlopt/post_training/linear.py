@@ -42,6 +42,9 @@ def linear_layers(model: Any, graph: Trace) -> list[Linear]:
     return list(found.values())
 
 
+Moments = tuple[np.ndarray, np.ndarray]
+
+
 @contextlib.contextmanager
 def without_activation(layer: Any) -> Iterator[None]:
     """Inside, the layer ends after its bias."""
@@ -90,18 +93,26 @@ def watch(
 _IDENTITY = keras.activations.linear
 
 
-def channel_means(model: Any, batches: Any, layers: list[Any]) -> list[np.ndarray]:
-    """The mean of each layer's output channels, before its activation."""
-    totals: list[Any] = [0.0] * len(layers)
+def channel_moments(model: Any, batches: Any, layers: list[Any]) -> list[Moments]:
+    """Mean and standard deviation of each layer's channels, before its activation."""
+    sums: list[Any] = [0.0] * len(layers)
+    squares: list[Any] = [0.0] * len(layers)
     counts = [0] * len(layers)
 
     def note(i, _, outputs):
         array = np.asarray(ops.convert_to_numpy(outputs), "float64")
-        totals[i] = totals[i] + array.sum(axis=tuple(range(array.ndim - 1)))
-        counts[i] += array.size // array.shape[-1]
+        rows = array.reshape(-1, array.shape[-1])
+        sums[i] = sums[i] + rows.sum(axis=0)
+        squares[i] = squares[i] + np.square(rows).sum(axis=0)
+        counts[i] += len(rows)
 
     watch(model, batches, layers, note)
-    return [np.asarray(t / n) for t, n in zip(totals, counts, strict=True)]
+    found = []
+    for total, square, count in zip(sums, squares, counts, strict=True):
+        mean = np.asarray(total / count)
+        variance = np.maximum(square / count - np.square(mean), 0.0)
+        found.append((mean, np.sqrt(variance)))
+    return found
 
 
 def fused_normalization(graph: Trace, layer: Any) -> Any:
@@ -131,4 +142,4 @@ def inner(model: Any) -> Any:
     return model.model if isinstance(model, TransformedModel) else model
 
 
-__all__ = ["KEEPS_RANGE", "Linear", "by_channel", "channel_means", "watch"]
+__all__ = ["KEEPS_RANGE", "Linear", "by_channel", "channel_moments", "watch"]

@@ -156,6 +156,29 @@ def test_bias_correction_takes_out_the_mean_error(data):
     assert after.max() < 0.1 * before.max()
 
 
+def test_bias_correction_keeps_the_spread_of_normalized_channels(data):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 2))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(inputs))
+    model = uneven(keras.Model(inputs, x))
+    small = post_training.dynamic_range(model, weights=FakeQuant(bits=2))
+    wanted = np.asarray(model(data)).reshape(-1, 4)
+    before = np.asarray(small(data)).reshape(-1, 4)
+    assert np.abs(before.std(0) / wanted.std(0) - 1).max() > 0.05
+    assert post_training.correct_bias(small, data) == 1
+    after = np.asarray(small(data)).reshape(-1, 4)
+    np.testing.assert_allclose(after.mean(0), wanted.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(after.std(0), wanted.std(0), rtol=1e-3)
+
+
+def test_bias_correction_passes_an_activation_before_the_normalization(data):
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, use_bias=False, activation="relu")(inputs)
+    model = keras.Model(inputs, layers.BatchNormalization()(x))
+    small = post_training.dynamic_range(model, weights=FakeQuant(bits=2))
+    assert post_training.correct_bias(small, data) == 0
+
+
 def test_bias_correction_leaves_layers_without_a_place_for_it(data):
     x = data.reshape(96, -1)[:, :8]
     model = keras.Sequential(

@@ -249,7 +249,7 @@ def _sparsity(sparsity: Any, pattern: Pattern, distribution: Distribution) -> An
             f"PolynomialSparsity(0.9, end=1000). Received: {sparsity!r}. Only NofM, "
             "and BySensitivity with shares, say by themselves how many zeros there are."
         )
-    return check_sparsity(sparsity)
+    return check_sparsity(float(sparsity))
 
 
 def _check_n_of_m(pattern: NofM, distribution: Distribution, sparsity: Any) -> None:
