@@ -292,7 +292,7 @@ def _named(layer: Any, parents: tuple[Any, ...]) -> tuple[list[Any], list[str]]:
     """The layers in `layer`, and names that every copy of it gives them."""
     children = _compat.sublayers(layer)
     if not _is_graph(layer):
-        return children, [_attribute(layer, child) for child in children]
+        return children, _apart([_attribute(layer, child) for child in children])
     if all(_is_graph(parent) for parent in parents):
         return children, [child.name for child in children]  # its config keeps them
     names, taken = [], dict[str, int]()
@@ -321,6 +321,18 @@ def _is_automatic(layer: Any) -> bool:
     return plain == type(layer).__name__.replace("_", "").lower()
 
 
+def _apart(names: list[str]) -> list[str]:
+    """The names, with _1, _2, ... where one was given twice."""
+    found: list[str] = []
+    for name in names:
+        count, unique = 0, name
+        while unique in found:
+            count += 1
+            unique = f"{name}_{count}"
+        found.append(unique)
+    return found
+
+
 def _attribute(parent: Any, child: Any) -> str:
     """The child's name, or the parent's attribute for it if a counter gave the name."""
     if not _is_automatic(child):
@@ -345,7 +357,8 @@ def weight_targets(model: keras.layers.Layer) -> list[Target]:
     Paths are built from layer names. In layers and models written as classes, whose
     config does not keep the names that Keras' counter gave, a layer goes by the
     attribute that holds it. So paths are the same after copying, saving and loading;
-    where two weights would share one, the later ones get `_1`, `_2`, ...
+    where two layers, or two weights of one layer, would share one, the later ones get
+    `_1`, `_2`, ...
     """
     targets: list[Target] = []
     seen: set[int] = set()

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.post_training.bias import corrections
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.post_training.linear import Linear, linear_layers, watch
 from keras_dlopt.select import Selector, at
@@ -55,7 +56,8 @@ def adaround(
     quantized model so far, the wanted outputs those of the float model, before the
     activation, each channel divided by its standard deviation. `SoftRounding` is
     trained on them; its codes replace the nearest ones. A layer that is called on
-    tensors of several sizes is trained on the size with the most values.
+    tensors of several sizes is trained on the size with the most values. A bias
+    correction of the model belongs to its rounding and is left out of the result.
 
     Args:
         model: what `quantize` or `transform` returned, the kernels' transforms ending
@@ -89,6 +91,7 @@ def adaround(
         )
     kernels = _kernels(model)
     small = _with_codes(model, kernels)
+    _take_back(model, small)
     batches = Batches(small.model, data, batch_size=64, limit=limit)
     slots = {
         slot.target.path: slot
@@ -141,6 +144,15 @@ def _kernels(model: TransformedModel) -> dict[str, _Kernel]:
             "quantize(model, data, weights=FakeQuant(bits=4)) first."
         )
     return found
+
+
+def _take_back(model: TransformedModel, small: TransformedModel) -> None:
+    """Gives `small` the values from before a bias correction of `model`."""
+    before = {id(variable): value for variable, value, _ in corrections(model)}
+    copies = zip(model.model.variables, small.model.variables, strict=True)
+    for old, new in copies:
+        if id(old) in before:
+            new.assign(before[id(old)])
 
 
 def _links(given: Transform) -> tuple[Transform, ...]:

@@ -1,5 +1,6 @@
 """Bias correction: taking out what rounding does to each channel's mean and spread."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,19 @@ from keras_dlopt.post_training.linear import (
 from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.host import to_numpy
 from keras_dlopt.transforms.quantize.tracing import trace
+
+# What was corrected: variable, its value before, its value after.
+Change = tuple[Any, np.ndarray, np.ndarray]
+_CHANGES: weakref.WeakKeyDictionary[Any, list[Change]] = weakref.WeakKeyDictionary()
+
+
+def corrections(model: Any) -> list[Change]:
+    """What `correct_bias` changed in a model and nothing changed since."""
+    return [
+        change
+        for change in _CHANGES.get(model, [])
+        if np.array_equal(to_numpy(change[0]), change[2])
+    ]
 
 
 def correct_bias(
@@ -41,9 +55,11 @@ def correct_bias(
 
         bias <- bias - (E[q] - E[f])
 
-    Other layers stay. The spread matters at few bits: a grid with least squared error
-    makes outputs smaller, layer after layer (to the half at the end of a ResNet-20 of 4
-    bits), and means of full size added to those pull all decisions one way.
+    Other layers stay. A correction that was made before is taken back first.
+
+    The spread matters at few bits: a grid with least squared error makes outputs
+    smaller, layer after layer (to the half at the end of a ResNet-20 of 4 bits), and
+    means of full size added to those pull all decisions one way.
 
     Args:
         model: what `quantize` returned, with its ranges set.
@@ -69,6 +85,9 @@ def correct_bias(
             f"Received: {type(model).__name__}."
         )
     batches = Batches(model.model, data, batch_size=batch_size, limit=limit)
+    for variable, before, _ in corrections(model):
+        variable.assign(before)
+    changes: list[Change] = []
     graph = trace(model.model, example)
     layers = [found.layer for found in linear_layers(model.model, graph)]
     wanted = channel_moments(model.model, batches, layers)
@@ -81,20 +100,26 @@ def correct_bias(
             continue
         (got,) = channel_moments(model, batches, [layer])
         if normalization is not None:
-            _renormalize(normalization, moments, got)
+            new = _renormalized(normalization, moments, got)
         else:
-            layer.bias.assign(to_numpy(layer.bias) - (got[0] - moments[0]))
+            new = [(layer.bias, to_numpy(layer.bias) - (got[0] - moments[0]))]
+        for variable, value in new:
+            before = to_numpy(variable).copy()
+            variable.assign(value.astype(before.dtype))
+            changes.append((variable, before, to_numpy(variable).copy()))
         corrected += 1
+    _CHANGES[model] = changes
     return corrected
 
 
-def _renormalize(layer: Any, wanted: Moments, got: Moments) -> None:
-    """Makes a normalization of `got` what it was of `wanted`."""
+def _renormalized(
+    layer: Any, wanted: Moments, got: Moments
+) -> list[tuple[Any, np.ndarray]]:
+    """Statistics that make a normalization of `got` what it was of `wanted`."""
     known = (wanted[1] > 0) & (got[1] > 0)
     ratio = np.where(known, got[1], 1.0) / np.where(known, wanted[1], 1.0)
     ratio = np.clip(ratio, 0.5, 2.0)
     mean = got[0] - ratio * (wanted[0] - to_numpy(layer.moving_mean))
     variance = to_numpy(layer.moving_variance) + layer.epsilon
     variance = np.maximum(ratio**2 * variance - layer.epsilon, 0.0)
-    layer.moving_mean.assign(mean.astype("float32"))
-    layer.moving_variance.assign(variance.astype("float32"))
+    return [(layer.moving_mean, mean), (layer.moving_variance, variance)]

@@ -39,16 +39,18 @@ def recalibrate_batch_normalization(
     layers = normalizations(inner(model))
     if not layers:
         raise ModelError(f"{model.name!r} has no BatchNormalization to measure.")
-    momenta = [layer.momentum for layer in layers]
+    momenta = [(layer.momentum, layer.trainable) for layer in layers]
     kept = _ranges(model)
     try:
+        for layer in layers:
+            layer.trainable = True  # a frozen one would not look at the data
         for number, batch in enumerate(batches):
             for layer in layers:
                 layer.momentum = number / (number + 1)
             model(batch, training=True)
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        for layer, (momentum, trainable) in zip(layers, momenta, strict=True):
+            layer.momentum, layer.trainable = momentum, trainable
         for slot, values in kept:
             for name, value in values.items():
                 slot.write(name, value)

@@ -49,6 +49,8 @@ def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
     Warns:
         UserWarning: if a schedule has not ended; the text says what remains.
     """
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"finalize takes a keras.Model. Received: {model!r}.")
     found = hosts(model)
     if not found:
         raise ModelError(

@@ -6,7 +6,7 @@ import keras
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.transforms.host import TransformHost
-from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.recipe import Recipe, check_recipe
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -22,7 +22,7 @@ class TransformedLayer(TransformHost, keras.layers.Wrapper):
             so a Dense kernel is `"kernel"`.
 
     Raises:
-        ConfigError: when built, if the recipe matches nothing.
+        ConfigError: for anything but a recipe; when built, if it matches nothing.
 
     Example:
         >>> import keras
@@ -39,6 +39,7 @@ class TransformedLayer(TransformHost, keras.layers.Wrapper):
                 f"{layer.name!r} is transformed already. Chain the transforms instead, "
                 "such as Prune(0.9) >> FakeQuant(bits=8)."
             )
+        check_recipe(recipe)
         kwargs.setdefault("name", layer.name)
         # Transforms compute in float32; the layer inside keeps its own dtype policy.
         kwargs.setdefault("dtype", "float32")

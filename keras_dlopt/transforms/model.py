@@ -8,7 +8,7 @@ import keras
 from keras_dlopt.errors import ModelError
 from keras_dlopt.transforms.copying import copy_model
 from keras_dlopt.transforms.host import TransformHost
-from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.recipe import Recipe, check_recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
 
 
@@ -27,7 +27,7 @@ class TransformedModel(TransformHost, keras.Model):
     Raises:
         ModelError: for a model that is not built, is transformed already, or has
             weights that are not finite.
-        ConfigError: for a recipe that matches nothing.
+        ConfigError: for anything but a recipe, and for one that matches nothing.
 
     Example:
         >>> import keras
@@ -52,6 +52,7 @@ class TransformedModel(TransformHost, keras.Model):
                 "recipe, such as Prune(0.9) >> FakeQuant(bits=8), or go on from "
                 "finalize(model), an ordinary model."
             )
+        check_recipe(recipe)
         kwargs.setdefault("name", model.name)
         # Transforms compute in float32; the model inside keeps its own dtype policy.
         super().__init__(dtype="float32", **kwargs)
@@ -142,7 +143,9 @@ def _with_update(callbacks: Any) -> tuple[Any, UpdateTransforms]:
             return callbacks, callback
     update = UpdateTransforms()
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(update)
+        given.insert(0, update)
+        update.set_params(callbacks.params)
+        update.set_model(callbacks.model)
         return callbacks, update
     # First, so that checkpoints see the state after the update.
     return [update, *callbacks], update

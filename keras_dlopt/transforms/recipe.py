@@ -124,3 +124,12 @@ class Recipe:
 
     def __hash__(self):
         return hash(self.to_json())
+
+
+def check_recipe(given: Any) -> None:
+    """Raises `ConfigError` for anything but a `Recipe`."""
+    if not isinstance(given, Recipe):
+        raise ConfigError(
+            "A recipe is needed, such as Recipe([(named('kernel'), Prune(0.9))]). "
+            f"Received: {given!r}."
+        )

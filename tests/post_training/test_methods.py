@@ -208,6 +208,30 @@ def test_adaround_beats_the_nearest(data):
                 assert set(np.unique(moved)) <= {-1, 0, 1}
 
 
+def test_corrections_of_another_rounding_are_taken_back(data):
+    model = net()
+    small = post_training.quantize(model, data, weights=FakeQuant(bits=3))
+    post_training.correct_bias(small, data)
+    once = small.model.get_weights()
+    post_training.correct_bias(small, data)
+    for a, b in zip(once, small.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    better = post_training.adaround(small, data[:8], steps=1)
+    for a, b in zip(model.get_weights(), better.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(once[-1], model.get_weights()[-1])
+
+
+def test_frozen_normalizations_are_measured_too():
+    net = keras.Sequential(
+        [keras.Input((2,)), layers.BatchNormalization(trainable=False, name="n")]
+    )
+    x = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
+    assert post_training.recalibrate_batch_normalization(net, x) == 1
+    np.testing.assert_allclose(net.get_layer("n").moving_mean, [2, 3])
+    assert not net.get_layer("n").trainable
+
+
 def test_adaround_keeps_zeros_and_needs_a_grid():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 8)).astype("float32")

@@ -446,6 +446,46 @@ def test_weights_that_are_not_finite_are_refused():
         dlopt.transform(net, recipe)
 
 
+def test_other_things_than_recipes_and_models_are_named():
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    for make in (dlopt.transform, dlopt.TransformedModel):
+        with pytest.raises(ConfigError, match="A recipe is needed.*Received: Prune"):
+            make(net, dlopt.Prune(0.5))
+    with pytest.raises(ConfigError, match="A recipe is needed"):
+        dlopt.TransformedLayer(layers.Dense(2), [(KERNELS, dlopt.Prune(0.5))])
+    with pytest.raises(ModelError, match="takes a keras.Model. Received: 'net'"):
+        dlopt.finalize("net")
+
+
+def test_layers_of_one_name_in_a_class_are_all_reached():
+    class Twice(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.a = layers.Dense(4, name="d")
+            self.b = layers.Dense(4, name="d")
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+    net = Twice()
+    net(np.ones((1, 4)))
+    small = dlopt.transform(net, dlopt.Recipe([(KERNELS, dlopt.Prune(0.5))]))
+    paths = [slot.target.path for slot in small.groups[0].slots]
+    assert paths == ["d/kernel", "d_1/kernel"]
+
+
+def test_a_list_of_callbacks_made_beforehand():
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    schedule = PolynomialSparsity(0.5, end=2, frequency=1)
+    small = dlopt.transform(net, dlopt.Recipe([(KERNELS, dlopt.Prune(schedule))]))
+    small.compile("sgd", "mse")
+    given = keras.callbacks.CallbackList([], add_history=True, model=small)
+    small.fit(
+        np.ones((8, 4)), np.ones((8, 2)), batch_size=2, verbose=0, callbacks=given
+    )
+    assert (dlopt.finalize(small).layers[0].kernel.numpy() == 0).sum() == 4
+
+
 def test_a_model_compiled_with_a_loss_of_its_own_is_copied():
     net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     net.compile("sgd", loss=lambda y, x: keras.ops.mean(keras.ops.square(y - x)))
