@@ -182,6 +182,8 @@ class TransformHost:
             for slot in g.slots
             if g.transform.kind == "activation"
         )
+        # Replicas meet where a transform writes its state, in the middle of a call.
+        _compat.keep_losses_apart(self)
 
     @property
     def groups(self) -> tuple[Group, ...]:

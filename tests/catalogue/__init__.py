@@ -17,7 +17,7 @@ CONTRACTS = (
     "mixed_bfloat16",
     "steps_per_execution",
     "no_retrace",
-    "two_replicas",
+    "replicas",
     "jax",
 )
 

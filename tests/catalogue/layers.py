@@ -5,7 +5,7 @@ from keras_dlopt import layers
 
 IMAGE = (8, 8, 4)
 PER_REPLICA = {
-    "two_replicas": "each replica normalizes by its own share of the batch, as Keras' "
+    "replicas": "each replica normalizes by its own share of the batch, as Keras' "
     "BatchNormalization does unless synchronized=True"
 }
 

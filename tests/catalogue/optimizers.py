@@ -26,7 +26,7 @@ def _sam(name, make):
         "model",
         make,
         exempt={
-            "two_replicas": "one device only; fit raises ModelError under a strategy",
+            "replicas": "one device only; fit raises ModelError under a strategy",
             "jax": "trains on TensorFlow only; fit raises ModelError elsewhere",
         },
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from catalogue import Case
 
@@ -23,10 +24,12 @@ class Trial:
 
     def fit(self, *, epochs: int = 1):
         """Trains; returns the history."""
+        batches = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(BATCH)
+        # tf.data's autotuning, of which arrays have no say, can idle for seconds.
+        options = tf.data.Options()
+        options.autotune.enabled = False
         return self.model.fit(
-            self.x,
-            self.y,
-            batch_size=BATCH,
+            batches.with_options(options),
             epochs=epochs,
             shuffle=False,
             verbose=0,
@@ -95,11 +98,12 @@ def trial(case: Case, *, jit: bool = False, steps_per_execution: int = 1) -> Tri
         else:
             raise AssertionError(f"unknown kind {case.kind}")
     traces: list[int] = []
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def loss(y_true, y_pred):
         traces.append(1)  # runs once per trace, not once per step
-        return cross_entropy(y_true, y_pred)
+        return keras.losses.sparse_categorical_crossentropy(
+            y_true, y_pred, from_logits=True
+        )
 
     model.compile(
         optimizer=optimizer,

@@ -12,38 +12,9 @@ import sys
 import traceback
 import warnings
 
-import numpy as np
-
 FLOAT64 = "--float64" in sys.argv
 GROUP, REPLICAS, *NAMES = [a for a in sys.argv[1:] if a != "--float64"]
 STEPS = 20
-
-
-def difference(left, right):
-    worst = 0.0
-    for a, b in zip(left, right, strict=True):
-        assert a.shape == b.shape
-        assert np.all(np.isfinite(a))
-        assert np.all(np.isfinite(b))
-        worst = max(worst, float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a)))))
-    return worst
-
-
-def fit(trial, epochs):
-    """As `Trial.fit`, without tf.data's autotuning, which can idle for seconds."""
-    import tensorflow as tf
-
-    from contracts.building import BATCH
-
-    dataset = tf.data.Dataset.from_tensor_slices((trial.x, trial.y)).batch(BATCH)
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    trial.model.fit(
-        dataset.with_options(options),
-        epochs=epochs,
-        verbose=0,
-        callbacks=trial.callbacks,
-    )
 
 
 def catalogue_cases(module):
@@ -52,7 +23,7 @@ def catalogue_cases(module):
 
     epochs = STEPS // building.STEPS
     for case in cases_of(module):
-        if "two_replicas" in case.exempt or case.random:
+        if "replicas" in case.exempt or case.random:
             continue
 
         def train(replicas, case=case):
@@ -65,7 +36,7 @@ def catalogue_cases(module):
                     dlopt.distribute.synchronize(trial.model)
                     trial.model.optimizer.build(trial.model.trainable_variables)
                     dlopt.distribute.data_parallel(trial.model)
-                fit(trial, epochs)
+                trial.fit(epochs=epochs)
             return trial.weights()
 
         yield case.name, train
@@ -82,6 +53,7 @@ def cases():
 
 def main():
     sys.path.insert(0, ".")
+    from contracts.equality import difference
     from keras_dlopt.distribute.build import split_cpu
 
     if FLOAT64:

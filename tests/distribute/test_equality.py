@@ -5,28 +5,21 @@ import pathlib
 import pytest
 
 from catalogue import modules
+from contracts.equality import AMPLIFIES, TOLERANCE
 
 SCRIPT = pathlib.Path(__file__).with_name("equality.py")
 FAST = (
     "keras_clipnorm",
     "ours_accumulating",
+    "ours_ema_overwrite",
+    "batch_normalization",
+    "apart_2",
+    "apart_4",
+    "distillation",
     "steps_per_execution_not_dividing",
     "uneven_batches",
     "loss_before_replicas_meet",
 )
-# Relative to max(1, |weight|). The sums over a batch are taken in another order, which
-# moves the last bit of a gradient (6e-8); 20 steps add some of those up.
-TOLERANCE = 1e-6
-# These turn a last bit into more: eigenvectors of nearly equal eigenvalues, quotients
-# of small differences, a normalization of two examples. They are held to float64's
-# rounding below.
-AMPLIFIES = {
-    ("SOAP", 2): 5e-4,
-    ("SOAP", 4): 5e-4,
-    ("LBFGS", 2): 5e-4,
-    ("LBFGS", 4): 5e-3,
-    ("apart_4", 4): 1e-2,
-}
 TOLERANCE_FLOAT64 = 1e-11
 
 pytestmark = pytest.mark.dist
@@ -42,9 +35,9 @@ def check(found, tolerances=None, usual=TOLERANCE):
     assert found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_few_set_ups(results):
-    check(results(SCRIPT, "own:", "2", *FAST, seconds=280))
+    check(results(SCRIPT, "own:", "2,4", *FAST, seconds=580), AMPLIFIES)
 
 
 @pytest.mark.slow
