@@ -112,7 +112,9 @@ class Runner:
 
         @tf.autograph.experimental.do_not_convert
         def run(data):
-            return reduce(step(data))
+            # Each replica's share has a shape of its own here, and all must agree on
+            # what they exchange.
+            return reduce(step(data, fixed=False))
 
         self._run: Any = run
         if self._model.run_eagerly:
@@ -128,7 +130,7 @@ class Runner:
 
         @tf.autograph.experimental.do_not_convert
         def once(iterator):
-            return run(iterator.get_next())
+            return reduce(step(iterator.get_next()))
 
         @tf.autograph.experimental.do_not_convert
         def loop(iterator, steps):
@@ -144,16 +146,16 @@ class Runner:
         self._once = tf.function(once, reduce_retracing=True)
         self._many = tf.function(loop, reduce_retracing=True)
 
-    def _on_replicas(self, data: Any) -> Any:
+    def _on_replicas(self, data: Any, fixed: bool = True) -> Any:
         strategy = self._model.distribute_strategy
-        return strategy.run(self._on_replica, args=(data,))
+        return strategy.run(self._on_replica, args=(data, fixed))
 
     def _reduce(self, logs: Any) -> Any:
         """Means of the replicas' logs; workers meet here, so once a call."""
         strategy = self._model.distribute_strategy
         return keras.tree.map_structure(lambda v: _mean(strategy, v), logs)
 
-    def _on_replica(self, data: Any) -> Any:
+    def _on_replica(self, data: Any, fixed: bool) -> Any:
         import tensorflow as tf
 
         data = keras.tree.map_structure(
@@ -162,7 +164,7 @@ class Runner:
         )
         if self._exchange is None:
             return self._step(data)
-        weight = _weight(data) if self._weigh else None
+        weight = _weight(data, fixed) if self._weigh else None
         with self._exchange.weighted(weight):
             return self._step(data)
 
@@ -203,13 +205,19 @@ def _check_counts(strategy: Any, count: float) -> None:
         )
 
 
-def _weight(data: Any) -> Any:
-    """n_r * R / N of this replica; None where the graph says that all n_r are equal."""
+def _weight(data: Any, fixed: bool) -> Any:
+    """n_r * R / N of this replica; None where all n_r are known to be equal.
+
+    Args:
+        data: the replica's share.
+        fixed: whether a static shape is that of every replica and batch.
+    """
     import tensorflow as tf
 
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    if first.shape.rank is None or first.shape[0] is not None:
+    shape = first.shape
+    if fixed and shape.rank is not None and shape[0] is not None:
         return None
     context = tf.distribute.get_replica_context()
     count = tf.cast(tf.shape(first)[0], tf.float32)

@@ -199,6 +199,17 @@ def check_uneven_shares_equal_one_device():
     )
 
 
+def check_arrays_whose_last_batch_only_some_replicas_share_in_full():
+    # 8, 8 and 7 examples: the last are 4 and 3, which are drawn outside the graph.
+    for optimizer in (sgd, keras.optimizers.SGD):
+        model, alone = parallel(optimizer=optimizer), net()
+        alone.compile(optimizer(0.1), loss())
+        for one in (model, alone):
+            one.fit(X[:23], Y[:23], batch_size=8, shuffle=False, verbose=0)
+        for a, b in zip(alone.weights, model.weights, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.value.numpy(), atol=1e-6)
+
+
 def check_compressed_gradients_in_fit():
     data = quiet(examples().take(24).batch(8))
     plain = parallel(optimizer=sgd)
