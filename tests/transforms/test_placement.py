@@ -435,3 +435,10 @@ def test_a_fake_quantized_model_can_be_called_eagerly():
     x = np.ones((2, 4), "float32")
     small(x, training=True)
     np.testing.assert_array_equal(small(x), small.predict(x, verbose=0))
+
+
+def test_a_transformed_model_is_named():
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    recipe = dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(0.5))])
+    with pytest.raises(ModelError, match="is transformed already. Give finalize"):
+        dlopt.int8_recipe(dlopt.transform(net, recipe))

@@ -177,7 +177,8 @@ def _check_weights(weights: Transform) -> None:
     if not isinstance(last, FakeQuant) or last.bits != 8:
         raise ConfigError(
             "int8_recipe needs weights that end in FakeQuant(bits=8), such as "
-            f"Prune(0.8) >> FakeQuant(bits=8). Received: {weights!r}."
+            f"Prune(0.8) >> FakeQuant(bits=8). Received: {weights!r}. For other "
+            "quantizers use quantization_recipe(model, weights=..., activations=...)."
         )
 
 

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.select import activation_targets
+from keras_dlopt.transforms.host import TransformHost
 
 # Stands in for a dimension that the model leaves open, other than the batch.
 _OPEN_DIMENSION = 32
@@ -210,7 +211,15 @@ def trace(model: Any, example: Any = None) -> Trace:
     Args:
         model: a built Keras model; it is not changed.
         example: a batch of inputs, for models that do not know their input's shape.
+
+    Raises:
+        ModelError: for a model that is transformed already.
     """
+    if isinstance(model, TransformHost):
+        raise ModelError(
+            f"{model.name!r} is transformed already. Give finalize(model), or the "
+            "model from before, and chain what it had: Prune(0.8) >> FakeQuant(bits=8)."
+        )
 
     def zeros(spec):
         shape = [_OPEN_DIMENSION if d is None else d for d in spec.shape[1:]]
