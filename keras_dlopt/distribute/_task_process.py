@@ -5,7 +5,10 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
+import time
 
 
 def call(target, task):
@@ -34,8 +37,16 @@ def plain(value):
     )
 
 
-def main(target, folder):
+def end_with(parent):
+    """Ends this process and what it started when `parent`, killed, cannot."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(target, folder, parent):
     """Reads `task.json` in `folder` and writes `result.json`."""
+    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
     # This script's own folder must not hide other modules.
     own = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != own]

@@ -81,7 +81,7 @@ class Process:
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         with (folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(_SCRIPT), target, str(folder)],
+                [sys.executable, str(_SCRIPT), target, str(folder), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

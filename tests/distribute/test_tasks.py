@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from keras_dlopt.distribute import run_tasks, tasks
+from keras_dlopt.distribute import executors, run_tasks, tasks
 from keras_dlopt.distribute.executors import target_of
 from keras_dlopt.distribute.task_store import alone, key_of, value_of
 from keras_dlopt.errors import ConfigError, FormatError, MissingDependencyError
@@ -59,6 +59,29 @@ def test_a_trial_leaves_nothing_running(tmp_path):
     (done,) = run_tasks(target("leaves_a_child"), [{}], store=tmp_path / "s.db")
     state = pathlib.Path(f"/proc/{int(done.value)}/stat")
     end = time.monotonic() + 30
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_trial_ends_when_its_scheduler_was_killed(tmp_path):
+    (tmp_path / "task.json").write_text('{"x": 4}')
+    arguments = [str(executors._SCRIPT), target("picky"), str(tmp_path)]
+    code = (
+        "import os, subprocess, sys\n"
+        f"command = [sys.executable, *{arguments!r}, str(os.getpid())]\n"
+        "print(subprocess.Popen(command, start_new_session=True).pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    state = pathlib.Path(f"/proc/{int(done.stdout)}/stat")
+    end = time.monotonic() + 60
     while state.exists() and state.read_text().split()[2] != "Z":
         assert time.monotonic() < end
         time.sleep(0.05)
