@@ -53,8 +53,8 @@ def run_tasks(
 
     Tasks that an earlier call finished in the same store are not run again; those that
     failed, or were running when their process was killed, are. A trial that fails or
-    takes too long does not stop the others. When the scheduler ends, also by Ctrl-C, SIGTERM
-    or SIGKILL, so do its trials, with all they started.
+    takes too long does not stop the others. When the scheduler ends, also by Ctrl-C,
+    SIGTERM or SIGKILL, so do its trials, with all they started.
 
     Args:
         target: `"module:function"`, `"file.py:function"`, or a function that can be

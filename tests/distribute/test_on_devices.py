@@ -13,14 +13,14 @@ CHECKS = [
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
 ]
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(800)]
 
 
 @pytest.fixture(scope="module")
 def found():
     @functools.cache
     def once(read):
-        return dict(read(SCRIPT, seconds=380))
+        return dict(read(SCRIPT, seconds=780))
 
     return once
 

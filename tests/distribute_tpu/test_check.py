@@ -160,6 +160,13 @@ def test_an_abort_of_the_compiler_is_a_result(worker):
     )
 
 
+def test_a_machine_without_the_memory_is_told_from_the_compiler(worker):
+    worker(MODEL + "os.kill(os.getpid(), 9)")
+    failure = _check(programs=("train",)).step("train").failure
+    assert failure.operation == "killed here"
+    assert "as systems do that run out of memory" in failure.message
+
+
 def test_a_process_that_dies_at_once(worker):
     worker("raise SystemExit('no such thing')")
     with pytest.raises(errors.ModelError) as error:

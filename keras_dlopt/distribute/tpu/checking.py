@@ -211,6 +211,13 @@ def _report(
 
 def _stopped(name: str, run: _Run) -> Step:
     """The compiler ended the process: that is a result too."""
+    if run.code == -signal.SIGKILL:
+        text = (
+            "The compiling process was killed, as systems do that run out of memory: "
+            "it holds the model with its optimizer's state. Check the model on a "
+            "machine with more memory, or a smaller one."
+        )
+        return Step(name, run.job["batch"], 0.0, Failure("killed here", "", text))
     text = f"The compiler ended with code {run.code}: {run.tail}"
     return Step(name, run.job["batch"], 0.0, Failure("compiler abort", "", text))
 
