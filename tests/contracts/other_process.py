@@ -11,7 +11,7 @@ import pytest
 from catalogue import all_cases
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-SECONDS = 880
+SECONDS = 1200
 
 
 @functools.cache
