@@ -292,7 +292,8 @@ def check_values(loss: Any, values: Any) -> None:
             f"The compiled loss {loss.name!r} gives one number for a batch. Keras "
             f"divides only values per example by the {context.num_replicas_in_sync} "
             "replicas, so that the steps would be too large. Return one value per "
-            "example: leave the last mean out."
+            "example: leave the last mean out, and give a keras.losses object that it "
+            "calls reduction=None."
         )
 
 

@@ -22,9 +22,10 @@ class Trial:
     callbacks: list[Any]
     traces: list[int]
 
-    def fit(self, *, epochs: int = 1):
-        """Trains; returns the history."""
+    def fit(self, *, epochs: int = 1, passes: int = 1):
+        """Trains, each epoch so many passes over the data; returns the history."""
         batches = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(BATCH)
+        batches = batches.repeat(passes)
         # tf.data's autotuning, of which arrays have no say, can idle for seconds.
         options = tf.data.Options()
         options.autotune.enabled = False
