@@ -15,6 +15,7 @@ from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
 from keras_dlopt.select import Selector, Target, rank, weight_targets
 from keras_dlopt.storage.files import write_atomic
 from keras_dlopt.transforms import FakeQuant, Prune, Transform
+from keras_dlopt.transforms.host import hosts
 
 VERSION = 1
 _MAKES: dict[str, Callable[[Any], Transform]] = {
@@ -57,7 +58,7 @@ def sensitivity(
         `within()`, `to_dict()`.
 
     Raises:
-        ModelError: for a model that is not built.
+        ModelError: for a model that is not built, or is transformed.
         ConfigError: without a loss, and if no weight is selected.
         DataError: for data without labels, or none.
         FormatError: if the cache is damaged.
@@ -76,6 +77,11 @@ def sensitivity(
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ModelError(f"sensitivity takes a built keras.Model. Received: {model!r}.")
+    if hosts(model):
+        raise ModelError(
+            f"{model.name!r} is transformed, so that a changed weight would be "
+            "transformed once more. Measure finalize(model), or the model from before."
+        )
     measure = _Measure(model, data, _loss(model, loss), batch_size)
     chosen = select or rank(2, 3, 4, 5)
     targets = [target for target in weight_targets(model) if chosen(target)]

@@ -200,6 +200,9 @@ def test_what_is_refused():
     model, data = _net(), _data()
     with pytest.raises(ModelError, match="takes a built keras.Model"):
         dlopt.sensitivity(keras.Sequential(), data)
+    recipe = dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(0.5))])
+    with pytest.raises(ModelError, match="is transformed, so that a changed weight"):
+        dlopt.sensitivity(dlopt.transform(model, recipe), data, loss=LOSS)
     with pytest.raises(ConfigError, match="needs one loss"):
         dlopt.sensitivity(model, data)
     with pytest.raises(ConfigError, match="The selector finds no weight"):
