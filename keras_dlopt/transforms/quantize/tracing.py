@@ -215,9 +215,10 @@ def trace(model: Any, example: Any = None) -> Trace:
     Raises:
         ModelError: for a model that is transformed already.
     """
+    name = model.name
     if isinstance(model, TransformHost):
         raise ModelError(
-            f"{model.name!r} is transformed already. Give finalize(model), or the "
+            f"{name!r} is transformed already. Give finalize(model), or the "
             "model from before, and chain what it had: Prune(0.8) >> FakeQuant(bits=8)."
         )
 
