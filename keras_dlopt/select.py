@@ -297,12 +297,8 @@ def _named(layer: Any, parents: tuple[Any, ...]) -> tuple[list[Any], list[str]]:
         return children, [child.name for child in children]  # its config keeps them
     names, taken = [], dict[str, int]()
     for child in children:
-        plain = _plain_name(child)
-        count = taken[plain] = taken.get(plain, -1) + 1
-        automatic = _is_automatic(child)
-        names.append(
-            (f"{plain}_{count}" if count else plain) if automatic else child.name
-        )
+        numbered = _numbered(_plain_name(child), taken)
+        names.append(numbered if _is_automatic(child) else child.name)
     return children, names
 
 
@@ -321,14 +317,20 @@ def _is_automatic(layer: Any) -> bool:
     return plain == type(layer).__name__.replace("_", "").lower()
 
 
+def _numbered(name: str, taken: dict[str, int]) -> str:
+    """The name, with _1, _2, ... the second time and later; counts in `taken`."""
+    count = taken[name] = taken.get(name, -1) + 1
+    return f"{name}_{count}" if count else name
+
+
 def _apart(names: list[str]) -> list[str]:
     """The names, with _1, _2, ... where one was given twice."""
     found: list[str] = []
+    taken: dict[str, int] = {}
     for name in names:
-        count, unique = 0, name
-        while unique in found:
-            count += 1
-            unique = f"{name}_{count}"
+        unique = _numbered(name, taken)
+        while unique in found:  # as a name of its own
+            unique = _numbered(name, taken)
         found.append(unique)
     return found
 
@@ -371,10 +373,9 @@ def weight_targets(model: keras.layers.Layer) -> list[Target]:
                 continue
             seen.add(id(variable))
             full = f"{path}/{variable.name}".lstrip("/")
-            count = taken[full] = taken.get(full, -1) + 1
             targets.append(
                 Target(
-                    path=full if count == 0 else f"{full}_{count}",
+                    path=_numbered(full, taken),
                     variable=variable,
                     layer=layer,
                     parents=parents,

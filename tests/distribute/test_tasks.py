@@ -55,13 +55,17 @@ def test_results_are_made_plain_or_refused(tmp_path):
     assert "must return a number, or a dictionary of numbers" in done[1].error
 
 
-def test_a_trial_leaves_nothing_running(tmp_path):
-    (done,) = run_tasks(target("leaves_a_child"), [{}], store=tmp_path / "s.db")
-    state = pathlib.Path(f"/proc/{int(done.value)}/stat")
-    end = time.monotonic() + 30
+def wait_for_end(pid, seconds):
+    state = pathlib.Path(f"/proc/{pid}/stat")
+    end = time.monotonic() + seconds
     while state.exists() and state.read_text().split()[2] != "Z":
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_trial_leaves_nothing_running(tmp_path):
+    (done,) = run_tasks(target("leaves_a_child"), [{}], store=tmp_path / "s.db")
+    wait_for_end(int(done.value), 30)
 
 
 def test_a_trial_ends_when_its_scheduler_was_killed(tmp_path):
@@ -80,11 +84,7 @@ def test_a_trial_ends_when_its_scheduler_was_killed(tmp_path):
         timeout=120,
         check=False,
     )
-    state = pathlib.Path(f"/proc/{int(done.stdout)}/stat")
-    end = time.monotonic() + 60
-    while state.exists() and state.read_text().split()[2] != "Z":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for_end(int(done.stdout), 60)
 
 
 def test_a_study_is_of_one_target_direction_and_space(tmp_path):
