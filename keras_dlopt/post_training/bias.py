@@ -58,8 +58,8 @@ def correct_bias(
     Other layers stay. A correction that was made before is taken back first.
 
     The spread matters at few bits: a grid with least squared error makes outputs
-    smaller, layer after layer (to the half at the end of a ResNet-20 of 4 bits), and
-    means of full size added to those pull all decisions one way.
+    smaller, layer after layer, and means of full size added to those pull all
+    decisions one way.
 
     Args:
         model: what `quantize` returned, with its ranges set.
