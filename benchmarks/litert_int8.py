@@ -32,7 +32,7 @@ import keras_dlopt as dlopt
 from keras_dlopt import export, models
 from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.runtime import interpreter
-from keras_dlopt.transforms import int8_recipe
+from keras_dlopt.int8 import int8_recipe
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "litert_int8.json"
 WARM_UP, CALLS = 20, 100

@@ -50,7 +50,7 @@ def main():
 
 def run(module, topology, backend, minutes):
     """Starts the process for one module and topology; keeps what it says."""
-    from keras_dlopt.distribute.tpu.environment import environment
+    from keras_dlopt.tpu.environment import environment
 
     settings = environment(backend)
     tests = str(HERE.parents[1] / "tests")
@@ -89,10 +89,10 @@ def work(module, topology):
 
     from catalogue import cases_of
     from contracts.building import trial
-    from keras_dlopt.distribute import tpu
-    from keras_dlopt.distribute.tpu.compiling import Compiler
-    from keras_dlopt.distribute.tpu.programs import programs
-    from keras_dlopt.distribute.tpu.watching import Watched
+    from keras_dlopt import tpu
+    from keras_dlopt.tpu.compiling import Compiler
+    from keras_dlopt.tpu.programs import programs
+    from keras_dlopt.tpu.watching import Watched
 
     if keras.backend.backend() == "tensorflow":
         import jax

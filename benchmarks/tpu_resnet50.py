@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--backend", default="jax", choices=("jax", "tensorflow"))
     parser.add_argument("--hours", type=float, default=2.0, help="for each case")
     args = parser.parse_args()
-    from keras_dlopt.distribute import tpu
+    from keras_dlopt import tpu
 
     done = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else []
     for topology, batch, program in CASES:

@@ -7,15 +7,16 @@ that pull in plotting, converters or search load when they are first used.
 import importlib
 from typing import Any
 
-from keras_dlopt import callbacks, layers, optimizers, schedules
+from keras_dlopt import callbacks, layers, moved, optimizers, schedules
+from keras_dlopt.int8 import int8_recipe, split_activations
 from keras_dlopt.select import at, everything, inside, matching, named, rank
+from keras_dlopt.surgery import HashedKernel, factorize, hashed_layers
 from keras_dlopt.transforms import (
     L0,
     Chain,
     Cluster,
     FakeQuant,
     FakeQuantActivation,
-    HashedKernel,
     HashedWeights,
     LowRank,
     Prune,
@@ -28,13 +29,9 @@ from keras_dlopt.transforms import (
     TransformedModel,
     UpdateTransforms,
     VariationalDropout,
-    factorize,
     finalize,
-    hashed_layers,
-    int8_recipe,
     low_rank_recipe,
     prune,
-    split_activations,
     transform,
 )
 
@@ -45,15 +42,22 @@ _MODULES = (
     "data",
     "distribute",
     "export",
+    "int8",
     "interop",
+    "measure",
+    "model_parallel",
     "models",
     "post_training",
-    "profile",
     "report",
     "storage",
+    "surgery",
+    "tpu",
+    "trials",
 )
+_moved = moved.names(__name__)
+moved.install()
 _NAMES = {
-    "profile_fit": "profile",
+    "profile_fit": "measure",
     "load_compressed": "storage",
     "save_compressed": "storage",
     "sensitivity": "auto",
@@ -89,17 +93,19 @@ __all__ = [
     "finalize",
     "hashed_layers",
     "inside",
+    "int8",
     "int8_recipe",
     "interop",
     "layers",
     "load_compressed",
     "low_rank_recipe",
     "matching",
+    "measure",
+    "model_parallel",
     "models",
     "named",
     "optimizers",
     "post_training",
-    "profile",
     "profile_fit",
     "prune",
     "rank",
@@ -109,7 +115,10 @@ __all__ = [
     "sensitivity",
     "split_activations",
     "storage",
+    "surgery",
+    "tpu",
     "transform",
+    "trials",
 ]
 
 
@@ -119,7 +128,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
         return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _moved(name)
 
 
 def __dir__() -> list[str]:

@@ -222,7 +222,7 @@ def test_specs_of_text_and_of_nothing_have_stand_ins():
     import tensorflow as tf
 
     spec = {"a": tf.TensorSpec((None,), tf.string), "b": tf.OptionalSpec(None)}
-    made = _compat._stand_in(spec)
+    made = _compat.training._stand_in(spec)
     assert made["a"].numpy().tolist() == [b"", b""]
     assert made["b"] is None
 
@@ -289,13 +289,15 @@ def test_optimizers_update_without_the_strategys_functions():
     bases = keras.optimizers.Optimizer.__mro__
     base = next((c for c in bases if c.__name__ == "BaseOptimizer"), None)
     assert base is not None, mend
-    home = next(c for c in bases if _compat._DISTRIBUTED[0] in vars(c))
+    home = next(c for c in bases if _compat.training._DISTRIBUTED[0] in vars(c))
     assert home is not base, mend
-    before = {name: vars(home)[name] for name in _compat._DISTRIBUTED}
-    with _compat._plain_backend(base):
-        for name in _compat._DISTRIBUTED:
+    before = {name: vars(home)[name] for name in _compat.training._DISTRIBUTED}
+    with _compat.training._plain_backend(base):
+        for name in _compat.training._DISTRIBUTED:
             assert getattr(keras.optimizers.SGD, name) is getattr(base, name), mend
-    assert {name: vars(home)[name] for name in _compat._DISTRIBUTED} == before, mend
+    assert {
+        name: vars(home)[name] for name in _compat.training._DISTRIBUTED
+    } == before, mend
     optimizer, called = keras.optimizers.SGD(0.1), []
     _compat.replace_update(optimizer, called.append)
     variable = keras.Variable([1.0])

@@ -8,12 +8,12 @@ import pytest
 
 from keras_dlopt import at, everything, inside, matching, named, rank
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import (
+from keras_dlopt.graph.targets import (
     activation_targets,
-    selector_from_dict,
     variable_target,
     weight_targets,
 )
+from keras_dlopt.select import selector_from_dict
 
 
 class Block(keras.layers.Layer):

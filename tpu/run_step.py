@@ -2,7 +2,7 @@
 
     python run_step.py step.zip --data train.npz --steps 1000 --state state.npz
 
-`step.zip` is what `keras_dlopt.distribute.tpu.save_step` wrote; `train.npz` holds `x`
+`step.zip` is what `keras_dlopt.tpu.save_step` wrote; `train.npz` holds `x`
 and `y`. The batch is split over all devices, the state is on each. State and step
 number are saved in `--state` every `--save-every` steps and on SIGTERM; the same
 command goes on from there, with the same batches as if nothing had happened.

@@ -12,8 +12,9 @@ import numpy as np
 
 from keras_dlopt.auto.sensitivity_result import Measurement, Sensitivity
 from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
-from keras_dlopt.select import Selector, Target, rank, weight_targets
-from keras_dlopt.storage.files import write_atomic
+from keras_dlopt.files import write_atomic
+from keras_dlopt.graph.targets import Target, weight_targets
+from keras_dlopt.select import Selector, rank
 from keras_dlopt.transforms import FakeQuant, Prune, Transform
 from keras_dlopt.transforms.host import hosts
 

@@ -24,7 +24,7 @@ def tasks(
     executor: str = typer.Option("processes", help="processes or ray"),
 ) -> None:
     """Run a function once per task, each in a process of its own; resumable."""
-    from keras_dlopt.distribute import run_tasks
+    from keras_dlopt.trials import run_tasks
 
     console = Console()
     given = _read(file)

@@ -42,9 +42,9 @@ def tpu_check(
     ] = None,
 ) -> None:
     """Compile a model's steps for TPUs, without one: memory, limits, roofline."""
-    from keras_dlopt.distribute import tpu
-    from keras_dlopt.distribute.tpu.plot import plot as drawn
+    from keras_dlopt import tpu
     from keras_dlopt.report import rich_table
+    from keras_dlopt.tpu.plot import plot as drawn
 
     for file in (json, plot):
         if file is not None and not file.absolute().parent.is_dir():

@@ -10,15 +10,9 @@ from keras_dlopt.callbacks import LossDrivenLearningRate
 from keras_dlopt.data import Dataset, batches
 from keras_dlopt.demo.progress import Progress, Recorder
 from keras_dlopt.demo.settings import Plan
+from keras_dlopt.int8 import int8_recipe
 from keras_dlopt.select import named
-from keras_dlopt.transforms import (
-    Cluster,
-    Prune,
-    Recipe,
-    TransformedModel,
-    int8_recipe,
-    transform,
-)
+from keras_dlopt.transforms import Cluster, Prune, Recipe, TransformedModel, transform
 
 # Peak rates of Adam under cosine decay. A rule that follows the loss would fall while
 # pruning raises it, so only the float training is driven by the loss.

@@ -7,6 +7,8 @@ loads when one of its names is first used.
 import importlib
 from typing import Any
 
+from keras_dlopt import moved
+
 _HOME = {
     "BFloat16": "compression",
     "choose": "plans",
@@ -14,7 +16,6 @@ _HOME = {
     "Facts": "facts",
     "fit": "resume",
     "measure_speeds": "uneven",
-    "Outcome": "task_store",
     "Plan": "plans",
     "plan": "build",
     "PowerSGD": "compression",
@@ -23,7 +24,6 @@ _HOME = {
     "prepare": "pipeline",
     "probe": "facts",
     "run": "processes",
-    "run_tasks": "tasks",
     "RunError": "processes",
     "search_batch_size": "inference",
     "strategy": "build",
@@ -33,19 +33,18 @@ _HOME = {
     "uneven_shares": "uneven",
     "unsynchronized": "normalization",
 }
-_MODULES: tuple[str, ...] = ("model_parallel", "tpu")
 
-__all__ = [*_HOME, *_MODULES]
+_moved = moved.names(__name__)
+
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         module = importlib.import_module(f"{__name__}.{_HOME[name]}")
         return getattr(module, name)
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _moved(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__})

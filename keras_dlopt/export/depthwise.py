@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.transforms.quantize.placement import lone_normalizations
-from keras_dlopt.transforms.quantize.tracing import Trace
+from keras_dlopt.graph.trace import Trace
+from keras_dlopt.int8.placement import lone_normalizations
 
 
 def as_convolutions(graph: Trace) -> None:

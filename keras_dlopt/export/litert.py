@@ -17,7 +17,7 @@ from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.runtime import litert_package, run_litert
 from keras_dlopt.export.twin import Twin, bake
 from keras_dlopt.export.verify import check
-from keras_dlopt.transforms.quantize.tracing import input_specs
+from keras_dlopt.graph.trace import input_specs
 
 IO = ("float", "int8")
 

@@ -15,16 +15,16 @@ import numpy as np
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.depthwise import as_convolutions
-from keras_dlopt.select import activation_targets, weight_targets
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.targets import activation_targets, weight_targets
+from keras_dlopt.graph.trace import Trace, trace
+from keras_dlopt.int8.placement import KEEPS_RANGE, LINEAR
 from keras_dlopt.transforms import (
     FakeQuantActivation,
     TransformedModel,
-    activations,
     finalize,
 )
 from keras_dlopt.transforms.finalize import coding_hints
-from keras_dlopt.transforms.quantize.placement import KEEPS_RANGE, LINEAR
-from keras_dlopt.transforms.quantize.tracing import Trace, trace
 from keras_dlopt.transforms.updating import hosts
 
 _SMALLEST = np.float32(1e-6)
@@ -76,11 +76,11 @@ class Twin(keras.Model):
             (id(targets[r.path].layer), targets[r.path].name): _constant_quantizer(r)
             for r in ranges
         }
-        activations.install(targets[r.path].layer for r in ranges)
+        hooks.install(targets[r.path].layer for r in ranges)
         self.built = True
 
     def call(self, inputs):
-        with activations.active(self._taps):
+        with hooks.active(self._taps):
             return self.model(inputs, training=False)
 
 

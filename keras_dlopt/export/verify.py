@@ -10,7 +10,7 @@ import numpy as np
 from keras_dlopt.errors import ExportError
 from keras_dlopt.export.contents import Contents, Tensor, read
 from keras_dlopt.export.twin import Kernel, Range
-from keras_dlopt.select import activation_targets
+from keras_dlopt.graph.targets import activation_targets
 
 # Scales are recomputed by the converter in another order of float32 operations.
 _SCALE_RTOL = 1e-5

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Selector, selector_from_dict, variable_target
+from keras_dlopt.graph.targets import variable_target
+from keras_dlopt.select import Selector, selector_from_dict
 
 
 def check_rate(rate: Any, *, name: str = "learning_rate") -> None:

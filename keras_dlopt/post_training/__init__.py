@@ -1,10 +1,10 @@
 """Quantizing trained models without training them again."""
 
+from keras_dlopt.graph.folding import fold_batch_normalization
 from keras_dlopt.post_training.adaround import adaround
 from keras_dlopt.post_training.bias import correct_bias
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.equalize import equalize
-from keras_dlopt.post_training.folding import fold_batch_normalization
 from keras_dlopt.post_training.mixed import (
     MixedPrecision,
     mixed_precision,

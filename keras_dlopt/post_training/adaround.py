@@ -8,9 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.linear import Linear, linear_layers, watch
+from keras_dlopt.graph.trace import trace
 from keras_dlopt.post_training.bias import corrections
 from keras_dlopt.post_training.data import Batches
-from keras_dlopt.post_training.linear import Linear, linear_layers, watch
 from keras_dlopt.select import Selector, at
 from keras_dlopt.transforms import (
     Chain,
@@ -24,7 +25,6 @@ from keras_dlopt.transforms import (
     transform,
 )
 from keras_dlopt.transforms.host import to_numpy
-from keras_dlopt.transforms.quantize.tracing import trace
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.post_training.data import Batches
-from keras_dlopt.post_training.folding import activation_free
-from keras_dlopt.post_training.linear import (
+from keras_dlopt.graph.folding import activation_free
+from keras_dlopt.graph.linear import (
     Moments,
     channel_moments,
     fused_normalization,
     linear_layers,
 )
+from keras_dlopt.graph.trace import trace
+from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.host import to_numpy
-from keras_dlopt.transforms.quantize.tracing import trace
 
 # What was corrected: variable, its value before, its value after.
 Change = tuple[Any, np.ndarray, np.ndarray]

@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph import hooks
 from keras_dlopt.post_training.data import Batches
-from keras_dlopt.transforms import TransformedModel, activations
+from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.quantize.grids import IntegerGrid
 from keras_dlopt.transforms.quantize.observers import (
     MovingAverage,
@@ -153,5 +154,5 @@ def _observe(model: Any, batches: Batches, notes: dict) -> None:
 
     taps = {key: tap(note) for key, note in notes.items()}
     for batch in batches:
-        with activations.active(taps):
+        with hooks.active(taps):
             model(batch, training=False)

@@ -8,11 +8,11 @@ import numpy as np
 from keras import layers
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.post_training.folding import fold_batch_normalization, scaled_outputs
-from keras_dlopt.post_training.linear import Linear, linear_layers
+from keras_dlopt.graph.folding import fold_batch_normalization, scaled_outputs
+from keras_dlopt.graph.kinds import activation_name
+from keras_dlopt.graph.linear import Linear, linear_layers
+from keras_dlopt.graph.trace import Trace, trace
 from keras_dlopt.transforms.host import to_numpy
-from keras_dlopt.transforms.quantize.kinds import activation_name
-from keras_dlopt.transforms.quantize.tracing import Trace, trace
 
 # They treat channels apart, and f(s x) = s f(x) for s > 0.
 _CHANNELWISE = (
@@ -180,7 +180,7 @@ def _equalize(pair: _Pair) -> bool:
 
 def scaled_rows(target: Any, kernel: np.ndarray) -> np.ndarray:
     """The largest magnitude of each output channel, in float64."""
-    from keras_dlopt.post_training.linear import by_channel
+    from keras_dlopt.graph.linear import by_channel
 
     return np.abs(by_channel(target, kernel)).max(axis=1).astype("float64")
 

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.int8.recipes import kernel_targets
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.select import at
 from keras_dlopt.transforms import FakeQuant, Recipe
-from keras_dlopt.transforms.copying import copy_model
 from keras_dlopt.transforms.host import to_numpy
-from keras_dlopt.transforms.quantize.recipes import kernel_targets
 
 _CELLS = 4096  # the budget is counted in this many parts
 

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph.linear import inner
 from keras_dlopt.post_training.data import Batches
-from keras_dlopt.post_training.linear import inner
 from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.quantize.batch_norm import normalizations
 

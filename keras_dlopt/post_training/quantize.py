@@ -5,6 +5,8 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.int8 import int8_recipe, quantization_recipe
+from keras_dlopt.int8.recipes import kernel_entries
 from keras_dlopt.post_training.bias import correct_bias as corrected
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.data import Batches
@@ -15,12 +17,9 @@ from keras_dlopt.transforms import (
     Recipe,
     Transform,
     TransformedModel,
-    int8_recipe,
-    quantization_recipe,
     transform,
 )
 from keras_dlopt.transforms.quantize.observers import Observer
-from keras_dlopt.transforms.quantize.recipes import kernel_entries
 
 
 def quantize(

@@ -1,9 +1,9 @@
 """What compressing changed: measured, kept as data, rendered."""
 
+from keras_dlopt.measure.latency import Latency, latency
 from keras_dlopt.report.comparison import Comparison, Variant, compare
 from keras_dlopt.report.document import Document, Figure, Table
 from keras_dlopt.report.html import to_html, write_html
-from keras_dlopt.report.latency import Latency, latency
 from keras_dlopt.report.quality import Changes, Quality, changes, quality
 from keras_dlopt.report.terminal import rich_table
 from keras_dlopt.report.weights import WeightHistogram, sparsity

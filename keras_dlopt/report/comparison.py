@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import pages
 from keras_dlopt.report.document import Document
 from keras_dlopt.report.html import write_html
-from keras_dlopt.report.latency import Latency
 from keras_dlopt.report.quality import Changes, Quality, changes, quality
 from keras_dlopt.report.terminal import rich_table
 from keras_dlopt.report.weights import WeightHistogram, histograms, sparsity

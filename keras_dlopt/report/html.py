@@ -3,8 +3,8 @@
 import os
 import pathlib
 
+from keras_dlopt.files import write_atomic
 from keras_dlopt.report.document import Document
-from keras_dlopt.storage.files import write_atomic
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 

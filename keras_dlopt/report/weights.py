@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.select import weight_targets
+from keras_dlopt.graph.targets import weight_targets
 
 BINS = 60
 PANELS = 9

@@ -9,8 +9,8 @@ import zstandard
 
 from keras_dlopt.codecs.container import MAX_BYTES
 from keras_dlopt.codecs.entropy import mask_entropy_bits, symbol_entropy_bits
+from keras_dlopt.files import read_limited
 from keras_dlopt.storage.contents import Contents, Tensor, read_contents
-from keras_dlopt.storage.files import read_limited
 
 THOROUGH = 1 << 24  # up to 16 MiB of weights gzip and zstd make every effort
 

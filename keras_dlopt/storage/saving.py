@@ -11,10 +11,10 @@ from keras_dlopt import _compat
 from keras_dlopt.codecs.container import MAX_BYTES
 from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
+from keras_dlopt.files import read_limited, write_atomic
 from keras_dlopt.storage import architecture
 from keras_dlopt.storage.allowed import UnknownName
 from keras_dlopt.storage.contents import Contents, read_contents, write_contents
-from keras_dlopt.storage.files import read_limited, write_atomic
 from keras_dlopt.storage.ledger import Ledger, account
 from keras_dlopt.transforms import coding_hints, finalize
 from keras_dlopt.transforms.updating import hosts

@@ -1,10 +1,9 @@
 """Weight transforms, and the models that run with them."""
 
+from keras_dlopt import moved
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
-from keras_dlopt.transforms.factorize import factorize
 from keras_dlopt.transforms.finalize import coding_hints, finalize
-from keras_dlopt.transforms.hashed_layers import HashedKernel, hashed_layers
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.low_rank import LowRank, low_rank_recipe
 from keras_dlopt.transforms.model import TransformedModel, transform
@@ -30,8 +29,6 @@ from keras_dlopt.transforms.quantize import (
     Ternary,
     TrainedTernary,
 )
-from keras_dlopt.transforms.quantize.recipes import int8_recipe, quantization_recipe
-from keras_dlopt.transforms.quantize.splitting import split_activations
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.share import HashedWeights, Share
 from keras_dlopt.transforms.statistics import Statistics
@@ -50,7 +47,6 @@ __all__ = [
     "FakeQuant",
     "FakeQuantActivation",
     "FreezeBatchNormalization",
-    "HashedKernel",
     "HashedWeights",
     "IntegerCodes",
     "LSQActivation",
@@ -77,12 +73,9 @@ __all__ = [
     "UpdateTransforms",
     "VariationalDropout",
     "coding_hints",
-    "factorize",
     "finalize",
-    "hashed_layers",
-    "int8_recipe",
     "low_rank_recipe",
-    "quantization_recipe",
-    "split_activations",
     "transform",
 ]
+
+__getattr__ = moved.names(__name__)

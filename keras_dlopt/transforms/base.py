@@ -14,10 +14,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt.config import decode, encode
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.schedules.base import call_text
-from keras_dlopt.select import Target
-from keras_dlopt.serialize import decode, encode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

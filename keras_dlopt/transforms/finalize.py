@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ModelError
-from keras_dlopt.select import weight_targets
-from keras_dlopt.transforms.copying import copy_model
+from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.transforms.host import TransformHost
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel

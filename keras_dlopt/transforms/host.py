@@ -13,8 +13,8 @@ from keras import ops
 from keras_dlopt import _compat
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.select import Target, activation_targets, weight_targets
-from keras_dlopt.transforms import activations
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.targets import Target, activation_targets, weight_targets
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.recipe import Recipe
 
@@ -176,7 +176,7 @@ class TransformHost:
             last = self._state_variable(f"last_update_{number}", never)
             groups.append(Group(transform, slots, last))
         self._hidden_groups = _Hidden(tuple(groups))
-        activations.install(
+        hooks.install(
             slot.target.layer
             for g in groups
             for slot in g.slots
@@ -260,7 +260,7 @@ class TransformHost:
                 )
                 if group.transform.kind == "activation":
                     key = (id(slot.target.layer), slot.target.name)
-                    taps[key] = activations.tap(group.transform, slot, context)
+                    taps[key] = hooks.tap(group.transform, slot, context)
                     continue
                 variable = slot.target.variable
                 value = getattr(_PROBED, "values", {}).get(id(variable))
@@ -268,7 +268,7 @@ class TransformHost:
                     value = slot.effective(group.transform, context)
                 values.append((variable, value))
         scope = _compat.WeightOverlay(values)
-        with scope, activations.active(taps):
+        with scope, hooks.active(taps):
             outputs = call()
         scope.commit(self)
         return outputs

@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Selector, at, named, weight_targets
+from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.select import Selector, at, named
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.lookup import without_gradient
 from keras_dlopt.transforms.recipe import Recipe
@@ -84,7 +85,7 @@ class LowRank(Transform):
             out of range; when built, for weights with fewer than two dimensions.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w = np.outer([1.0, 2.0], [3.0, 4.0]).astype("float32")
         >>> one = LowRank(1)
         >>> state = {k: s.value for k, s in one.init(Target("kernel"), w).items()}

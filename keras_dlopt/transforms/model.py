@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ModelError
-from keras_dlopt.transforms.copying import copy_model
+from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.transforms.host import TransformHost
 from keras_dlopt.transforms.recipe import Recipe, check_recipe
 from keras_dlopt.transforms.updating import UpdateTransforms

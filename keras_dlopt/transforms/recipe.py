@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from keras_dlopt.config import decode, encode
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Selector, Target, selector_from_dict
-from keras_dlopt.serialize import decode, encode
+from keras_dlopt.graph.targets import Target
+from keras_dlopt.select import Selector, selector_from_dict
 from keras_dlopt.transforms.base import Transform
 
 

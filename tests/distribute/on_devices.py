@@ -242,7 +242,7 @@ def check_compressed_gradients_of_narrow_weights():
 
 
 def check_a_pipeline_places_nested_models():
-    from keras_dlopt.distribute.model_parallel import Pipeline
+    from keras_dlopt.model_parallel import Pipeline
 
     outer = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8), net()])
     piped = Pipeline(outer, devices=["CPU:0", "CPU:1"], micro_batches=2)

@@ -6,7 +6,7 @@ import pathlib
 from typer.testing import CliRunner
 
 from keras_dlopt.cli.app import app
-from keras_dlopt.distribute import tasks
+from keras_dlopt.trials import tasks
 
 TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from keras_dlopt.distribute import executors, run_tasks, tasks
-from keras_dlopt.distribute.executors import target_of
-from keras_dlopt.distribute.task_store import alone, key_of, value_of
 from keras_dlopt.errors import ConfigError, FormatError, MissingDependencyError
+from keras_dlopt.trials import executors, run_tasks, tasks
+from keras_dlopt.trials.executors import target_of
+from keras_dlopt.trials.store import alone, key_of, value_of
 
 TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
 
@@ -232,7 +232,7 @@ def test_targets_are_checked(given, text):
 
 
 def test_functions_are_found_by_their_module():
-    assert target_of(key_of) == "keras_dlopt.distribute.task_store:key_of"
+    assert target_of(key_of) == "keras_dlopt.trials.store:key_of"
     assert target_of("a.b:c") == "a.b:c"
 
 

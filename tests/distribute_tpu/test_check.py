@@ -8,10 +8,9 @@ import keras
 import pytest
 from typer.testing import CliRunner
 
-from keras_dlopt import errors
+from keras_dlopt import errors, tpu
 from keras_dlopt.cli import app
-from keras_dlopt.distribute import tpu
-from keras_dlopt.distribute.tpu import checking, environment
+from keras_dlopt.tpu import checking, environment
 
 
 @pytest.fixture(autouse=True)

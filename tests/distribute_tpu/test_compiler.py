@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
-from keras_dlopt.distribute import tpu
+from keras_dlopt import tpu
 
 MISSING = [p for p in ("jax", "libtpu") if importlib.util.find_spec(p) is None]
 pytestmark = [

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_dlopt.distribute import tpu
-from keras_dlopt.distribute.tpu import batches, hlo, padding
-from keras_dlopt.distribute.tpu.roofline import roofline
+from keras_dlopt import tpu
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.tpu import batches, hlo, padding
+from keras_dlopt.tpu.roofline import roofline
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import json
 import PIL.Image
 import pytest
 
-from keras_dlopt.distribute import tpu
-from keras_dlopt.distribute.tpu.padding import Product, padding
-from keras_dlopt.distribute.tpu.plot import plot
-from keras_dlopt.distribute.tpu.report import made
+from keras_dlopt import tpu
+from keras_dlopt.tpu.padding import Product, padding
+from keras_dlopt.tpu.plot import plot
+from keras_dlopt.tpu.report import made
 
 WHERE = tpu.topology("v5e:2x4")
 FITS = {

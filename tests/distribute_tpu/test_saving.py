@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
-from keras_dlopt.distribute import tpu
+from keras_dlopt import tpu
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 
 pytest.importorskip("jax")
@@ -63,7 +63,7 @@ def test_files_that_hold_no_step(tmp_path):
 
 
 def test_programs_of_unusual_models():
-    from keras_dlopt.distribute.tpu import programs
+    from keras_dlopt.tpu import programs
 
     net = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2)])
     with pytest.raises(ModelError, match="A TPU program has fixed shapes"):
@@ -85,7 +85,7 @@ def test_programs_of_unusual_models():
 
 
 def test_losses_of_several_outputs_in_a_list_or_dictionary():
-    from keras_dlopt.distribute.tpu import programs
+    from keras_dlopt.tpu import programs
 
     inputs = keras.Input((3,))
     outputs = [keras.layers.Dense(n, name=f"out{n}")(inputs) for n in (4, 2)]
@@ -107,7 +107,7 @@ def unbuilt():
 
 
 def test_what_is_no_model_is_named(tmp_path, monkeypatch):
-    from keras_dlopt.distribute.tpu import programs
+    from keras_dlopt.tpu import programs
 
     (tmp_path / "text.keras").write_text("hello")
     with pytest.raises(ConfigError, match="is no model file: a .keras file is a zip"):
@@ -118,7 +118,7 @@ def test_what_is_no_model_is_named(tmp_path, monkeypatch):
 
 
 def test_policy_is_for_models_built_by_name(tmp_path):
-    from keras_dlopt.distribute.tpu import programs
+    from keras_dlopt.tpu import programs
 
     _model().save(tmp_path / "m.keras")
     with pytest.raises(ConfigError, match="is for models built by name"):

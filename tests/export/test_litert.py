@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 import keras_dlopt as dlopt
 from keras_dlopt import export
 from keras_dlopt.export.contents import read
-from keras_dlopt.select import weight_targets
-from keras_dlopt.transforms import int8_recipe, split_activations
+from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.int8 import int8_recipe, split_activations
 
 
 @pytest.fixture(scope="module")

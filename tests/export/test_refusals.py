@@ -19,7 +19,8 @@ from keras_dlopt.errors import (
 )
 from keras_dlopt.export import runtime
 from keras_dlopt.export.twin import Kernel, Range
-from keras_dlopt.transforms import Transform, TransformedLayer, int8_recipe
+from keras_dlopt.int8 import int8_recipe
+from keras_dlopt.transforms import Transform, TransformedLayer
 
 ENDS = ("c/input", "c/output", "d/output")
 

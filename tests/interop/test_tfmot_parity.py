@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.interop import tfmot
 from keras_dlopt.interop.tfmot.quantization import activation_quantizer
-from keras_dlopt.select import Target
 from keras_dlopt.transforms import Member
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tfmot"

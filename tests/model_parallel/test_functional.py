@@ -7,8 +7,8 @@ import pytest
 import keras_dlopt as dlopt
 from catalogue import cases_of
 from contracts.building import BATCH, trial
-from keras_dlopt.distribute.model_parallel import FunctionalStep, tf_state
 from keras_dlopt.errors import ModelError
+from keras_dlopt.model_parallel import FunctionalStep, tf_state
 
 NOT_PURE = ("SAM", "ASAM")  # two gradients a step, in a fit of their own
 CASES = [

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dlopt.distribute import model_parallel as parallel
-from keras_dlopt.distribute.model_parallel.pipeline import _balanced
+from keras_dlopt import model_parallel as parallel
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.model_parallel.pipeline import _balanced
 from keras_dlopt.select import named, rank
 
 

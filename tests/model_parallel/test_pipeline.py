@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dlopt.distribute.model_parallel import Layout, Pipeline, SplitTrainer
 from keras_dlopt.errors import DataError, ModelError
+from keras_dlopt.model_parallel import Layout, Pipeline, SplitTrainer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 6)).astype("float32")

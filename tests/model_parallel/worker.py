@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 import keras_dlopt as dlopt
-from keras_dlopt.distribute import model_parallel as parallel
+from keras_dlopt import model_parallel as parallel
 from keras_dlopt.select import matching, rank
 
 if BACKEND == "tensorflow":

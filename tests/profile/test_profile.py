@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dlopt import data, layers, profile
+from keras_dlopt import data, layers
 from keras_dlopt.errors import ConfigError, DataError, ModelError
-from keras_dlopt.profile import profile_fit
+from keras_dlopt.measure import profile
+from keras_dlopt.measure.profile import profile_fit
 
 
 def _model(*, compiled=True, seed=1, extra=()):

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dlopt import files
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.storage import files, ledger_of, load_compressed, save_compressed
-from keras_dlopt.storage.files import write_atomic
+from keras_dlopt.files import write_atomic
+from keras_dlopt.storage import ledger_of, load_compressed, save_compressed
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left")])

@@ -136,7 +136,7 @@ import os, sys
 os.environ["KERAS_BACKEND"] = sys.argv[1]
 import keras
 import keras_dlopt as dlopt
-from keras_dlopt.distribute import tpu
+from keras_dlopt import tpu
 keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
     keras.layers.Dense(32, "relu"), keras.layers.Dropout(0.1), keras.layers.Dense(10)])

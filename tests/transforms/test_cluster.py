@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context, Member
 from keras_dlopt.transforms.cluster import Start, kmeans, start_of
 from keras_dlopt.transforms.cluster import nearest as found_nearest

@@ -4,7 +4,7 @@ import pytest
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.transforms.hashed_layers import HashedKernel, hashed_layers
+from keras_dlopt.surgery.hashing import HashedKernel, hashed_layers
 
 L = keras.layers
 

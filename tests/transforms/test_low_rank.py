@@ -4,7 +4,7 @@ import pytest
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.low_rank import modes, parameters
 
 L = keras.layers

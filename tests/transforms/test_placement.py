@@ -7,17 +7,11 @@ from keras import layers
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.trace import trace
+from keras_dlopt.int8 import int8_recipe, quantization_recipe, split_activations
 from keras_dlopt.layers import Residual
-from keras_dlopt.select import weight_targets
-from keras_dlopt.transforms import (
-    LSQ,
-    LSQPlusActivation,
-    MinMax,
-    int8_recipe,
-    quantization_recipe,
-    split_activations,
-)
-from keras_dlopt.transforms.quantize.tracing import trace
+from keras_dlopt.transforms import LSQ, LSQPlusActivation, MinMax
 
 
 def sequential(*parts, shape=(8, 8, 4)):

@@ -6,6 +6,7 @@ import pytest
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.schedules import (
     ConstantSparsity,
     LotterySparsity,
@@ -13,7 +14,6 @@ from keras_dlopt.schedules import (
     PolynomialSparsity,
     RegrowSparsity,
 )
-from keras_dlopt.select import Target
 from keras_dlopt.transforms.prune import (
     ERK,
     Blocks,

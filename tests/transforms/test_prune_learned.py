@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context
 from keras_dlopt.transforms.prune import Blocks, Columns, Rows
 from keras_dlopt.transforms.prune.variational import divergence

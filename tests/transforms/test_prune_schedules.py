@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_dlopt as dlopt
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.schedules import (
     LotterySparsity,
     OneShotSparsity,
     PolynomialSparsity,
     RegrowSparsity,
 )
-from keras_dlopt.select import Target
 from keras_dlopt.transforms import Member
 from keras_dlopt.transforms.prune import (
     ERK,

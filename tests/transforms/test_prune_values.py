@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import keras_dlopt as dlopt
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Member
 from keras_dlopt.transforms.prune import (
     ERK,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.quantize.fake_quant import fake_quant
 from keras_dlopt.transforms.quantize.weight import channel_axes
 from reference.transforms import asymmetric_quant, symmetric_quant

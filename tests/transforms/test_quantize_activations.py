@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_dlopt as dlopt
 from keras_dlopt import transforms as t
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context
 from keras_dlopt.transforms.quantize.fake_quant import fake_quant
 from keras_dlopt.transforms.quantize.pact import clipped_at

@@ -12,7 +12,7 @@ from keras_dlopt import transforms as t
 from keras_dlopt.codecs.grid import holds
 from keras_dlopt.codecs.hints import Codebook, Grid
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context
 from reference import quantize as twin
 

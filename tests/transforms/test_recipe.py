@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
+from keras_dlopt.config import encode
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import PolynomialSparsity
-from keras_dlopt.serialize import encode
 
 RECIPE = dlopt.Recipe(
     [

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context
 from keras_dlopt.transforms.share import hashed
 

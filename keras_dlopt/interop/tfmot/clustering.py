@@ -9,8 +9,9 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.interop.tfmot.wrapping import WEIGHTS, wrap
-from keras_dlopt.select import inside, weight_targets
+from keras_dlopt.select import inside
 from keras_dlopt.transforms import Cluster, Recipe, TransformedModel, finalize
 from keras_dlopt.transforms.cluster import Start
 

@@ -8,12 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt.config import encode
 from keras_dlopt.errors import FormatError
+from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.interop.tfmot import files, legacy
 from keras_dlopt.interop.tfmot.pruning import ConstantSparsity, PolynomialDecay
 from keras_dlopt.interop.tfmot.quantization import INITIAL_RANGE, MOMENTUM
-from keras_dlopt.select import at, weight_targets
-from keras_dlopt.serialize import encode
+from keras_dlopt.select import at
 from keras_dlopt.transforms import (
     Cluster,
     FakeQuant,

@@ -6,18 +6,18 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Selector, at, matching, weight_targets
+from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.int8 import int8_recipe, split_activations
+from keras_dlopt.int8.placement import KEEPS_RANGE
+from keras_dlopt.select import Selector, at, matching
 from keras_dlopt.transforms import (
     FakeQuant,
     FakeQuantActivation,
     Recipe,
     Transform,
     TransformedModel,
-    int8_recipe,
-    split_activations,
     transform,
 )
-from keras_dlopt.transforms.quantize.placement import KEEPS_RANGE
 
 # TFMOT's Default8BitQuantizeScheme: moving averages that start at (-6, 6).
 MOMENTUM, INITIAL_RANGE = 0.999, (-6.0, 6.0)

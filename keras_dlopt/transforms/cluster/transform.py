@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.cluster.kmeans import kmeans, nearest
 from keras_dlopt.transforms.cluster.starts import Start, start_of

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.prune.value import Value
 
 

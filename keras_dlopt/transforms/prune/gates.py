@@ -41,7 +41,7 @@ class L0(Transform):
         ConfigError: for a negative penalty, another pattern, or a share outside (0, 1).
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> state = L0(1e-6).init(Target("kernel"), np.ones((300, 100), "float32"))
         >>> state["gate"].value.shape, state["gate"].trainable
         ((300, 100), True)

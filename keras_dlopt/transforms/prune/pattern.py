@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.prune.masks import (
     Ties,
     mask_from_threshold,

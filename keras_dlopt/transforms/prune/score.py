@@ -37,7 +37,7 @@ class Magnitude(Score):
     """|w|.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> Magnitude()(Member(Target("w"), np.array([-2.0, 1.0]), {})).tolist()
         [2.0, 1.0]
 
@@ -58,7 +58,7 @@ class Lamp(Score):
     Within one tensor the order is that of the magnitudes.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> Lamp()(Member(Target("w"), np.array([2.0, 1.0]), {})).tolist()
         [1.0, 0.2]
 
@@ -84,7 +84,7 @@ class Taylor(Score):
     that the layers see; it is computed only when an update is due.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w, g = np.array([2.0, 1.0]), np.array([-0.5, 3.0])
         >>> Taylor()(Member(Target("w"), w, {}, {"gradient": g})).tolist()
         [1.0, 3.0]
@@ -126,7 +126,7 @@ class HessianDiagonal(Score):
     counts for more.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w, h = np.array([2.0, 1.0]), np.array([0.5, 4.0])
         >>> HessianDiagonal()(
         ...     Member(Target("w"), w, {}, {"squared_gradient": h})).tolist()

@@ -41,7 +41,7 @@ class Binary(Transform):
         ConfigError: for a bound that is not positive.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w = np.array([[0.5], [-1.0], [0.3]], "float32")
         >>> Binary().evaluate(Target("kernel"), w, {}).ravel().tolist()
         [0.6, -0.6, 0.6]
@@ -112,7 +112,7 @@ class Ternary(Transform):
         ConfigError: for a threshold outside (0, 4).
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w = np.array([[0.9], [-1.1], [0.1]], "float32")
         >>> Ternary().evaluate(Target("kernel"), w, {}).ravel().tolist()
         [1.0, -1.0, 0.0]

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 
 
 def check_bits(bits: int, *, least: int = 2) -> int:

@@ -30,7 +30,7 @@ class PowerOfTwo(Transform):
         ConfigError: for bits outside 3..8.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w = np.array([[0.9, 0.3, -0.6, 0.01]], "float32")
         >>> PowerOfTwo(bits=4).evaluate(Target("kernel"), w, {}).ravel().tolist()
         [1.0, 0.25, -0.5, 0.0]

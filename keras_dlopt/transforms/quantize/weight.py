@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.select import Target
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.quantize import phases
 from keras_dlopt.transforms.quantize.grids import IntegerGrid
@@ -89,7 +89,7 @@ class FakeQuant(Transform):
         ConfigError: for bits, axes or groups that do not fit, and steps out of order.
 
     Example:
-        >>> from keras_dlopt.select import Target
+        >>> from keras_dlopt.graph.targets import Target
         >>> w = np.array([[0.5], [-1.0], [0.2]], "float32")
         >>> FakeQuant(bits=2).evaluate(Target("kernel"), w, {}).ravel().tolist()
         [0.0, -1.0, 0.0]

@@ -1,0 +1,36 @@
+"""The only folder that touches undocumented Keras. Each use has a canary test.
+
+A canary (`tests/test_compat.py`) that fails after a Keras upgrade says which function
+here to mend; nothing else in the package needs to change.
+"""
+
+from keras_dlopt._compat.formats import limited_variables, unnamed_operations
+from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
+from keras_dlopt._compat.training import (
+    batch_count,
+    build_from_spec,
+    build_metrics,
+    do_not_ask_for_more,
+    input_sharding,
+    keep_losses_apart,
+    replace_train_functions,
+    replace_update,
+    watch_losses,
+)
+
+__all__ = [
+    "WeightOverlay",
+    "batch_count",
+    "build_from_spec",
+    "build_metrics",
+    "do_not_ask_for_more",
+    "in_xla",
+    "input_sharding",
+    "keep_losses_apart",
+    "limited_variables",
+    "replace_train_functions",
+    "replace_update",
+    "sublayers",
+    "unnamed_operations",
+    "watch_losses",
+]

@@ -1,0 +1,85 @@
+"""What files of models rest on: names of classes, and variables that they ask for."""
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_dlopt.errors import FormatError
+
+_LOCK = threading.RLock()
+_SLACK = 4096  # elements for counters and seeds that are in no file
+
+
+@contextlib.contextmanager
+def limited_variables(elements: int) -> Iterator[None]:
+    """Inside, this thread can create Keras variables of so many elements in all.
+
+    A file may describe `Dense(10**12)` in a few bytes. Its weights are in the file
+    too, so a model that asks for more elements than the file has is not its model.
+
+    Relies on: `keras.Variable` subclasses its backend's class and takes
+    `(initializer, shape, ...)`; the constructor is replaced while a file is read.
+
+    Raises:
+        FormatError: out of the constructor of the variable that is too much.
+    """
+    left, thread = elements + _SLACK, threading.get_ident()
+    # keras.Variable inherits its constructor from the backend's class.
+    with _LOCK:
+        outer = vars(keras.Variable).get("__init__")
+        original = keras.Variable.__init__
+
+        def checked(self, initializer, shape=None, *args, **kwargs):
+            nonlocal left
+            if threading.get_ident() == thread:
+                wanted = tuple(shape or getattr(initializer, "shape", None) or ())
+                left -= math.prod(wanted)
+                if left < 0:
+                    raise FormatError(
+                        f"Refused: the model described in the file needs a variable "
+                        f"of shape {wanted}, more than the weights stored "
+                        f"in it ({elements} elements). Restore the file from a copy "
+                        "or save it again."
+                    )
+            original(self, initializer, shape, *args, **kwargs)
+
+        keras.Variable.__init__ = checked
+        try:
+            yield
+        finally:
+            if outer is None:
+                del keras.Variable.__init__
+            else:  # a custom class that loads a file while it is loaded itself
+                keras.Variable.__init__ = outer
+
+
+def unnamed_operations() -> Iterator[tuple[str, type]]:
+    """The classes that Functional models are made of and that have no public name.
+
+    Those are Functional itself and the nodes that `keras.ops` leaves in a graph. Keras
+    writes the module they live in, so they are told by it; nothing is imported.
+
+    Relies on: the modules `keras.src.ops` and `keras.src.models`.
+
+    Returns:
+        Pairs of a short name and a class.
+    """
+    for cls in _subclasses(keras.Operation, {}):
+        home = cls.__module__.split(".")
+        if home[:3] == ["keras", "src", "ops"]:
+            yield f"{'.'.join(home[2:])}.{cls.__name__}", cls
+        elif home[:3] == ["keras", "src", "models"] and cls.__name__ == "Functional":
+            yield "Functional", cls
+
+
+def _subclasses(cls: Any, found: dict[type, None]) -> dict[type, None]:
+    sub: type
+    for sub in cls.__subclasses__():
+        if sub not in found:
+            found[sub] = None
+            _subclasses(sub, found)
+    return found

@@ -1,0 +1,1 @@
+"""What looks at, runs or changes a model's structure."""

@@ -1,0 +1,232 @@
+"""Where quantizers belong so that LiteRT runs a model in int8 with the same numbers.
+
+The rules, each of which mirrors what the converter fuses or shares:
+
+- the model's input is quantized once;
+- convolution or dense -> BatchNorm -> ReLU is one operation: one quantizer at its end;
+- BatchNorm elsewhere is a depthwise convolution: what it takes is quantized;
+- addition -> ReLU is one too, and each branch is quantized before it;
+- concatenation shares one range with what goes into it: one quantizer, after it;
+- pooling by maximum, padding, cropping and reshaping keep their input's range: none;
+- what is only pooled by maximum is quantized after the pooling: the rounded maximum is
+  the maximum of the rounded, and there are fewer values to round;
+- pooling by average has a range of its own: one;
+- sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
+- the model's output is quantized.
+
+A layer that the rules do not know, such as an attention or a LayerNormalization, is
+taken as one operation with a range of its own; `Places.problems` says so, since LiteRT
+would compute it in float. Nothing is placed inside recurrent layers: they run their
+cells in a loop.
+
+Source: LiteRT's 8-bit quantization specification.
+"""
+
+import dataclasses
+from typing import Any
+
+from keras import layers
+
+from keras_dlopt.graph.kinds import (
+    ACTIVATIONS,
+    FIXED_RANGES,
+    FUSED_ACTIVATIONS,
+    FUSES_RELU,
+    KEEPS_RANGE,
+    LINEAR,
+    LOOPS,
+    MAX_POOLING,
+    OWN_RANGE,
+    activation_name,
+    folds_by_shape,
+    is_relu,
+    is_weighted,
+)
+from keras_dlopt.graph.trace import Call, Trace
+
+__all__ = ["KEEPS_RANGE", "LINEAR", "Places", "lone_normalizations", "place"]
+
+
+@dataclasses.dataclass
+class Places:
+    """Paths of the quantizers, by kind.
+
+    Attributes:
+        inputs: where the model's inputs are taken.
+        outputs: all others with a range to learn.
+        fixed: range -> outputs that have it by nature.
+        problems: what int8 LiteRT does not have, and what to do.
+    """
+
+    inputs: list[str] = dataclasses.field(default_factory=list)
+    outputs: list[str] = dataclasses.field(default_factory=list)
+    fixed: dict[tuple[float, float], list[str]] = dataclasses.field(
+        default_factory=dict
+    )
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def add_output(self, call: Call) -> None:
+        """Quantizes what a call returns."""
+        ends = FIXED_RANGES.get(activation_name(call.layer))
+        paths = self.outputs if ends is None else self.fixed.setdefault(ends, [])
+        if f"{call.path}/output" not in paths:
+            paths.append(f"{call.path}/output")
+
+    def add_input(self, call: Call) -> None:
+        """Quantizes what a call takes."""
+        if f"{call.path}/input" not in (*self.inputs, *self.outputs):
+            self.outputs.append(f"{call.path}/input")
+
+
+def place(graph: Trace, *, after_pooling: bool = True) -> Places:
+    """Decides for every tensor whether a quantizer follows it.
+
+    Args:
+        graph: the calls of a model's layers.
+        after_pooling: False quantizes before pooling by maximum, as elsewhere.
+    """
+    graph = _without_loops(graph)
+    producers, consumers = graph.producers(), graph.consumers()
+    places = Places()
+    _place_inputs(places, graph)
+    quantized = set(graph.inputs)
+    for call in graph.calls:
+        if not call.composite:
+            _check_sources(places, call, graph, producers)
+            _check_layer(places, call, producers, consumers)
+        made = [t for t in call.outputs if producers.get(t) is call]
+        if not made or set(made) <= graph.integers:
+            continue
+        keeps = isinstance(call.layer, KEEPS_RANGE)
+        if keeps and set(call.inputs) <= quantized:
+            quantized.update(made)
+            continue
+        going = [n for t in made for n in _goes_on(call, t, graph, consumers)]
+        pooled = any(isinstance(n.layer, MAX_POOLING) for n in going)
+        if going and (after_pooling or not pooled):
+            continue
+        quantized.update(made)
+        places.add_output(call)
+    return places
+
+
+def _without_loops(graph: Trace) -> Trace:
+    """The trace with recurrent layers as one operation each."""
+    loops = {c.path for c in graph.calls if isinstance(c.layer, LOOPS)}
+    calls = []
+    for call in graph.calls:
+        if any(call.path.startswith(f"{path}/") for path in loops):
+            continue
+        if call.path in loops:
+            call = dataclasses.replace(call, composite=False)
+        calls.append(call)
+    return dataclasses.replace(graph, calls=calls)
+
+
+def _place_inputs(places: Places, graph: Trace) -> None:
+    """Finds where the model's inputs are taken: each such place quantizes them."""
+    given = set(graph.inputs) - graph.integers
+    takers = [c for c in graph.calls if set(c.inputs) & given]
+    # A composite layer does so once for all layers inside it. What goes into a
+    # concatenation is quantized by its output's range at once.
+    outer = {c.path for c in takers if c.composite and len(c.inputs) == 1}
+    for call in takers:
+        inside = any(call.path.startswith(f"{path}/") for path in outer)
+        if inside or isinstance(call.layer, layers.Concatenate):
+            continue
+        if call.composite and call.path not in outer:
+            continue
+        if len(set(call.inputs)) > 1:
+            places.problems.append(
+                f"{call.path!r} takes an input of the model together with other "
+                "tensors, and they need ranges of their own. Put a layer between that "
+                "keeps the values, such as keras.layers.Reshape(inputs.shape[1:])."
+            )
+        elif f"{call.path}/input" not in places.inputs:
+            places.inputs.append(f"{call.path}/input")
+
+
+def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> list[Call]:
+    """The one call that takes the tensor, if it belongs to the same operation."""
+    following = consumers.get(tensor, [])
+    if len(following) != 1 or tensor in graph.outputs or tensor in graph.loose:
+        return []
+    return following if _fuses(call, following[0]) else []
+
+
+def _fuses(call: Call, following: Call) -> bool:
+    if isinstance(following.layer, layers.Concatenate):
+        return activation_name(call.layer) not in FIXED_RANGES
+    if isinstance(following.layer, MAX_POOLING):
+        fused = activation_name(call.layer) in FUSED_ACTIVATIONS
+        return fused and isinstance(call.layer, (*LINEAR, layers.ReLU))
+    if activation_name(call.layer) != "linear":
+        return False
+    if isinstance(following.layer, layers.BatchNormalization):
+        return isinstance(call.layer, LINEAR) or is_weighted(call.layer)
+    # A layer of layers that makes its own output ends in a sum.
+    fuses = call.composite or isinstance(call.layer, FUSES_RELU)
+    return (fuses or is_weighted(call.layer)) and is_relu(following.layer)
+
+
+def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
+    """Notes a tensor that no layer made: only its taker can quantize it."""
+    sources = set(call.inputs) - graph.integers
+    if all(t in producers or t in graph.inputs for t in sources):
+        return
+    places.problems.append(
+        f"{call.path!r} takes a tensor that no layer made, but an "
+        "operation between layers (x + y, keras.ops, a cast under mixed precision). "
+        "Quantizers sit at layers: use one for it, such as keras.layers.Add()."
+    )
+    if len(sources) == 1 and is_weighted(call.layer):
+        places.add_input(call)
+
+
+def _check_layer(places: Places, call: Call, producers, consumers) -> None:
+    """Notes where LiteRT would silently compute in float."""
+    layer, activation = call.layer, activation_name(call.layer)
+    problems = places.problems
+    if isinstance(layer, layers.BatchNormalization):
+        if not _folds(call, producers, consumers) and not folds_by_shape(layer):
+            source = producers.get(call.inputs[0])
+            problems.append(
+                f"{call.path!r} normalizes "
+                f"{repr(source.path) if source else 'the input of the model'}, and "
+                "cannot be folded into it. In int8 a BatchNormalization of other data "
+                "than images must directly follow a convolution or dense layer that "
+                "has no activation and feeds nothing else."
+            )
+    elif isinstance(layer, LINEAR):
+        if activation not in FUSED_ACTIVATIONS:
+            problems.append(
+                f"{call.path!r} computes {activation!r} inside, and int8 needs a "
+                "quantizer before that. split_activations(model) makes the activation "
+                "a layer of its own."
+            )
+    elif isinstance(layer, layers.Activation):
+        if activation not in ACTIVATIONS:
+            problems.append(_unknown(call, f"an Activation of {activation!r}"))
+    elif not isinstance(layer, (*KEEPS_RANGE, *OWN_RANGE)):
+        problems.append(_unknown(call, f"a {type(layer).__name__}"))
+
+
+def lone_normalizations(graph: Trace) -> list[Any]:
+    """The BatchNormalization layers that do not belong to a convolution before them."""
+    producers, consumers = graph.producers(), graph.consumers()
+    return [
+        call.layer
+        for call in graph.calls
+        if isinstance(call.layer, layers.BatchNormalization)
+        and not _folds(call, producers, consumers)
+    ]
+
+
+def _folds(normalization: Call, producers, consumers) -> bool:
+    before = producers.get(normalization.inputs[0])
+    alone = consumers[normalization.inputs[0]] == [normalization]
+    return alone and before is not None and _fuses(before, normalization)
+
+
+def _unknown(call: Call, what: str) -> str:
+    return f"{call.path!r} is {what}, of which LiteRT has no int8 form known here."

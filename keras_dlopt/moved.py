@@ -1,0 +1,94 @@
+"""Old import paths, which keep working for a while and name the new ones.
+
+Two tables and the two ways in which Python asks for a name: as a module
+(`import keras_dlopt.profile`) and as an attribute (`transforms.int8_recipe`).
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "keras_dlopt.distribute.model_parallel": "keras_dlopt.model_parallel",
+    "keras_dlopt.distribute.tpu": "keras_dlopt.tpu",
+    "keras_dlopt.profile": "keras_dlopt.measure.profile",
+    "keras_dlopt.serialize": "keras_dlopt.config",
+}
+NAMES = {
+    "keras_dlopt.distribute.Outcome": "keras_dlopt.trials.Outcome",
+    "keras_dlopt.distribute.run_tasks": "keras_dlopt.trials.run_tasks",
+    "keras_dlopt.select.activation_targets": (
+        "keras_dlopt.graph.targets.activation_targets"
+    ),
+    "keras_dlopt.select.weight_targets": "keras_dlopt.graph.targets.weight_targets",
+    "keras_dlopt.transforms.HashedKernel": "keras_dlopt.surgery.HashedKernel",
+    "keras_dlopt.transforms.factorize": "keras_dlopt.surgery.factorize",
+    "keras_dlopt.transforms.hashed_layers": "keras_dlopt.surgery.hashed_layers",
+    "keras_dlopt.transforms.int8_recipe": "keras_dlopt.int8.int8_recipe",
+    "keras_dlopt.transforms.quantization_recipe": (
+        "keras_dlopt.int8.quantization_recipe"
+    ),
+    "keras_dlopt.transforms.split_activations": "keras_dlopt.int8.split_activations",
+}
+
+
+def _warn(old: str, new: str) -> None:
+    # The caller's line: the frames of the import system do not count.
+    warnings.warn(f"{old} has moved: use {new}.", DeprecationWarning, stacklevel=3)
+
+
+def names(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module that some of its names have left.
+
+    Args:
+        module: its own `__name__`.
+    """
+
+    def find(name: str) -> Any:
+        old = f"{module}.{name}"
+        if old in MODULES:
+            _warn(old, MODULES[old])
+            return importlib.import_module(MODULES[old])
+        if old in NAMES:
+            home, _, attribute = NAMES[old].rpartition(".")
+            _warn(old, NAMES[old])
+            return getattr(importlib.import_module(home), attribute)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return find
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives the new module where an old one is imported."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        for old in MODULES:
+            if fullname == old or fullname.startswith(f"{old}."):
+                return importlib.util.spec_from_loader(fullname, self)
+        return None
+
+    def create_module(self, spec):
+        old = next(
+            o for o in MODULES if spec.name == o or spec.name.startswith(f"{o}.")
+        )
+        new = MODULES[old] + spec.name.removeprefix(old)
+        _warn(spec.name, new)
+        module = importlib.import_module(new)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Keeps the module as it is: it was run under its new name."""
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
+
+
+def install() -> None:
+    """Has old module paths found; once a process."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

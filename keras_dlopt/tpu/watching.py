@@ -1,0 +1,106 @@
+"""Which layer runs: to name the one whose operation fails, and to see its shapes."""
+
+import functools
+import re
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt import _compat
+from keras_dlopt.tpu.padding import Product
+
+# Not matrix products: looked up, or done by the vector unit.
+_NO_PRODUCT = ("depthwise_kernel",)
+
+
+class Watched:
+    """Hooks the `call` of every layer below a model, in a process of its own.
+
+    Attributes:
+        failed: path of the innermost layer whose `call` raised, if one did.
+        shapes: path of each layer -> shape of its (first) output.
+        layers: path -> layer.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.failed = ""
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.layers: dict[str, Any] = {}
+        self._walk(model, "")
+        for path, layer in self.layers.items():
+            layer.call = self._hook(path, layer.call)
+
+    def _walk(self, layer: Any, path: str) -> None:
+        for child in _compat.sublayers(layer):
+            below = f"{path}/{child.name}".lstrip("/")
+            if not any(child is known for known in self.layers.values()):
+                self.layers[below] = child
+                self._walk(child, below)
+
+    def _hook(self, path: str, call: Any) -> Any:
+        @functools.wraps(call)
+        def watched(*args, **kwargs):
+            try:
+                outputs = call(*args, **kwargs)
+            except Exception:
+                self.failed = self.failed or path
+                raise
+            first = keras.tree.flatten(outputs)[:1]
+            if first and hasattr(first[0], "shape"):
+                self.shapes[path] = tuple(n or 1 for n in first[0].shape)
+            return outputs
+
+        return watched
+
+    def path_in(self, name: str) -> str:
+        """The deepest layer that a compiler's name for an operation mentions."""
+        parts = re.split(r"[/()\s]+", name)
+        best, depth = "", 0
+        for path in self.layers:
+            last = path.rsplit("/", 1)[-1]
+            # Keras makes scope names unique with a number: "conv", "conv_1".
+            hits = [i for i, p in enumerate(parts) if re.sub(r"_\d+$", "", p) == last]
+            hits += [i for i, p in enumerate(parts) if p == last]
+            if hits and max(hits) >= depth:
+                best, depth = path, max(hits)
+        return best
+
+    def products(self) -> list[Product]:
+        """The matrix products of the layers that ran."""
+        return [
+            product
+            for path, layer in self.layers.items()
+            if path in self.shapes
+            for product in _products(path, layer, self.shapes[path])
+        ]
+
+
+def _products(path: str, layer: Any, output: tuple[int, ...]) -> list[Product]:
+    own = {id(v) for sub in _compat.sublayers(layer) for v in sub.weights}
+    found = []
+    for variable in layer.weights:
+        if id(variable) in own or not variable.name.endswith("kernel"):
+            continue
+        if variable.name in _NO_PRODUCT or len(variable.shape) < 2:
+            continue
+        inputs, outputs = _sizes(layer, tuple(variable.shape))
+        places = max(1, int(np.prod(output[1:])) // max(outputs, 1))
+        work = 2.0 * inputs * outputs * places
+        found.append(Product(path, inputs, outputs, work))
+    return found
+
+
+def _sizes(layer: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Length of the sum, and features that come out."""
+    equation = getattr(layer, "equation", None)
+    if not equation:
+        return int(np.prod(shape[:-1])), shape[-1]
+    letters = re.fullmatch(r".*,(\w+)->(.*)", equation.replace("...", ""))
+    if letters is None or len(letters[1]) != len(shape):
+        return int(np.prod(shape[:-1])), shape[-1]
+    kept = [
+        n for letter, n in zip(letters[1], shape, strict=True) if letter in letters[2]
+    ]
+    outputs = int(np.prod(kept))
+    return int(np.prod(shape)) // outputs, outputs
