@@ -30,6 +30,10 @@ class ExportError(DloptError, RuntimeError):
     """A model could not be exported, or the file does not hold what was trained."""
 
 
+class RunError(DloptError, RuntimeError):
+    """A process that was started failed, or did not end in time."""
+
+
 class MissingDependencyError(DloptError, ImportError):
     """An optional package is needed and is not installed."""
 

@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 from keras_dlopt import moved
+from keras_dlopt.errors import RunError
 
 _HOME = {
     "BFloat16": "compression",
@@ -23,8 +24,7 @@ _HOME = {
     "predict_litert": "interpreters",
     "prepare": "pipeline",
     "probe": "facts",
-    "run": "processes",
-    "RunError": "processes",
+    "run": "workers",
     "search_batch_size": "inference",
     "strategy": "build",
     "synchronize": "normalization",
@@ -36,7 +36,7 @@ _HOME = {
 
 _moved = moved.names(__name__)
 
-__all__ = [*_HOME]
+__all__ = ["RunError", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

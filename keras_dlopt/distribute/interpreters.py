@@ -4,16 +4,14 @@ import importlib.util
 import itertools
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
 
-from keras_dlopt.distribute.processes import RunError, end_processes, ended_by_sigterm
-from keras_dlopt.errors import ConfigError, DataError, missing
+from keras_dlopt import processes as running
+from keras_dlopt.errors import ConfigError, DataError, RunError, missing
 
 # Run by path, not as a module: the package need not be imported for it.
 _SCRIPT = pathlib.Path(__file__).with_name("_interpreter_process.py")
@@ -65,47 +63,17 @@ def predict_litert(
     with tempfile.TemporaryDirectory(prefix="keras-dlopt-litert-") as folder:
         given = pathlib.Path(folder, "inputs.npy")
         np.save(given, inputs)
-        with ended_by_sigterm():
-            started = [
-                _start(path, given, f"{folder}/{number}.npy", low, high, batch_size)
-                for number, (low, high) in enumerate(itertools.pairwise(edges))
-            ]
-            _wait(started, seconds)
+        with running.children() as started:
+            for number, (low, high) in enumerate(itertools.pairwise(edges)):
+                part, log = f"{folder}/{number}.npy", f"{folder}/{number}.log"
+                arguments = (_SCRIPT, path, given, part, low, high, batch_size)
+                started.append(running.Child(*arguments, log=log))
+            worst = running.wait(started, until=time.monotonic() + seconds)
+            if worst is not None:
+                raise RunError(
+                    f"LiteRT process {started.index(worst)} {worst.problem(seconds)}. "
+                    "Allow more seconds, or use more processes, if it was slow. Its "
+                    f"last lines:\n{worst.tail(3)}"
+                )
         parts = [np.load(f"{folder}/{number}.npy") for number in range(len(started))]
     return np.concatenate(parts)
-
-
-def _start(*arguments: Any) -> Any:
-    return subprocess.Popen(
-        [sys.executable, str(_SCRIPT), *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _wait(started: list[Any], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    try:
-        for number, process in enumerate(started):
-            try:
-                _, text = process.communicate(
-                    timeout=max(0.001, end - time.monotonic())
-                )
-            except subprocess.TimeoutExpired:
-                raise RunError(
-                    f"LiteRT process {number} did not end within {seconds:g} s and was "
-                    "ended. Allow more seconds, or use more processes."
-                ) from None
-            if process.returncode:
-                last = "\n".join(text.splitlines()[-3:])
-                raise RunError(
-                    f"LiteRT process {number} failed with exit code "
-                    f"{process.returncode}: {last}"
-                )
-    finally:
-        end_processes(started)
-        for process in started:
-            process.stderr.close()

@@ -1,19 +1,14 @@
 """`check`: starts the compiling process, waits as long as told, reads its report."""
 
-import contextlib
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_dlopt import errors
-from keras_dlopt.distribute.processes import ended_by_sigterm
+from keras_dlopt import errors, processes
 from keras_dlopt.errors import ConfigError, DloptError, ModelError
 from keras_dlopt.tpu.chips import KNOWN_TOPOLOGIES, Topology, topology
 from keras_dlopt.tpu.environment import environment, require_compiler
@@ -21,7 +16,6 @@ from keras_dlopt.tpu.padding import Product, padding
 from keras_dlopt.tpu.report import Failure, Report, Step, made
 
 WORKER = "keras_dlopt.tpu.worker"
-POLL = 0.1  # seconds between two looks at what the process has written
 
 
 def check(
@@ -90,8 +84,7 @@ def check(
             "imports": list(imports),
         }
         run = _Run(pathlib.Path(folder), job, settings, time_limit, progress)
-        with ended_by_sigterm():
-            events = run.events()
+        events = run.events()
     return _report(events, run, where, backend)
 
 
@@ -109,26 +102,17 @@ class _Run:
         """Runs the process to its end, or to the time limit."""
         self.job_path.write_text(json.dumps(self.job))
         self.out.touch()
-        command = [sys.executable, "-m", WORKER, str(self.job_path), str(self.out)]
         end = time.monotonic() + self.time_limit
-        with open(self.log, "wb") as log:
-            process = subprocess.Popen(
-                command,
-                env=self.settings,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
+        with processes.children() as started:
+            child = processes.Child(
+                *("-m", WORKER, self.job_path, self.out),
+                log=self.log,
+                environment=self.settings,
             )
-            try:
-                while process.poll() is None and not self.timed_out:
-                    time.sleep(POLL)
-                    self._look()
-                    self.timed_out = time.monotonic() > end
-            finally:
-                _end(process)
-        self.code = process.returncode
-        self.tail = _tail(self.log)
+            started.append(child)
+            worst = processes.wait(started, until=end, look=self._look)
+            self.timed_out = worst is not None and child.code is None
+        self.code, self.tail = child.code or 0, _tail(child.text())
         return self._look()
 
     def _look(self) -> list[dict[str, Any]]:
@@ -143,14 +127,6 @@ class _Run:
             self.stage = stages[-1]
             self.progress(self.stage)
         return found
-
-
-def _end(process: Any) -> None:
-    """Ends the process and what it started, whatever state it is in."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _report(
@@ -276,8 +252,8 @@ def _source(model: Any, folder: pathlib.Path) -> str:
     return str(path)
 
 
-def _tail(log: pathlib.Path) -> str:
-    lines = [s.strip() for s in log.read_text(errors="replace").splitlines()]
+def _tail(text: str) -> str:
+    lines = [s.strip() for s in text.splitlines()]
     told = [s for s in lines if s and not s.startswith(("WARNING", "I0000", "@"))]
     errors_first = [
         s for s in told if "Error" in s or "F0000" in s or "Check fail" in s

@@ -6,9 +6,9 @@ wants its environment before JAX starts: so it gets a process of its own.
 
 import importlib.util
 import os
-import sys
 
 from keras_dlopt.errors import ConfigError, missing
+from keras_dlopt.processes import python_path
 
 # The compiler asks the machine it believes to be on; these answer for it.
 _ANSWERS = {
@@ -43,5 +43,5 @@ def environment(backend: str) -> dict[str, str]:
             f"Received: backend={backend!r}."
         )
     kept = {k: v for k, v in os.environ.items() if k not in _DROPPED}
-    path = os.pathsep.join(p for p in ("", *sys.path) if p or p == "")
-    return {**kept, **_ANSWERS, "KERAS_BACKEND": backend, "PYTHONPATH": path}
+    own = {"KERAS_BACKEND": backend, "PYTHONPATH": python_path()}
+    return {**kept, **_ANSWERS, **own}

@@ -4,13 +4,11 @@ import inspect
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras_dlopt.distribute.processes import end_processes
+from keras_dlopt import processes
 from keras_dlopt.errors import ConfigError
 
 # Run by path, not as a module: the package need not be imported for it.
@@ -78,29 +76,30 @@ class Process:
         self._folder = tempfile.TemporaryDirectory(prefix="keras-dlopt-task-")
         folder = pathlib.Path(self._folder.name)
         (folder / "task.json").write_text(json.dumps(task))
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        with (folder / "log.txt").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(_SCRIPT), target, str(folder), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, **environment},
-                start_new_session=True,
-            )
+        self._child = processes.Child(
+            _SCRIPT,
+            target,
+            folder,
+            os.getpid(),
+            log=folder / "log.txt",
+            environment={
+                **os.environ,
+                "PYTHONPATH": processes.python_path(),
+                **environment,
+            },
+        )
 
     def poll(self) -> tuple[Any, str] | None:
         """Result and error text, or None while it runs."""
-        code = self._process.poll()
+        code = self._child.code
         if code is None:
             return None
-        end_processes([self._process])  # what the trial left running
-        folder = pathlib.Path(self._folder.name)
+        processes.end([self._child])  # what the trial left running
         try:
-            if code == 0:
-                return json.loads((folder / "result.json").read_text()), ""
-            lines = (folder / "log.txt").read_text(errors="replace").splitlines()
-            return None, f"exit code {code}: " + "\n".join(lines[-15:])
+            if code != 0:
+                return None, f"exit code {code}: {self._child.tail(15)}"
+            folder = pathlib.Path(self._folder.name)
+            return json.loads((folder / "result.json").read_text()), ""
         except (OSError, ValueError) as error:
             return None, f"left no result: {error}"
         finally:
@@ -108,7 +107,7 @@ class Process:
 
     def stop(self) -> None:
         """Ends the process and all that it started."""
-        end_processes([self._process])
+        processes.end([self._child])
         self._folder.cleanup()
 
 

@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import filelock
+
 from keras_dlopt.errors import ConfigError, FormatError, missing
 
 _LOCK_SECONDS = 30.0  # that SQLite waits for another program that writes
@@ -242,41 +244,31 @@ def alone(path: str | os.PathLike) -> Iterator[None]:
     Raises:
         ConfigError: if there is one, or the file cannot be made.
     """
-    lock = pathlib.Path(f"{pathlib.Path(path).absolute()}.lock")
-    if pathlib.Path(path).is_dir() or "?" in str(path):
+    place = pathlib.Path(path).absolute()
+    if place.is_dir() or "?" in str(path):
         raise ConfigError(
             f"store must be an SQLite file without '?' in its name. Received: {path}."
         )
+    lock = filelock.FileLock(f"{place}.lock", blocking=False)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"Another run_tasks is at work on the store {path}. Wait for its end, or "
+            "give another store."
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"store must be a file that can be written. Received: {path} ({error})."
         ) from error
-    with file:
-        if not _locked(file, lock):
-            raise ConfigError(
-                f"Another run_tasks is at work on the store {path}. Wait for its end, "
-                "or give another store."
-            )
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _locked(file: Any, path: pathlib.Path) -> bool:
     try:
-        import fcntl
-    except ImportError:  # not on this system
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another one may have removed this file, and locked a new one, meanwhile.
-        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
-    except OSError:
-        return False
+        yield
+    finally:
+        # While it is held: afterwards it could be another one's.
+        with contextlib.suppress(OSError):  # an open file, on Windows
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def key_of(task: Mapping[str, Any]) -> str:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from keras_dlopt.distribute.processes import ended_by_sigterm
 from keras_dlopt.errors import ConfigError, missing
+from keras_dlopt.processes import ended_by_sigterm
 from keras_dlopt.trials.executors import Local, Ray, target_of
 from keras_dlopt.trials.store import Outcome, Store, alone, key_of
 
@@ -150,7 +150,7 @@ def _ended(one: _Running, seconds: float) -> tuple[Any, str, float] | None:
     if taken < seconds:
         return None
     one.handle.stop()
-    return None, f"did not end within {seconds:g} s and was ended", taken
+    return None, f"timed out after {seconds:g} s and was ended", taken
 
 
 def default_slots() -> list[dict[str, str]]:

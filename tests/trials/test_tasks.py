@@ -45,7 +45,7 @@ def test_what_fails_does_not_stop_the_rest(tmp_path):
     assert "returned no finite number" in done[3].error
     hangs = [{"x": 4}]
     done = run_tasks(target("picky"), hangs, store=tmp_path / "s.db", seconds=1)
-    assert done[0].error == "did not end within 1 s and was ended"
+    assert done[0].error == "timed out after 1 s and was ended"
 
 
 def test_results_are_made_plain_or_refused(tmp_path):

@@ -6,27 +6,18 @@ import json
 import os
 import pathlib
 import random
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_dlopt.errors import ConfigError, DloptError
+from keras_dlopt import processes
+from keras_dlopt.errors import ConfigError, RunError
 
-_POLL, _GRACE = 0.1, 5.0
-_TERMINATED = 143  # exit code of a process that SIGTERM ended
 # Below the ports that Linux gives to outgoing connections, which could take one before
 # the worker that it was chosen for listens.
 _PORTS = range(10_000, 32_000)
-
-
-class RunError(DloptError, RuntimeError):
-    """A process that was started failed, or did not end in time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,104 +83,46 @@ def run(
     folder = pathlib.Path(logs or tempfile.mkdtemp(prefix="keras-dlopt-run-"))
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
-    command = [sys.executable, str(path), *map(str, arguments)]
     variables = {name: str(value) for name, value in (environment or {}).items()}
     for left in range(restarts, -1, -1):
-        results = _once(command, workers, end, folder, variables)
-        failed = [r for r in results if r.returncode != 0]
-        if not failed:
-            return results
-        late = time.monotonic() >= end
-        if late or left == 0:
-            raise _error(results, seconds if late else None)
+        try:
+            return _once([path, *arguments], workers, seconds, end, folder, variables)
+        except RunError:
+            if left == 0 or time.monotonic() >= end:
+                raise
     raise AssertionError("unreachable")
 
 
 def _once(
-    command: Sequence[str],
+    command: Sequence[Any],
     workers: int,
+    seconds: float,
     end: float,
     folder: pathlib.Path,
     environment: Mapping[str, str],
 ) -> list[WorkerResult]:
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    started: list[Any] = []
-    with contextlib.ExitStack() as held:
-        held.enter_context(ended_by_sigterm())
-        held.callback(end_processes, started)
+    with processes.children() as started:
         for index in range(workers):
-            log = held.enter_context((folder / f"worker-{index}.log").open("ab"))
             config = {
                 "cluster": {"worker": addresses},
                 "task": {"type": "worker", "index": index},
             }
             own = {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
             started.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment, **own},
-                    start_new_session=True,
+                processes.Child(
+                    *command,
+                    log=folder / f"worker-{index}.log",
+                    environment={**os.environ, **environment, **own},
                 )
             )
-        _wait(started, end)
-    return [
-        WorkerResult(i, p.returncode, folder / f"worker-{i}.log")
-        for i, p in enumerate(started)
-    ]
-
-
-def _wait(started: list[Any], end: float) -> None:
-    """Until all have ended well, one has not, or time is up."""
-    while time.monotonic() < end:
-        codes = [p.poll() for p in started]
-        if any(code not in (None, 0) for code in codes):
-            # The others may be about to fail for the same reason, and say so better.
-            time.sleep(min(1.0, max(0.0, end - time.monotonic())))
-            return
-        if all(code == 0 for code in codes):
-            return
-        time.sleep(_POLL)
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit, so that what was started is ended too.
-
-    A handler that the program has set itself, and threads, are left as they are.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def end(*_):
-        raise SystemExit(_TERMINATED)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def end_processes(started: Sequence[Any]) -> None:
-    """Ends processes that lead a session of their own, with all they started.
-
-    Also what processes that have ended left running.
-    """
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        running = [p for p in started if p.poll() is None]
-        for process in started:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal_number)
-        limit = time.monotonic() + _GRACE
-        while any(p.poll() is None for p in running) and time.monotonic() < limit:
-            time.sleep(_POLL)
-    for process in started:
-        process.wait(_GRACE)
+        worst = processes.wait(started, until=end)
+        if worst is not None:
+            raise RunError(
+                f"Worker {started.index(worst)} of {workers} {worst.problem(seconds)}. "
+                f"Its log is {worst.log}; the last lines:\n{worst.tail(20)}"
+            )
+        return [WorkerResult(i, c.code or 0, c.log) for i, c in enumerate(started)]
 
 
 def free_ports(count: int) -> list[int]:
@@ -204,20 +137,4 @@ def free_ports(count: int) -> list[int]:
     raise RunError(
         f"No {count} free ports between {_PORTS[0]} and {_PORTS[-1]} were found. End "
         "processes that listen there."
-    )
-
-
-def _error(results: list[WorkerResult], seconds: float | None) -> RunError:
-    first = next(r for r in results if r.returncode != 0)
-    # A worker that was ended says less than one that failed by itself.
-    first = next((r for r in results if r.returncode > 0), first)
-    what = (
-        f"did not end within {seconds:g} s and was ended"
-        if seconds is not None
-        else f"failed with exit code {first.returncode}"
-    )
-    tail = "\n".join(first.text().splitlines()[-20:])
-    return RunError(
-        f"Worker {first.index} of {len(results)} {what}. Its log is {first.log}; the "
-        f"last lines:\n{tail}"
     )

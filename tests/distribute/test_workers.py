@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from keras_dlopt.distribute import RunError, processes, run
-from keras_dlopt.distribute.processes import free_ports
+from keras_dlopt.distribute import RunError, run, workers
+from keras_dlopt.distribute.workers import free_ports
 from keras_dlopt.errors import ConfigError
 
 TRAINER = pathlib.Path(__file__).with_name("trainer.py")
@@ -80,7 +80,9 @@ def is_gone(process, seconds=30):
 def test_one_that_hangs_is_ended_with_all_it_started(tmp_path):
     path = with_child(tmp_path, "child.wait()\n")
     for seconds in (2, 60):  # the longer for a busy machine
-        with pytest.raises(RunError, match=f"not end within {seconds} s and was ended"):
+        with pytest.raises(
+            RunError, match=f"timed out after {seconds} s and was ended"
+        ):
             run(path, workers=1, seconds=seconds)
         if (tmp_path / "child").exists():
             break
@@ -150,9 +152,9 @@ def test_ports_are_free_and_not_those_of_outgoing_connections(monkeypatch):
     with socket.socket() as one:
         one.bind(("127.0.0.1", found[0]))
         one.listen()
-        monkeypatch.setattr(processes, "_PORTS", range(found[0], found[0] + 1000))
+        monkeypatch.setattr(workers, "_PORTS", range(found[0], found[0] + 1000))
         assert found[0] not in free_ports(5)
-    monkeypatch.setattr(processes, "_PORTS", range(1000, 2000))
+    monkeypatch.setattr(workers, "_PORTS", range(1000, 2000))
     with pytest.raises(RunError, match="No 2000 free ports between 1000 and 1999"):
         free_ports(2000)
 

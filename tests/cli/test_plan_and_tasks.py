@@ -5,10 +5,10 @@ import pathlib
 
 from typer.testing import CliRunner
 
+from keras_dlopt import trials
 from keras_dlopt.cli.app import app
-from keras_dlopt.trials import tasks
 
-TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
+TARGETS = pathlib.Path(__file__).parents[1] / "trials" / "task_targets.py"
 
 
 def invoke(*arguments):
@@ -36,7 +36,7 @@ def test_an_interrupt_tells_where_the_results_are(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tasks, "run_tasks", interrupted)
+    monkeypatch.setattr(trials, "run_tasks", interrupted)
     file = tmp_path / "tasks.json"
     file.write_text("[]")
     done = invoke("tasks", f"{TARGETS}:picky", file, "--store", "some.db")
