@@ -219,7 +219,8 @@ class PreActivationBlock(_NormalizedBlock):
         self.dropout, self.momentum, self.epsilon = dropout, momentum, epsilon
 
     def _make_projection(self, rank, channels, strides):
-        return Residual._make_projection(self, rank, channels, strides)
+        # The residual's plain projection: nothing normalizes it here.
+        return super(_NormalizedBlock, self)._make_projection(rank, channels, strides)
 
     def get_config(self):
         return super().get_config() | {"dropout": self.dropout}
