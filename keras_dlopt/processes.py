@@ -32,7 +32,7 @@ class Child:
     ):
         self.log = pathlib.Path(log)
         with self.log.open("ab") as file:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -44,7 +44,7 @@ class Child:
     @property
     def code(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
-        return self._process.poll()
+        return self.process.poll()
 
     def text(self) -> str:
         """What it has written."""
@@ -119,12 +119,12 @@ def end(started: Sequence[Child]) -> None:
         running = [child for child in started if child.code is None]
         for child in started:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child._process.pid, signal_number)
+                os.killpg(child.process.pid, signal_number)
         limit = time.monotonic() + _GRACE
         while time.monotonic() < limit and any(c.code is None for c in running):
             time.sleep(_POLL)
     for child in started:
-        child._process.wait(_GRACE)
+        child.process.wait(_GRACE)
 
 
 @contextlib.contextmanager
