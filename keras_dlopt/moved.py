@@ -25,6 +25,7 @@ NAMES = {
     "keras_dlopt.select.activation_targets": (
         "keras_dlopt.graph.targets.activation_targets"
     ),
+    "keras_dlopt.select.variable_target": "keras_dlopt.graph.targets.variable_target",
     "keras_dlopt.select.weight_targets": "keras_dlopt.graph.targets.weight_targets",
     "keras_dlopt.transforms.HashedKernel": "keras_dlopt.surgery.HashedKernel",
     "keras_dlopt.transforms.factorize": "keras_dlopt.surgery.factorize",
