@@ -4,9 +4,6 @@ Everything Keras must be able to find when it loads a model is imported here; th
 that pull in plotting, converters or search load when they are first used.
 """
 
-import importlib
-from typing import Any
-
 from keras_dlopt import callbacks, layers, moved, optimizers, schedules
 from keras_dlopt.int8 import int8_recipe, split_activations
 from keras_dlopt.select import at, everything, inside, matching, named, rank
@@ -54,8 +51,6 @@ _MODULES = (
     "tpu",
     "trials",
 )
-_moved = moved.names(__name__)
-moved.install()
 _NAMES = {
     "profile_fit": "measure",
     "load_compressed": "storage",
@@ -122,13 +117,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _NAMES:
-        module = importlib.import_module(f"{__name__}.{_NAMES[name]}")
-        return getattr(module, name)
-    return _moved(name)
+__getattr__ = moved.names(__name__, homes=_NAMES, modules=_MODULES)
+moved.install()
 
 
 def __dir__() -> list[str]:

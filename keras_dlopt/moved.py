@@ -1,7 +1,8 @@
-"""Old import paths, which keep working for a while and name the new ones.
+"""Names that a package finds when they are asked for: heavy parts, and old paths.
 
-Two tables and the two ways in which Python asks for a name: as a module
-(`import keras_dlopt.profile`) and as an attribute (`transforms.int8_recipe`).
+Old import paths keep working for a while and name the new ones: two tables and the two
+ways in which Python asks for a name, as a module (`import keras_dlopt.profile`) and as
+an attribute (`transforms.int8_recipe`).
 """
 
 import importlib
@@ -9,7 +10,7 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -43,41 +44,58 @@ def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} has moved: use {new}.", DeprecationWarning, stacklevel=3)
 
 
-def names(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that some of its names have left.
+def names(
+    module: str, *, homes: Mapping[str, str] | None = None, modules: Sequence[str] = ()
+) -> Callable[[str], Any]:
+    """The `__getattr__` of a module.
 
     Args:
         module: its own `__name__`.
+        homes: name -> module inside this one that has it, imported on first use.
+        modules: names of modules inside this one that are imported on first use.
     """
 
     def find(name: str) -> Any:
+        if name in modules:
+            return importlib.import_module(f"{module}.{name}")
+        if homes and name in homes:
+            return getattr(importlib.import_module(f"{module}.{homes[name]}"), name)
         old = f"{module}.{name}"
         if old in MODULES:
             _warn(old, MODULES[old])
-            return importlib.import_module(MODULES[old])
-        if old in NAMES:
+            found: Any = importlib.import_module(MODULES[old])
+        elif old in NAMES:
             home, _, attribute = NAMES[old].rpartition(".")
             _warn(old, NAMES[old])
-            return getattr(importlib.import_module(home), attribute)
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+            found = getattr(importlib.import_module(home), attribute)
+        else:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        # `from module import name` asks twice, and should warn once.
+        vars(sys.modules[module])[name] = found
+        return found
 
     return find
+
+
+def _new_name(module: str) -> str | None:
+    """Where a module, or one inside it, is now."""
+    for old, new in MODULES.items():
+        if module == old or module.startswith(f"{old}."):
+            return new + module.removeprefix(old)
+    return None
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives the new module where an old one is imported."""
 
     def find_spec(self, fullname, path=None, target=None):
-        for old in MODULES:
-            if fullname == old or fullname.startswith(f"{old}."):
-                return importlib.util.spec_from_loader(fullname, self)
-        return None
+        if _new_name(fullname) is None:
+            return None
+        return importlib.util.spec_from_loader(fullname, self)
 
     def create_module(self, spec):
-        old = next(
-            o for o in MODULES if spec.name == o or spec.name.startswith(f"{o}.")
-        )
-        new = MODULES[old] + spec.name.removeprefix(old)
+        new = _new_name(spec.name)
+        assert new is not None  # `find_spec` has seen to it
         _warn(spec.name, new)
         module = importlib.import_module(new)
         spec.loader_state = module.__spec__
@@ -92,4 +110,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def install() -> None:
     """Has old module paths found; once a process."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        # Before the finder of files, which would load a second copy of a module inside
+        # a moved folder.
+        sys.meta_path.insert(0, _Finder())

@@ -4,9 +4,6 @@ Choosing (`facts`, `choose`) imports neither Keras nor TensorFlow; every other p
 loads when one of its names is first used.
 """
 
-import importlib
-from typing import Any
-
 from keras_dlopt import moved
 from keras_dlopt.errors import RunError
 
@@ -34,16 +31,9 @@ _HOME = {
     "unsynchronized": "normalization",
 }
 
-_moved = moved.names(__name__)
-
 __all__ = ["RunError", *_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
-        return getattr(module, name)
-    return _moved(name)
+__getattr__ = moved.names(__name__, homes=_HOME)
 
 
 def __dir__() -> list[str]:
