@@ -1,0 +1,120 @@
+"""What version 0.1 saved loads for ever: configs, recipes, models, optimizer state."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dlopt as dlopt
+import keras_dlopt.interop.tfmot
+import keras_dlopt.models  # both register what files may name
+from keras_dlopt.codecs.container import TENSORS, read_container
+from keras_dlopt.config import decode, encode
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+SPEC = importlib.util.spec_from_file_location("make_0_1", GOLDEN / "make_0_1.py")
+make_0_1 = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(make_0_1)
+FOLDER = GOLDEN / "v0_1"
+TEXT = json.loads((FOLDER / "configs.json").read_text())
+EXPECTED = np.load(FOLDER / "expected.npz")
+MODELS = sorted(path.stem for path in FOLDER.glob("*.keras"))
+CLOSE = 1e-6  # another build of TensorFlow may sum a convolution in another order
+
+
+def load(name):
+    return keras.saving.load_model(FOLDER / f"{name}.keras")
+
+
+def within(old, new):
+    """Whether all that was in an old config is there, with the same values."""
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(
+            key in new and within(value, new[key]) for key, value in old.items()
+        )
+    if isinstance(old, list):
+        return len(old) == len(new) and all(map(within, old, new))
+    return old == new
+
+
+def portable(config):
+    """A config without what the session numbers anew and where Keras keeps a class."""
+    if isinstance(config, list):
+        return [portable(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    dropped = ("module", "shared_object_id", "build_config")
+    return {k: portable(v) for k, v in config.items() if k not in dropped}
+
+
+@pytest.mark.parametrize("name", list(TEXT["configs"]))
+def test_configs(name):
+    kind, config = TEXT["configs"][name]["kind"], TEXT["configs"][name]["config"]
+    if kind in ("schedule", "transform"):
+        made = decode(config)
+        again = encode(made)
+    else:
+        made = keras.saving.deserialize_keras_object(config)
+        again = keras.saving.serialize_keras_object(made)
+    assert within(portable(config), portable(json.loads(json.dumps(again))))
+    if kind == "schedule":
+        assert [float(made(step)) for step in range(12)] == TEXT["schedules"][name]
+
+
+@pytest.mark.parametrize("data", TEXT["recipes"], ids=["branches", "selectors"])
+def test_recipes(data):
+    recipe = dlopt.Recipe.from_dict(data)
+    assert within(data, recipe.to_dict())
+    assert dlopt.Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name):
+    model = load(name)
+    np.testing.assert_allclose(
+        make_0_1.predict(model), EXPECTED[name], rtol=CLOSE, atol=CLOSE
+    )
+    expected = json.loads(EXPECTED[f"{name}/variables"].tobytes())
+    for found, wanted in zip(make_0_1.digest(model), expected, strict=True):
+        assert found == wanted
+    np.testing.assert_allclose(
+        make_0_1.step(model), EXPECTED[f"{name}/next"], rtol=CLOSE, atol=CLOSE
+    )
+
+
+def test_a_new_process_finds_the_classes():
+    """Nothing but the package is imported where a file is loaded."""
+    code = (
+        "import keras, keras_dlopt\n"
+        f"model = keras.saving.load_model({str(FOLDER / 'layers_1.keras')!r})\n"
+        "kinds = {type(layer).__name__ for layer in model.layers}\n"
+        "assert {'HashedKernel', 'TransformedLayer', 'Residual'} <= kinds, kinds\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Finalizing before the schedule ended")
+@pytest.mark.parametrize("name", ["transformed", "subclassed"])
+def test_compressed_files_have_the_same_bytes(name, tmp_path):
+    plain = dlopt.finalize(load(name))
+    dlopt.save_compressed(plain, tmp_path / "again.dlopt")
+    old = read_container((FOLDER / f"{name}.dlopt").read_bytes())
+    new = read_container((tmp_path / "again.dlopt").read_bytes())
+    assert new[TENSORS] == old[TENSORS]
+    loaded = dlopt.load_compressed(FOLDER / f"{name}.dlopt")
+    np.testing.assert_allclose(
+        make_0_1.predict(loaded), make_0_1.predict(plain), rtol=CLOSE, atol=CLOSE
+    )
+
+
+@pytest.mark.parametrize("name", TEXT["registered"])
+def test_registered_names(name):
+    found = keras.saving.get_registered_object(name)
+    assert found is not None
+    assert keras.saving.get_registered_name(found) == name
