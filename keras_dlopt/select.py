@@ -195,7 +195,7 @@ def matching(pattern: str) -> Selector:
     """
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, TypeError, RecursionError, OverflowError) as error:
         raise ConfigError(
             f"matching() takes a regular expression. Received: {pattern!r}, which does "
             f"not compile: {error}."
@@ -225,6 +225,9 @@ _KINDS: dict[str, type[Selector]] = {
 }
 
 
+_WORDS = {int: "whole numbers", str: "texts"}
+
+
 def selector_from_dict(data: Any) -> Selector:
     """The selector that `Selector.to_dict` wrote.
 
@@ -236,12 +239,20 @@ def selector_from_dict(data: Any) -> Selector:
             f"A selector is a dict with one key of {sorted(_KINDS)}. Received: {data!r}"
         )
     ((key, value),) = data.items()
-    if key in ("all", "any"):
-        return _KINDS[key](tuple(selector_from_dict(v) for v in value))  # type: ignore
     if key == "not":
         return Not(selector_from_dict(value))
     if key == "matching":
         return matching(value)
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key!r} of a selector takes a list. Received: {value!r}.")
+    if key in ("all", "any"):
+        return _KINDS[key](tuple(selector_from_dict(v) for v in value))  # type: ignore
+    kind = int if key == "rank" else str
+    if not all(type(v) is kind for v in value):
+        raise ConfigError(
+            f"{key!r} of a selector takes a list of {_WORDS[kind]}. "
+            f"Received: {value!r}."
+        )
     return _KINDS[key](tuple(value))  # type: ignore[call-arg]
 
 

@@ -6,7 +6,6 @@ of weights, replicas and backends.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlopt.config import decode, encode
+from keras_dlopt.config import Value
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
-from keras_dlopt.schedules.base import call_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,12 +91,12 @@ class Context:
         )
 
 
-class Transform:
+class Transform(Value):
     """Replaces a weight by a function of it and a little state.
 
     Subclasses write `apply`, and what else they need of `init`, `update`, `next_due`,
     `finalize` and `remaining`. The constructor's arguments must be kept as attributes
-    of the same names: `get_config` reads them.
+    of the same names: config, `repr` and `==` read them.
 
     Attributes:
         kind: `"weight"`, or `"activation"` for transforms of layer inputs and outputs.
@@ -185,25 +183,6 @@ class Transform:
 
     def __rshift__(self, other: "Transform") -> "Transform":
         return Chain(_links(self) + _links(other))
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as JSON-ready data, in order."""
-        return {k: encode(getattr(self, k)) for k in _arguments(type(self))}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Transform":
-        """Builds the transform from its `get_config()`."""
-        return cls(**{k: decode(v) for k, v in config.items()})
-
-    def __repr__(self) -> str:
-        return call_text(self)
-
-
-def _arguments(cls: type) -> list[str]:
-    """The names of a constructor's arguments."""
-    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    parameters = inspect.signature(cls).parameters.values()
-    return [p.name for p in parameters if p.kind not in variadic]
 
 
 def _links(transform) -> tuple[Transform, ...]:

@@ -91,17 +91,31 @@ class Recipe:
         Raises:
             ConfigError: for data that is not a recipe.
         """
-        keys = {"select", "transform"}
+        readers = {"select": selector_from_dict, "transform": decode}
         if not isinstance(data, list) or any(
-            not isinstance(entry, dict) or set(entry) != keys for entry in data
+            not isinstance(entry, dict) or set(entry) != set(readers) for entry in data
         ):
             raise ConfigError(
-                f"A recipe is a list of dicts with the keys {sorted(keys)}. "
+                f"A recipe is a list of dicts with the keys {sorted(readers)}. "
                 f"Received: {data!r}."
             )
-        return cls(
-            (selector_from_dict(e["select"]), decode(e["transform"])) for e in data
-        )
+        entries: list[Any] = []
+        for number, entry in enumerate(data):
+            pair = {}
+            for key, read in readers.items():
+                try:
+                    pair[key] = read(entry[key])
+                except (ConfigError, RecursionError) as error:
+                    raise ConfigError(
+                        f"In entry {number} of the recipe, {key!r}: {error}"
+                    ) from error
+            if not isinstance(pair["transform"], Transform):
+                raise ConfigError(
+                    f"In entry {number} of the recipe, 'transform': expected a "
+                    f"transform. Received: {entry['transform']!r}."
+                )
+            entries.append((pair["select"], pair["transform"]))
+        return cls(entries)
 
     def to_json(self) -> str:
         """The recipe as JSON text."""
@@ -116,15 +130,9 @@ class Recipe:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"The recipe is not valid JSON: {error}.") from None
         return cls.from_dict(data)
-
-    def __eq__(self, other):
-        return isinstance(other, Recipe) and self.to_dict() == other.to_dict()
-
-    def __hash__(self):
-        return hash(self.to_json())
 
 
 def check_recipe(given: Any) -> None:
