@@ -263,9 +263,7 @@ def test_adaround_takes_layers_that_are_called_on_several_sizes(data):
 
 def test_mixed_precision_spends_bits_where_they_matter(data):
     model = net()
-    kernels = {
-        t.path: t for t in dlopt.int8.recipes.kernel_targets(model)
-    }
+    kernels = {t.path: t for t in dlopt.int8.recipes.kernel_targets(model)}
     eight = sum(int(np.prod(t.shape)) for t in kernels.values())
     scales = 4 * (6 + 12 + 4 + 3)
     choice = post_training.mixed_precision(
