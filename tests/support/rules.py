@@ -189,11 +189,13 @@ def foreign_writes(tree: ast.AST, methods: set[str]) -> Iterator[str]:
 
 
 def keras_methods() -> set[str]:
-    """Names of the methods that Keras' objects have."""
+    """Names of the methods that objects of Keras and TensorFlow have."""
     import keras
+    import tensorflow as tf
 
     kinds = (keras.Model, keras.Optimizer, keras.callbacks.Callback, keras.Loss)
     kinds += (keras.Metric, keras.Variable)
+    kinds += (tf.distribute.ReplicaContext, tf.distribute.Strategy, tf.Variable)
     named = {(kind, name) for kind in kinds for name in dir(kind)}
     return {name for kind, name in named if callable(getattr(kind, name, None))}
 

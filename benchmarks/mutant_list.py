@@ -1,0 +1,488 @@
+"""Faults to be seeded, each a line of the package told wrong, and the tests for it.
+
+A text stands in the package exactly once, wherever it is: a fault outlives a file that
+moves. `tests/test_mutants.py` holds the list to that.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One fault.
+
+    Attributes:
+        name: what is wrong then.
+        text: a piece of the package's source that is there exactly once.
+        instead: what stands in its place.
+        tests: arguments of pytest that choose the tests of the part.
+    """
+
+    name: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+def _of(*tests: str, **faults: tuple[str, str]) -> list[Mutant]:
+    """Faults of one part, as name=(text, instead)."""
+    return [Mutant(name, *texts, tests) for name, texts in faults.items()]
+
+
+MUTANTS = [
+    # codecs
+    *_of(
+        "tests/codecs/test_gaps.py",
+        gap_positions_shifted=(
+            "return ends[symbols != limit] - 1",
+            "return ends[symbols != limit]",
+        ),
+        gap_position_outside_accepted=(
+            "if count and positions[-1] >= size:",
+            "if count and positions[-1] > size:",
+        ),
+    ),
+    *_of(
+        "tests/codecs/test_huffman.py",
+        huffman_code_may_be_incomplete=(
+            "if np.left_shift(1, MAX_LENGTH - lengths).sum() != 1 << MAX_LENGTH:",
+            "if np.left_shift(1, MAX_LENGTH - lengths).sum() > 1 << MAX_LENGTH:",
+        ),
+    ),
+    *_of(
+        "tests/codecs/test_bits.py",
+        bits_padding_unchecked=(
+            "if self.position % 8 and self.read(-self.position % 8):",
+            "if self.position % 8 and not self.read(-self.position % 8) + 1:",
+        ),
+        gamma_one_bit_short=(
+            "2 * np.frexp(values)[1].astype(np.int64) - 1",
+            "2 * np.frexp(values)[1].astype(np.int64) - 2",
+        ),
+    ),
+    *_of(
+        "tests/codecs/test_container.py",
+        checksum_unchecked=(
+            "if checksum(body) != found:",
+            "if len(checksum(body)) != len(found):",
+        ),
+    ),
+    *_of(
+        "tests/codecs/test_tensor.py",
+        grid_over_the_first_axis=(
+            "yield size.max(axis=tuple(range(array.ndim - 1)))",
+            "yield size.max(axis=tuple(range(1, array.ndim)), keepdims=True)",
+        ),
+    ),
+    # graph
+    *_of(
+        "tests/post_training/test_methods.py",
+        folding_without_epsilon=(
+            'np.sqrt(variance.astype("float64") + normalization.epsilon)',
+            'np.sqrt(variance.astype("float64"))',
+        ),
+        folding_adds_the_mean=(
+            "bias = (bias - to_numpy(normalization.moving_mean)) * factor",
+            "bias = (bias + to_numpy(normalization.moving_mean)) * factor",
+        ),
+        variance_from_the_sum=(
+            "np.maximum(square / count - np.square(mean), 0.0)",
+            "np.maximum(square / count, 0.0)",
+        ),
+    ),
+    # select
+    *_of(
+        "tests/test_select.py",
+        "tests/transforms/test_recipe.py",
+        either_selector_needs_both=(
+            "return any(part(target) for part in self.parts)",
+            "return all(part(target) for part in self.parts)",
+        ),
+    ),
+    # schedules
+    *_of(
+        "tests/schedules",
+        triangle_twice_as_long=(
+            "cycle = xp.floor(1.0 + step / (2.0 * self.half_cycle))",
+            "cycle = xp.floor(1.0 + step / (4.0 * self.half_cycle))",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_prune_schedules.py",
+        update_on_the_step_itself=(
+            "due = begin + ((step - begin) // every + 1) * every",
+            "due = begin + ((step - begin) // every) * every",
+        ),
+    ),
+    # optimizers
+    *_of(
+        "tests/optimizers/test_rules.py",
+        adam_second_moment_uncorrected=(
+            "alpha = lr * corrected / (1 - ops.power(",
+            "alpha = lr / (1 - ops.power(",
+        ),
+        belief_against_the_old_mean=(
+            "ops.square(gradient - m), beta_2) + epsilon",
+            'ops.square(gradient - slots["momentum"]), beta_2) + epsilon',
+        ),
+        free_average_weighs_all_alike=(
+            "after = before + square",
+            "after = before + lr",
+        ),
+        mean_forgets_the_old=(
+            "return beta * old + (1 - beta) * new",
+            "return beta * new + (1 - beta) * old",
+        ),
+    ),
+    *_of(
+        "tests/optimizers/test_options.py",
+        clipping_each_by_the_square=(
+            "length = ops.where(squared > 0, ops.sqrt(squared), squared)",
+            "length = ops.where(squared > 0, squared, squared)",
+        ),
+        centralized_over_the_outputs=(
+            "ops.mean(gradient, axis=axes, keepdims=True) if axes else gradient",
+            "ops.mean(gradient, axis=-1, keepdims=True) if axes else gradient",
+        ),
+        unit_gradient_never_limited=(
+            "return gradient * ops.minimum(limit / length, 1.0)",
+            "return gradient * ops.maximum(limit / length, 1.0)",
+        ),
+    ),
+    *_of(
+        "tests/optimizers",
+        slow_weights_by_the_whole_way=(
+            'slow = slow + self.alpha * (read(pair["weight"]) - slow)',
+            'slow = slow + (read(pair["weight"]) - slow)',
+        ),
+        lookahead_a_step_late=(
+            "due = ops.logical_and(done > 0, done % self.period == 0)",
+            "due = ops.logical_and(done > 0, done % self.period == 1)",
+        ),
+    ),
+    *_of(
+        "tests/optimizers/test_sam.py",
+        sam_stays_moved=(
+            "for variables, values in ((weights, before), (others, fixed)):",
+            "for variables, values in ((others, fixed),):",
+        ),
+    ),
+    # callbacks
+    *_of(
+        "tests/callbacks/test_loss_driven.py",
+        a_lower_loss_lowers_the_rate=(
+            "up = ops.logical_and(due, smooth <= state.reference)",
+            "up = ops.logical_and(due, smooth >= state.reference)",
+        ),
+        overshoot_ignored=(
+            "past = ops.logical_and(fell, raised > best * rule.overshoot)",
+            "past = ops.logical_and(fell, raised > best)",
+        ),
+    ),
+    *_of(
+        "tests/callbacks/test_plateau.py",
+        plateau_counts_any_change=(
+            "if sign * value < sign * best - self.min_delta:",
+            "if sign * value < sign * best:",
+        ),
+    ),
+    # layers
+    *_of(
+        "tests/layers",
+        depth_not_scaled=(
+            "return inputs * kept / ops.cast(self.survival, inputs.dtype)",
+            "return inputs * kept * ops.cast(self.survival, inputs.dtype)",
+        ),
+        moving_variance_by_n_less_one=(
+            "variance = variance * ((count - 1.0) / count)",
+            "variance = variance * (count / (count - 1.0))",
+        ),
+        shortcut_pads_before=(
+            "widths[-1 if last else 1] = (0, extra)",
+            "widths[-1 if last else 1] = (extra, 0)",
+        ),
+    ),
+    # transforms
+    *_of(
+        "tests/transforms/test_prune_values.py",
+        lamp_over_the_smaller=(
+            "rest = np.cumsum(squares[order][::-1])[::-1]",
+            "rest = np.cumsum(squares[order])",
+        ),
+        one_zero_too_many=(
+            "mask[ties[: zeros - int((flat < threshold).sum())]] = 0.0",
+            "mask[ties[: zeros + 1 - int((flat < threshold).sum())]] = 0.0",
+        ),
+        erk_without_the_sizes=(
+            "density = spread(sums / sizes, sizes, (1 - sparsity) * sizes.sum())",
+            "density = spread(1 / sizes, sizes, (1 - sparsity) * sizes.sum())",
+        ),
+        global_ignores_unit_sizes=(
+            "weight.append(np.full(most, units.size / flat.size))",
+            "weight.append(np.full(most, 1.0))",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_quantize_weights.py",
+        "tests/transforms/test_quantize.py",
+        grid_one_level_wider=(
+            "high = 2 ** (self.bits - 1) - 1\n"
+            "        return (-high if self.narrow else -high - 1), high",
+            "high = 2 ** (self.bits - 1)\n"
+            "        return (-high if self.narrow else -high - 1), high",
+        ),
+        power_of_two_rounds_down=(
+            "xp.log2(xp.maximum(size, 1e-30) * (4 / 3))",
+            "xp.log2(xp.maximum(size, 1e-30))",
+        ),
+        step_gradient_turned=(
+            "ops.where(inside, codes - steps, codes)",
+            "ops.where(inside, steps - codes, codes)",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_quantize_activations.py",
+        zero_point_of_the_top=(
+            "xp.floor(-low / scale + 0.5), 0, self.steps)",
+            "xp.floor(high / scale + 0.5), 0, self.steps)",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_statistics.py",
+        statistics_summed=(
+            '"squared_gradient": total[1] / len(batches),',
+            '"squared_gradient": total[1],',
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_cluster.py",
+        cluster_means_of_one_more=(
+            "totals / np.maximum(counts, 1), centroids)",
+            "totals / np.maximum(counts + 1, 1), centroids)",
+        ),
+        lower_centroid_always=(
+            "middles = (rising[1:] + rising[:-1]) / 2",
+            "middles = rising[1:]",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_low_rank.py",
+        svd_factors_unbalanced=(
+            '"last": root[:, None] * v[: ranks[0]],',
+            '"last": s[: ranks[0], None] * v[: ranks[0]],',
+        ),
+        energy_of_singular_values=(
+            "np.cumsum(np.square(",
+            "np.cumsum(np.abs(",
+        ),
+    ),
+    # int8
+    *_of(
+        "tests/transforms/test_placement.py",
+        quantizer_between_sum_and_relu=(
+            "return (fuses or is_weighted(call.layer)) and is_relu(following.layer)",
+            "return fuses and not is_relu(following.layer)",
+        ),
+        kept_range_quantized_again=(
+            "if keeps and set(call.inputs) <= quantized:",
+            "if keeps and not set(call.inputs) <= quantized:",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_placement.py",
+        a_tensor_that_two_take=(
+            "if len(following) != 1 or tensor in graph.outputs or",
+            "if not following or tensor in graph.outputs or",
+        ),
+    ),
+    # surgery
+    *_of(
+        "tests/transforms/test_low_rank.py",
+        factors_that_are_larger=(
+            "sum(f.size for f in factors.values()) < np.prod(",
+            "sum(f.size for f in factors.values()) > np.prod(",
+        ),
+    ),
+    *_of(
+        "tests/transforms/test_hashed_layers.py",
+        hashed_without_signs=(
+            "table = ops.concatenate([buckets, -buckets]) if self.signs else buckets",
+            "table = ops.concatenate([buckets, buckets]) if self.signs else buckets",
+        ),
+    ),
+    # models and data
+    *_of(
+        "tests/models",
+        one_block_too_many=(
+            "for block in range((depth - 2) // 6):",
+            "for block in range((depth - 2) // 6 + 1):",
+        ),
+    ),
+    *_of(
+        "tests/data/test_load.py",
+        labels_of_other_examples=(
+            "y_val=raw.y_train[cut:],",
+            "y_val=raw.y_train[:count],",
+        ),
+        idx_may_announce_anything=(
+            "if count == 0 or count > limit:",
+            "if count == 0:",
+        ),
+    ),
+    # post_training
+    *_of(
+        "tests/post_training/test_methods.py",
+        bias_moved_the_wrong_way=(
+            "to_numpy(layer.bias) - (got[0] - moments[0])",
+            "to_numpy(layer.bias) + (got[0] - moments[0])",
+        ),
+        equalized_without_the_root=(
+            "scale = np.sqrt(np.where(used, ones, 1.0) / np.where(used, twos, 1.0))",
+            "scale = np.where(used, ones, 1.0) / np.where(used, twos, 1.0)",
+        ),
+        bias_not_equalized=(
+            "one.layer.bias.assign(to_numpy(one.layer.bias) / scale)",
+            "one.layer.bias.assign(to_numpy(one.layer.bias) * scale)",
+        ),
+    ),
+    # storage
+    *_of(
+        "tests/storage/test_round_trip.py",
+        bytes_of_the_container_twice=(
+            "container_bytes=contents.file_bytes - other,",
+            "container_bytes=contents.file_bytes,",
+        ),
+        entropy_of_the_zeros_too=(
+            "entropy_values=symbol_entropy_bits(kept),",
+            "entropy_values=symbol_entropy_bits(decoded.symbols),",
+        ),
+    ),
+    *_of(
+        "tests/storage/test_hostile_files.py",
+        python_code_allowed=(
+            "if usable and name not in REFUSED:",
+            "if usable:",
+        ),
+    ),
+    *_of(
+        "tests/storage",
+        file_larger_than_allowed=(
+            "if len(data) > max_bytes:",
+            "if len(data) > 2 * max_bytes:",
+        ),
+    ),
+    # export
+    *_of(
+        "tests/export",
+        ties_count_as_clear=(
+            "clear = margin > 1\n",
+            "clear = margin >= 0\n",
+        ),
+        zero_point_unchecked=(
+            "and int(tensor.zero_points[0]) == r.zero_point",
+            "and int(tensor.zero_points[0]) < 2**31",
+        ),
+    ),
+    # interop
+    *_of(
+        "tests/interop",
+        tfmot_grid_a_point_early=(
+            'np.searchsorted(share, wanted, side="right")',
+            'np.searchsorted(share, wanted, side="left")',
+        ),
+    ),
+    # distribute
+    *_of(
+        "tests/distribute/test_plans.py",
+        rate_not_raised=(
+            '"sqrt": math.sqrt(replicas)',
+            '"sqrt": float(replicas)',
+        ),
+        workers_that_do_not_join=(
+            "replicas=workers * len(devices),",
+            "replicas=workers,",
+        ),
+    ),
+    *_of(
+        "tests/distribute/test_exchange.py",
+        error_feedback_lost=(
+            'wanted = tf.reshape(gradient + state["error"], sides)',
+            "wanted = tf.reshape(gradient, sides)",
+        ),
+    ),
+    # trials
+    *_of(
+        "tests/trials",
+        one_retry_too_many=(
+            "if task is None or tries >= retries:",
+            "if task is None or tries > retries:",
+        ),
+        infinite_value_accepted=(
+            "return float(value) if math.isfinite(value) else None",
+            "return float(value) if not math.isnan(value) else None",
+        ),
+    ),
+    # tpu
+    *_of(
+        "tests/tpu",
+        all_reduce_sends_once=(
+            '"all-reduce": 2 * share',
+            '"all-reduce": share',
+        ),
+        padding_down=(
+            "return -(-size // unit) * unit",
+            "return size // unit * unit",
+        ),
+    ),
+    # cli
+    *_of(
+        "tests/cli",
+        bad_input_ends_well=(
+            "BAD_INPUT, INTERRUPTED = 2, 130",
+            "BAD_INPUT, INTERRUPTED = 0, 130",
+        ),
+    ),
+    # model_parallel
+    *_of(
+        "tests/model_parallel/test_layout.py",
+        split_along_the_first_axis=(
+            '"model" if i == places[-1] else None',
+            '"model" if i == places[0] else None',
+        ),
+        slots_counted_for_all=(
+            "total += size * (copies if id(variable) in trainable else 1)",
+            "total += size * copies",
+        ),
+    ),
+    # measure
+    *_of(
+        "tests/measure",
+        ninetieth_is_the_median=(
+            "ninetieth=float(np.quantile(times, 0.9)),",
+            "ninetieth=float(np.quantile(times, 0.5)),",
+        ),
+    ),
+    # auto, report
+    *_of(
+        "tests/auto",
+        loss_not_weighted_by_examples=(
+            "total += len(y) * float(",
+            "total += float(",
+        ),
+        weight_left_changed=(
+            "target.variable.assign(before)",
+            "before.sum()",
+        ),
+    ),
+    *_of(
+        "tests/report/test_quality.py",
+        calibration_bins_shifted=(
+            "np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)",
+            "np.ceil(confidence * BINS).astype(int), 0, BINS - 1)",
+        ),
+        churn_counts_only_new_errors=(
+            "churn=float((one != two).mean()),",
+            "churn=float(((one == y) & (two != y)).mean()),",
+        ),
+    ),
+]
