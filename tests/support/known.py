@@ -32,6 +32,7 @@ KNOWN: dict[str, set[tuple[str, str]]] = {
         ("callbacks/in_graph.py", "optimizer.*"),
         ("callbacks/in_graph.py", "optimizer.apply"),
         ("callbacks/in_graph.py", "self.model.optimizer.__dict__"),
+        ("distribute/exchange.py", "context.all_reduce"),
         ("distribute/parallel.py", "model.*"),
         ("distribute/parallel.py", "model.__dict__"),
         ("distribute/parallel.py", "optimizer._apply_known"),
