@@ -24,6 +24,7 @@ RULES = {
         rules.undocumented_stays_in_compat,
         rules.no_foreign_method_is_replaced,
         rules.structure_is_read_in_graph,
+        rules.classes_mean_one_thing,
         rules.nothing_prints_but_the_command_line,
     )
 }

@@ -49,6 +49,12 @@ OWN = ("self", "cls", "super()")
 DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
 # Not a layer's: jax.export gives its programs a `call`.
 NO_LAYERS = {"exported(program).call", "self._exported.call"}
+# Two things that are public, each in a room of its own, or named by others.
+SHARED_NAMES = {
+    "ConstantSparsity": "the schedule, and TFMOT's, whose name its users write",
+    "Linear": "where clusters start",
+    "Random": "a score, and where clusters start",
+}
 TREE = {"call", "operations", "layers", "inbound_nodes", "outbound_nodes"}
 
 
@@ -223,6 +229,18 @@ def structure_is_read_in_graph() -> Breaches:
             for name in tree_uses(source.tree(path)):
                 if name not in NO_LAYERS:
                     yield source.place(path), name
+
+
+def classes_mean_one_thing() -> Breaches:
+    """Give the second one a name that says what it is, and see the glossary."""
+    homes: dict[str, list[str]] = {}
+    for path in source.FILES:
+        for node in ast.walk(source.tree(path)):
+            if isinstance(node, ast.ClassDef) and not private(node.name):
+                homes.setdefault(node.name, []).append(source.place(path))
+    for name, places in homes.items():
+        if len(places) > 1 and name not in SHARED_NAMES:
+            yield from ((place, name) for place in places)
 
 
 def nothing_prints_but_the_command_line() -> Breaches:
