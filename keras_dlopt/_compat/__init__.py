@@ -4,6 +4,7 @@ A canary (`tests/test_compat.py`) that fails after a Keras upgrade says which fu
 here to mend; nothing else in the package needs to change.
 """
 
+from keras_dlopt._compat.calls import changed, instance_call, set_instance_call
 from keras_dlopt._compat.formats import limited_variables, unnamed_operations
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.training import (
@@ -23,13 +24,16 @@ __all__ = [
     "batch_count",
     "build_from_spec",
     "build_metrics",
+    "changed",
     "do_not_ask_for_more",
     "in_xla",
     "input_sharding",
+    "instance_call",
     "keep_losses_apart",
     "limited_variables",
     "replace_train_functions",
     "replace_update",
+    "set_instance_call",
     "sublayers",
     "unnamed_operations",
     "watch_losses",

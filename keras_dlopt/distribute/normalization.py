@@ -4,19 +4,14 @@ from typing import Any
 
 import keras
 
-from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph.walk import layers_below
 
 
 def unsynchronized(model: keras.Model) -> list[Any]:
     """The BatchNormalization layers that see one replica's share of a batch only."""
-    found = []
-    for layer in _compat.sublayers(model):
-        own = isinstance(layer, keras.layers.BatchNormalization)
-        if own and not layer.synchronized:
-            found.append(layer)
-        found += unsynchronized(layer)
-    return found
+    every = layers_below(model, keras.layers.BatchNormalization)
+    return [layer for layer in every if not layer.synchronized]
 
 
 def synchronize(model: keras.Model) -> keras.Model:

@@ -15,6 +15,7 @@ from keras_dlopt.distribute.functions import EpochLength, Runner, compiled_step
 from keras_dlopt.distribute.normalization import unsynchronized
 from keras_dlopt.distribute.seeds import spread_seeds
 from keras_dlopt.errors import ConfigError, DataError, ModelError
+from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.optimizers.base import Optimizer
 
 _MARK = "dlopt_data_parallel"
@@ -127,7 +128,7 @@ class _Parallel:
     def install(self) -> None:
         model = self.model
         _compat.build_from_spec(model)
-        for layer in [model, *model_layers(model)]:
+        for layer in [model, *layers_below(model)]:
             _compat.keep_losses_apart(layer)
         _compat.replace_train_functions(model, self.make_function)
         for name in ("fit", "evaluate", "predict_on_batch"):
@@ -202,7 +203,7 @@ class _Parallel:
         return Runner(self.model, step, lengths=self.lengths, kind=kind, **options)
 
     def compiled(self) -> Any:
-        layers = model_layers(self.model)
+        layers = layers_below(self.model)
         if any(getattr(layer, "synchronized", False) for layer in layers):
             raise ConfigError(
                 "jit_compile=True compiles what each replica does alone, and "
@@ -252,14 +253,6 @@ def _hook_ours(optimizer: Optimizer, exchange: Exchange) -> None:
 def _is_keras_step(model: keras.Model) -> bool:
     stock = type(model).train_step is keras.Model.train_step
     return stock and "train_step" not in vars(model)
-
-
-def model_layers(model: keras.Model) -> list[Any]:
-    """Every layer at any depth."""
-    found: list[Any] = []
-    for layer in _compat.sublayers(model):
-        found += [layer, *model_layers(layer)]
-    return found
 
 
 def adds_means(model: keras.Model) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt import _compat
+from keras_dlopt.graph.walk import layers_below
 
 # Odd, so that replicas of one seed never meet within 2^32 of them.
 STRIDE = 0x9E3779B1
@@ -14,7 +14,7 @@ STRIDE = 0x9E3779B1
 def generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """Every seed generator of the model and its layers, each once."""
     found: dict[int, Any] = {}
-    for layer in [model, *_layers(model)]:
+    for layer in [model, *layers_below(model)]:
         for value in vars(layer).values():
             if isinstance(value, keras.random.SeedGenerator):
                 found[id(value)] = value
@@ -50,10 +50,3 @@ def _global_number(strategy: Any, local: int, parts: int) -> int:
     resolver = getattr(strategy, "cluster_resolver", None)
     worker = getattr(resolver, "task_id", None) or 0
     return worker * parts + local
-
-
-def _layers(layer: Any) -> list[Any]:
-    found = []
-    for sub in _compat.sublayers(layer):
-        found += [sub, *_layers(sub)]
-    return found

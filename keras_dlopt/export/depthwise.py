@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.folding import channel_factors
 from keras_dlopt.graph.trace import Trace
 from keras_dlopt.int8.placement import lone_normalizations
 
@@ -26,29 +28,30 @@ def as_convolutions(graph: Trace) -> None:
     operation, and exact: each channel has one weight, so its scale fits.
 
     Args:
-        graph: of an inference copy; `call` is replaced on its layers.
+        graph: of an inference copy, whose layers are hooked for good.
     """
     for layer in lone_normalizations(graph):
-        layer.call = _normalization(layer)
+        hooks.attach(layer, _normalization(layer))
     for layer in {id(c.layer): c.layer for c in graph.calls}.values():
         pools = isinstance(layer, keras.layers.AveragePooling2D)
         if pools and layer.data_format == "channels_last":
-            layer.call = _pooling(layer, layer.call)
+            hooks.attach(layer, _pooling(layer))
 
 
-def _pooling(layer: Any, call: Any) -> Any:
+def _pooling(layer: Any) -> hooks.Hook:
     import tensorflow as tf
 
     size, strides = layer.pool_size, layer.strides
 
-    def pool(inputs):
+    def pool(call, given):
+        (inputs,) = given.inputs()
         inside = all(
             n is not None and n % s == 0 and k == s
             for n, k, s in zip(inputs.shape[1:3], size, strides, strict=True)
         )
         equal = strides[0] == strides[1]  # the kernel knows no others
         if not equal or (layer.padding != "valid" and not inside):
-            return call(inputs)
+            return call(given)
         weight = np.float32(1 / (size[0] * size[1]))
         kernel = tf.fill((*size, inputs.shape[-1], 1), weight)
         return tf.nn.depthwise_conv2d(inputs, kernel, (1, *strides, 1), "VALID")
@@ -56,21 +59,13 @@ def _pooling(layer: Any, call: Any) -> Any:
     return pool
 
 
-def _normalization(layer: Any) -> Any:
+def _normalization(layer: Any) -> hooks.Hook:
     import tensorflow as tf
 
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(v), "float32")
-        for v in (layer.moving_mean, layer.moving_variance)
-    )
-    scale = 1 / np.sqrt(variance + np.float32(layer.epsilon))
-    if layer.scale:
-        scale = scale * keras.ops.convert_to_numpy(layer.gamma)
-    offset = -mean * scale
-    if layer.center:
-        offset = offset + keras.ops.convert_to_numpy(layer.beta)
+    scale, offset = channel_factors(layer)
 
-    def normalize(inputs, training=None, mask=None):
+    def normalize(call, given):
+        (inputs,) = given.inputs()
         kernel = tf.constant(scale.reshape(1, 1, -1, 1), "float32")
         outputs = tf.nn.depthwise_conv2d(inputs, kernel, (1, 1, 1, 1), "VALID")
         return outputs + tf.constant(offset, "float32")

@@ -7,6 +7,7 @@ become TensorFlow's op with constant ends, the only form the converter reads.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -15,10 +16,10 @@ import numpy as np
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.depthwise import as_convolutions
-from keras_dlopt.graph import hooks
+from keras_dlopt.graph import channels, hooks
+from keras_dlopt.graph.kinds import KEEPS_RANGE, LINEAR
 from keras_dlopt.graph.targets import activation_targets, weight_targets
 from keras_dlopt.graph.trace import Trace, trace
-from keras_dlopt.int8.placement import KEEPS_RANGE, LINEAR
 from keras_dlopt.transforms import (
     FakeQuantActivation,
     TransformedModel,
@@ -72,19 +73,19 @@ class Twin(keras.Model):
         super().__init__(name=model.name)
         self.model = model
         targets = {t.path: t for t in activation_targets(model)}
-        self._taps = {
-            (id(targets[r.path].layer), targets[r.path].name): _constant_quantizer(r)
+        taps = tuple(
+            (targets[r.path].layer, hooks.on(targets[r.path].name, _quantizer(r)))
             for r in ranges
-        }
-        hooks.install(targets[r.path].layer for r in ranges)
+        )
+        self._quantized = functools.partial(hooks.hooked, taps)
         self.built = True
 
     def call(self, inputs):
-        with hooks.active(self._taps):
+        with self._quantized():
             return self.model(inputs, training=False)
 
 
-def _constant_quantizer(r: Range):
+def _quantizer(r: Range):
     import tensorflow as tf
 
     low, high = float(r.low), float(r.high)
@@ -193,15 +194,8 @@ def _has_channel_scales(target: Any, hint: Grid) -> bool:
 
 def _rows(target: Any, hint: Grid) -> Kernel:
     """Codes with the output channels first, as rows."""
-    codes, layer = hint.codes, target.layer
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        codes = codes.reshape(*codes.shape[:2], -1)
-        rows = np.moveaxis(codes, -1, 0)
-    elif isinstance(layer, keras.layers.Conv2DTranspose):
-        rows = np.moveaxis(codes, -2, 0)
-    else:
-        rows = np.moveaxis(codes, -1, 0)
-    return Kernel(target.path, rows.reshape(len(rows), -1), hint.scale.ravel())
+    rows = channels.by_output(target, hint.codes)
+    return Kernel(target.path, rows, hint.scale.ravel())
 
 
 def _check_reshapes(graph: Trace, ranges: dict[str, Range]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from keras_dlopt.errors import ExportError
 from keras_dlopt.export.contents import Contents, Tensor, read
 from keras_dlopt.export.twin import Kernel, Range
-from keras_dlopt.graph.targets import activation_targets
+from keras_dlopt.graph.folding import channel_factors
+from keras_dlopt.graph.walk import layers_below, walk
 
 # Scales are recomputed by the converter in another order of float32 operations.
 _SCALE_RTOL = 1e-5
@@ -85,8 +86,8 @@ def _check_float(contents: Contents, model: keras.Model) -> None:
 
 def _layer_of(names: list[str], model: keras.Model) -> str:
     """The last layer in the first of the names that tells of one."""
-    paths = {t.path.rpartition("/")[0] for t in activation_targets(model)}
-    layers = {path.rpartition("/")[2]: path for path in sorted(paths)}
+    paths = sorted(path for path, _, _ in walk(model) if path)
+    layers = {path.rpartition("/")[2]: path for path in paths}
     for name in names:
         parts = re.split("[/;:]", name)
         # TensorFlow adds _1, _2 to all names of a graph, or to none.
@@ -100,13 +101,8 @@ def _layer_of(names: list[str], model: keras.Model) -> str:
 
 def _normalization_factors(model: keras.Model) -> Iterable[np.ndarray]:
     """Per BatchNorm, what the converter multiplies the kernel before it with."""
-    for layer in {t.path: t.layer for t in activation_targets(model)}.values():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            variance = keras.ops.convert_to_numpy(layer.moving_variance)
-            factor = 1 / np.sqrt(np.asarray(variance, "float32") + layer.epsilon)
-            if layer.scale:
-                factor = factor * keras.ops.convert_to_numpy(layer.gamma)
-            yield factor
+    for layer in layers_below(model, keras.layers.BatchNormalization):
+        yield channel_factors(layer)[0].astype("float32")
 
 
 def _holds(tensor: Tensor, kernel: Kernel, factors: list[np.ndarray]) -> bool:

@@ -1,91 +1,218 @@
-"""Transforms of layer inputs and outputs, without touching any layer's config.
+"""The one way to stand between a layer and its callers, without touching its config.
 
-`call` is replaced on the layer *instance*, once, by a function that looks up what is
-active in its thread: outside of a transformed model's own call that is nothing, and the
-layer behaves as before. Keras honours an instance's `call` in Sequential, Functional,
-subclassed and nested models alike.
+A hook is a function around a call: it gets what is called (the layer, or the hook
+before it) and what that is given, and returns the outputs. While a layer is hooked its
+instance has a `call` of its own, with the signature of the first one, which Keras
+reads; Keras honours it in Sequential, Functional, subclassed and nested models alike.
+When the last hook is gone the layer is as it was.
+
+`hooked` is for a while and for the thread that asks, since strategies trace each
+replica in a thread of its own; `attach` is for all threads. What comes last stands
+outermost: it sees the arguments first and the outputs last.
 """
 
 import contextlib
+import dataclasses
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
-# Per thread, as MirroredStrategy traces each replica in a thread of its own.
-_ACTIVE = threading.local()
-_HOOKED = "_dlopt_hooked"
+from keras_dlopt import _compat
 
-Taps = dict[tuple[int, str], Callable[[Any], Any]]
-# Called with the layer's own call, its arguments and what it returned.
-Watchers = dict[int, Callable[[Callable[..., Any], tuple, dict[str, Any], Any], None]]
+_LOCK = threading.RLock()
+_THREAD = threading.local()
 
 
-@contextlib.contextmanager
-def active(taps: Taps) -> Iterator[None]:
-    """Makes `taps` the transforms that hooked layers of this thread apply."""
-    before = getattr(_ACTIVE, "taps", {})
-    _ACTIVE.taps = taps
-    try:
-        yield
-    finally:
-        _ACTIVE.taps = before
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """What one call of a layer or operation is given.
 
-
-@contextlib.contextmanager
-def watched(watchers: Watchers) -> Iterator[None]:
-    """Shows what hooked layers take and return, by the id of the layer.
-
-    A watcher sees inputs after their quantizer and outputs before theirs. The layers
-    must have been given to `install`.
+    Its inputs are the tensors among all arguments, by position or by keyword, but for
+    masks and, in a recurrent cell, its states.
     """
-    before = getattr(_ACTIVE, "watchers", {})
-    _ACTIVE.watchers = watchers
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def inputs(self) -> list[Any]:
+        """The tensors that it takes."""
+        found: list[Any] = []
+
+        def note(x):
+            found.append(x)
+            return x
+
+        self.mapped(note)
+        return found
+
+    def mapped(self, function: Callable[[Any], Any]) -> "Given":
+        """The same with a function of each input in its place."""
+        names = self._names() if len(self.args) > 1 else ()
+        args = list(self.args)
+        for i, value in enumerate(args):
+            if i >= len(names) or _is_input(names[i]):
+                args[i] = _mapped(function, value)
+        kwargs = {
+            name: _mapped(function, value) if _is_input(name) else value
+            for name, value in self.kwargs.items()
+        }
+        return dataclasses.replace(self, args=tuple(args), kwargs=kwargs)
+
+    def changed(self, name: str, value: Any) -> "Given":
+        """The same with another value of one argument."""
+        names = self._names()[: len(self.args)]
+        if name not in names:
+            return dataclasses.replace(self, kwargs=self.kwargs | {name: value})
+        args = list(self.args)
+        args[names.index(name)] = value
+        return dataclasses.replace(self, args=tuple(args))
+
+    def _names(self) -> tuple[str, ...]:
+        parameters = inspect.signature(self.call).parameters.values()
+        return tuple(p.name for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD)
+
+
+Called = Callable[[Given], Any]
+Hook = Callable[[Called, Given], Any]
+
+
+def _is_input(name: str) -> bool:
+    return name not in ("mask", "states") and not name.endswith("_mask")
+
+
+def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    def one(x):
+        tensor = ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
+        return function(x) if tensor else x
+
+    return keras.tree.map_structure(one, structure)
+
+
+def on(end: str, function: Callable[[Any], Any]) -> Hook:
+    """The hook that puts a function of each floating-point tensor in its place.
+
+    Args:
+        end: `"input"` or `"output"` of the layer.
+        function: from tensor to tensor; called once for a tensor that is given twice.
+    """
+
+    def once():
+        known: dict[int, tuple[Any, Any]] = {}  # held, so that no id is used twice
+
+        def change(x):
+            if not keras.backend.is_float_dtype(x.dtype):
+                return x
+            if id(x) not in known:
+                known[id(x)] = x, function(x)
+            return known[id(x)][1]
+
+        return change
+
+    def hook(call, given):
+        if end == "input":
+            return call(given.mapped(once()))
+        return _mapped(once(), call(given))
+
+    return hook
+
+
+@contextlib.contextmanager
+def hooked(hooks: Iterable[tuple[Any, Hook]]) -> Iterator[None]:
+    """Inside, calls of these layers in this thread go through their hooks.
+
+    Args:
+        hooks: pairs of a layer, or an operation between layers, and its hook; several
+            of one layer stand in their order, the last outermost.
+    """
+    mine: dict[int, tuple[Hook, ...]] = {}
+    layers: dict[int, Any] = {}
+    for layer, hook in hooks:
+        mine[id(layer)] = (*mine.get(id(layer), ()), hook)
+        layers[id(layer)] = layer
+    before = getattr(_THREAD, "hooks", ())
+    for layer in layers.values():
+        _enter(layer)
+    _THREAD.hooks = (*before, mine)
     try:
         yield
     finally:
-        _ACTIVE.watchers = before
+        _THREAD.hooks = before
+        for layer in layers.values():
+            _leave(layer)
 
 
-def install(layers: Iterable[keras.layers.Layer]) -> None:
-    """Hooks the layers, each once."""
-    for layer in layers:
-        if not getattr(layer.call, _HOOKED, False):
-            layer.call = _hook(layer, layer.call)
+def attach(layer: Any, hook: Hook) -> Callable[[], None]:
+    """Has all calls of a layer go through a hook.
+
+    Returns:
+        What takes the hook away again; to be called once.
+    """
+    with _LOCK:
+        place = _enter(layer)
+        place.attached = (*place.attached, hook)
+
+    def detach() -> None:
+        with _LOCK:
+            place.attached = tuple(h for h in place.attached if h is not hook)
+            _leave(layer)
+
+    return detach
 
 
-def tap(transform: Any, slot: Any, context: Any) -> Callable[[Any], Any]:
-    """The function from tensor to tensor that a hooked layer applies."""
+@dataclasses.dataclass(eq=False)
+class _Place:
+    """A layer that is hooked: its own call, what is attached, how many use it."""
 
-    def apply(x):
-        return transform.apply(x, slot.tensors(), context)
+    own: Any  # of the instance; None for its class'
+    through: Any = None
+    attached: tuple[Hook, ...] = ()
+    users: int = 0
 
-    return apply
+
+def _place(layer: Any) -> _Place | None:
+    """How a layer is hooked; None if it is not."""
+    call = _compat.instance_call(layer)
+    place = getattr(call, "dlopt_place", None)
+    # What wraps a hooked call may have copied its attributes.
+    return place if place is not None and place.through is call else None
 
 
-def _hook(layer, call):
-    # `wraps` keeps the signature, which Keras reads for `training` and `mask`.
+def _enter(layer: Any) -> _Place:
+    with _LOCK:
+        place = _place(layer)
+        if place is None:
+            place = _Place(_compat.instance_call(layer))
+            place.through = _through(layer, layer.call, place)
+            _compat.set_instance_call(layer, place.through)
+        place.users += 1
+        return place
+
+
+def _leave(layer: Any) -> None:
+    with _LOCK:
+        place = _place(layer)
+        if place is None:
+            return  # someone else's `call` stands there now
+        place.users -= 1
+        if not place.users:
+            _compat.set_instance_call(layer, place.own)
+
+
+def _through(layer: Any, call: Callable[..., Any], place: _Place) -> Any:
     @functools.wraps(call)
-    def hooked(*args, **kwargs):
-        taps = getattr(_ACTIVE, "taps", {})
-        on_input = taps.get((id(layer), "input"))
-        on_output = taps.get((id(layer), "output"))
-        if on_input is not None and args:
-            args = (_mapped(on_input, args[0]), *args[1:])
-        outputs = call(*args, **kwargs)
-        watch = getattr(_ACTIVE, "watchers", {}).get(id(layer))
-        if watch is not None:
-            watch(call, args, kwargs, outputs)
-        return outputs if on_output is None else _mapped(on_output, outputs)
+    def hooked_call(*args, **kwargs):
+        mine = [h for m in getattr(_THREAD, "hooks", ()) for h in m.get(id(layer), ())]
+        inner: Called = lambda given: call(*given.args, **given.kwargs)  # noqa: E731
+        for hook in (*place.attached, *mine):
+            inner = functools.partial(hook, inner)
+        return inner(Given(call, args, kwargs))
 
-    setattr(hooked, _HOOKED, True)
-    return hooked
-
-
-def _mapped(function, structure):
-    return keras.tree.map_structure(
-        lambda x: function(x) if keras.backend.is_float_dtype(x.dtype) else x,
-        structure,
-    )
+    through: Any = hooked_call
+    through.dlopt_place = place
+    return through

@@ -1,4 +1,4 @@
-"""What placement knows about Keras layers: which keep a range, which fuse."""
+"""What is known about the kinds of Keras layers: one table for makers and takers."""
 
 from typing import Any
 
@@ -12,6 +12,9 @@ LINEAR = (
     layers.Dense,
     layers.DepthwiseConv2D,
 )
+# One kernel named so, one matrix product or convolution with it, and a bias: those
+# that can be split into smaller layers, or have their kernel made of something else.
+PRODUCTS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense)
 KEEPS_RANGE = (
     layers.Cropping1D,
     layers.Cropping2D,
@@ -73,6 +76,23 @@ def activation_name(layer: Any) -> str:
         return "softmax"
     function = getattr(layer, "activation", None)
     return getattr(function, "__name__", "linear") if function else "linear"
+
+
+def ends_linear(layer: Any) -> bool:
+    """Whether a layer ends after its bias."""
+    return getattr(layer, "activation", None) in (None, keras.activations.linear)
+
+
+def is_product(layer: Any, *, exactly: bool = False) -> bool:
+    """Whether a layer is one of `PRODUCTS`, without groups.
+
+    Args:
+        layer: any layer.
+        exactly: whether it must be Keras' own class, not one made from it, which may
+            compute something else.
+    """
+    known = type(layer) in PRODUCTS if exactly else isinstance(layer, PRODUCTS)
+    return known and getattr(layer, "groups", 1) == 1
 
 
 def is_relu(layer: Any) -> bool:

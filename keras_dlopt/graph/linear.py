@@ -1,20 +1,18 @@
 """Layers that multiply with a kernel: finding them, watching what they compute."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import _compat
 from keras_dlopt.graph import hooks
+from keras_dlopt.graph.kinds import LINEAR, ends_linear
 from keras_dlopt.graph.targets import Target, weight_targets
-from keras_dlopt.graph.trace import Trace
-from keras_dlopt.int8.placement import KEEPS_RANGE, LINEAR
-from keras_dlopt.transforms import TransformedModel
-from keras_dlopt.transforms.quantize.layout import channel_axes
+from keras_dlopt.graph.trace import Call, Trace
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,26 +41,31 @@ def linear_layers(model: Any, graph: Trace) -> list[Linear]:
     return list(found.values())
 
 
+def sole_follower(graph: Trace, layer: Any) -> Call | None:
+    """The call that alone takes what the only call of a layer makes, if so."""
+    calls = graph.sites(layer)
+    return graph.only_consumer(calls[0].outputs[0]) if len(calls) == 1 else None
+
+
+def fused_normalization(graph: Trace, layer: Any) -> Any:
+    """The BatchNormalization of channels that alone takes what the layer makes.
+
+    None if there is none, or if it takes something else as well.
+    """
+    following = sole_follower(graph, layer)
+    after = None if following is None else following.layer
+    if not isinstance(after, keras.layers.BatchNormalization):
+        return None
+    if len(graph.sites(after)) != 1:
+        return None
+    return after if after.axis in (-1, after.input_spec.ndim - 1) else None
+
+
 Moments = tuple[np.ndarray, np.ndarray]
+Note = Callable[[int, Any, Any], None]
 
 
-@contextlib.contextmanager
-def without_activation(layer: Any) -> Iterator[None]:
-    """Inside, the layer ends after its bias."""
-    before = layer.activation
-    layer.activation = None
-    try:
-        yield
-    finally:
-        layer.activation = before
-
-
-def watch(
-    model: Any,
-    batches: Any,
-    layers: list[Any],
-    note: Callable[[int, Any, Any], None],
-) -> None:
+def watch(model: Any, batches: Any, layers: list[Any], note: Note) -> None:
     """Runs a model and tells what its layers take and compute before activation.
 
     Args:
@@ -72,26 +75,23 @@ def watch(
         note: called with the number of the layer, its input and its output without the
             activation, both tensors.
     """
-    hooks.install(layers)
 
-    def watcher(number: int) -> Callable[..., None]:
+    def watcher(number: int) -> hooks.Hook:
         layer = layers[number]
 
-        def see(call, args, kwargs, outputs):
-            if getattr(layer, "activation", None) not in (None, _IDENTITY):
-                with without_activation(layer):
-                    outputs = call(*args, **kwargs)
-            note(number, args[0], outputs)
+        def see(call, given):
+            outputs = bare = call(given)
+            if not ends_linear(layer):
+                with _compat.changed(layer, activation=None):
+                    bare = call(given)
+            note(number, given.inputs()[0], bare)
+            return outputs
 
         return see
 
-    seen = {id(layer): watcher(i) for i, layer in enumerate(layers)}
-    for batch in batches:
-        with hooks.watched(seen):
+    with hooks.hooked((layer, watcher(i)) for i, layer in enumerate(layers)):
+        for batch in batches:
             model(batch, training=False)
-
-
-_IDENTITY = keras.activations.linear
 
 
 def channel_moments(model: Any, batches: Any, layers: list[Any]) -> list[Moments]:
@@ -114,33 +114,3 @@ def channel_moments(model: Any, batches: Any, layers: list[Any]) -> list[Moments
         variance = np.maximum(square / count - np.square(mean), 0.0)
         found.append((mean, np.sqrt(variance)))
     return found
-
-
-def fused_normalization(graph: Trace, layer: Any) -> Any:
-    """The BatchNormalization of channels that alone takes what the layer makes.
-
-    None if there is none, or if it takes something else as well.
-    """
-    calls = [c for c in graph.calls if c.layer is layer]
-    following = graph.only_consumer(calls[0].outputs[0]) if len(calls) == 1 else None
-    after = None if following is None else following.layer
-    if not isinstance(after, keras.layers.BatchNormalization):
-        return None
-    if sum(c.layer is after for c in graph.calls) != 1:
-        return None
-    return after if after.axis in (-1, after.input_spec.ndim - 1) else None
-
-
-def by_channel(target: Target, kernel: np.ndarray) -> np.ndarray:
-    """A kernel as (output channels, rest)."""
-    axes = channel_axes(target, kernel.ndim)
-    moved = np.moveaxis(kernel, axes, range(len(axes)))
-    return moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
-
-
-def inner(model: Any) -> Any:
-    """The user's model in a `TransformedModel`; else the model."""
-    return model.model if isinstance(model, TransformedModel) else model
-
-
-__all__ = ["KEEPS_RANGE", "Linear", "by_channel", "channel_moments", "watch"]

@@ -5,8 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_dlopt import _compat
-from keras_dlopt.graph.walk import numbered, walk
+from keras_dlopt.graph.walk import numbered, own_weights, walk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,31 +42,20 @@ class Target:
 def weight_targets(model: keras.layers.Layer) -> list[Target]:
     """Every floating-point weight below `model`, each once.
 
-    Paths are built from layer names. In layers and models written as classes, whose
-    config does not keep the names that Keras' counter gave, a layer goes by the
-    attribute that holds it. So paths are the same after copying, saving and loading;
-    where two layers, or two weights of one layer, would share one, the later ones get
-    `_1`, `_2`, ...
+    Where two layers, or two weights of one layer, would share a path, the later ones
+    get `_1`, `_2`, ...
     """
     targets: list[Target] = []
     seen: set[int] = set()
     taken: dict[str, int] = {}
-    for path, layer, parents in walk(model, "", (), set()):
-        below = {id(v) for sub in _compat.sublayers(layer) for v in sub.weights}
-        for variable in layer.weights:
+    for path, layer, parents in walk(model):
+        for variable in own_weights(layer):
             floating = keras.backend.is_float_dtype(variable.dtype)
-            if id(variable) in below | seen or not floating:
+            if id(variable) in seen or not floating:
                 continue
             seen.add(id(variable))
-            full = f"{path}/{variable.name}".lstrip("/")
-            targets.append(
-                Target(
-                    path=numbered(full, taken),
-                    variable=variable,
-                    layer=layer,
-                    parents=parents,
-                )
-            )
+            full = numbered(f"{path}/{variable.name}".lstrip("/"), taken)
+            targets.append(Target(full, "weight", variable, layer, parents))
     return targets
 
 
@@ -75,7 +63,7 @@ def activation_targets(model: keras.layers.Layer) -> list[Target]:
     """The input and the output of every layer below `model`."""
     return [
         Target(f"{path}/{end}", kind="activation", layer=layer, parents=parents)
-        for path, layer, parents in walk(model, "", (), set())
+        for path, layer, parents in walk(model)
         if path
         for end in ("input", "output")
     ]

@@ -1,21 +1,19 @@
-"""Which layer feeds which, learned by running the model once on zeros.
+"""What feeds what, learned by running a model once on zeros.
 
 Works for Sequential, Functional, nested and subclassed models and on every backend: a
-tensor keeps its identity between the layer that makes it and the layer that takes it.
+tensor keeps its identity between what makes it and what takes it.
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_dlopt.errors import ModelError
-from keras_dlopt.graph.targets import activation_targets
-from keras_dlopt.transforms.host import TransformHost
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.walk import operations, walk
 
 # Stands in for a dimension that the model leaves open, other than the batch.
 _OPEN_DIMENSION = 32
@@ -23,14 +21,16 @@ _OPEN_DIMENSION = 32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of one layer.
+    """One call of one layer, or of one operation between layers.
 
     Attributes:
         path: of the layer, below the model.
-        layer: the layer.
-        inputs: numbers of the tensors it takes.
+        layer: the layer or operation.
+        inputs: numbers of the tensors it takes, by position or by keyword.
         outputs: numbers of the tensors it returns.
         composite: whether other layers were called inside.
+        site: which call of this layer it is, counted from 0 in the order in which they
+            begin; a shared layer has several.
     """
 
     path: str
@@ -38,29 +38,44 @@ class Call:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     composite: bool
+    site: int = 0
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trace:
-    """All layer calls of one run of a model, in the order in which they ended.
+    """All calls of one run of a model, in the order in which they ended.
 
     Attributes:
-        calls: without those that return what they are given, as dropout does.
+        nodes: calls of layers, without those that return what they are given, as
+            dropout does; and of the operations between the layers of Functional models
+            (`x + y`, `keras.ops`), which in other models are not seen.
         inputs: numbers of the model's input tensors.
         outputs: numbers of its output tensors.
         integers: numbers of the tensors that are not of a floating type.
-        loose: numbers of the tensors that operations between the layers of Functional
-            models take (`x + y`, `keras.ops`); in other models those are not seen.
     """
 
-    calls: list[Call]
+    nodes: list[Call]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     integers: frozenset[int] = frozenset()
-    loose: frozenset[int] = frozenset()
+
+    @functools.cached_property
+    def calls(self) -> list[Call]:
+        """The calls of layers."""
+        return [n for n in self.nodes if isinstance(n.layer, keras.layers.Layer)]
+
+    @functools.cached_property
+    def operations(self) -> list[Call]:
+        """The operations between layers."""
+        return [n for n in self.nodes if not isinstance(n.layer, keras.layers.Layer)]
+
+    @functools.cached_property
+    def loose(self) -> frozenset[int]:
+        """The tensors that operations between layers take."""
+        return frozenset(t for node in self.operations for t in node.inputs)
 
     def producers(self) -> dict[int, Call]:
-        """Tensor -> the innermost call that made it."""
+        """Tensor -> the innermost call of a layer that made it."""
         found: dict[int, Call] = {}
         for call in self.calls:
             for tensor in set(call.outputs) - set(call.inputs):
@@ -69,6 +84,10 @@ class Trace:
 
     def consumers(self) -> dict[int, list[Call]]:
         """Tensor -> the calls of layers without inner layers that take it."""
+        return self._consumers
+
+    @functools.cached_property
+    def _consumers(self) -> dict[int, list[Call]]:
         found: dict[int, list[Call]] = {}
         for call in self.calls:
             for tensor in call.inputs:
@@ -78,9 +97,13 @@ class Trace:
 
     def only_consumer(self, tensor: int) -> Call | None:
         """The one call that takes a tensor; None if anything else takes it too."""
-        calls = self.consumers().get(tensor, [])
+        calls = self._consumers.get(tensor, [])
         elsewhere = tensor in self.outputs or tensor in self.loose
         return None if elsewhere or len(calls) != 1 else calls[0]
+
+    def sites(self, layer: Any) -> list[Call]:
+        """The calls of one layer."""
+        return [call for call in self.calls if call.layer is layer]
 
 
 class _Recorder:
@@ -89,9 +112,9 @@ class _Recorder:
     def __init__(self):
         self.tensors: list[Any] = []  # held, so that no id is used twice
         self.numbers: dict[int, int] = {}
-        self.calls: list[Call] = []
+        self.nodes: list[Call] = []
         self.started = 0
-        self.loose: set[int] = set()
+        self.sites: dict[int, int] = {}
 
     def number(self, structure: Any) -> tuple[int, ...]:
         tensors = [t for t in keras.tree.flatten(structure) if ops.is_tensor(t)]
@@ -109,64 +132,23 @@ class _Recorder:
             if not keras.backend.is_float_dtype(tensor.dtype)
         )
 
-    def hook(self, path: str, layer: Any) -> Any:
-        call = layer.call
+    def hook(self, path: str, layer: Any) -> hooks.Hook:
+        is_layer = isinstance(layer, keras.layers.Layer)
 
-        @functools.wraps(call)
-        def recorded(*args, **kwargs):
-            inputs = self.number((args, kwargs))
-            self.started += 1
+        def record(call, given):
+            inputs = self.number(given.inputs())
+            site = self.sites[id(layer)] = self.sites.get(id(layer), -1) + 1
+            self.started += is_layer
             before = self.started
-            result = call(*args, **kwargs)
+            result = call(given)
             outputs = self.number(result)
             composite = self.started > before
-            if not set(outputs) <= set(inputs):
-                self.calls.append(Call(path, layer, inputs, outputs, composite))
+            if not is_layer or not set(outputs) <= set(inputs):
+                node = Call(path, layer, inputs, outputs, composite, site)
+                self.nodes.append(node)
             return result
 
-        return recorded
-
-    def hook_operation(self, operation: Any) -> Any:
-        call = operation.call
-
-        @functools.wraps(call)
-        def recorded(*args, **kwargs):
-            self.loose.update(self.number((args, kwargs)))
-            return call(*args, **kwargs)
-
-        return recorded
-
-
-@contextlib.contextmanager
-def _recording(model: Any, recorder: _Recorder) -> Iterator[None]:
-    """Replaces `call` on every layer below the model, and takes it back."""
-    paths = {
-        id(t.layer): (t.path.rpartition("/")[0], t.layer)
-        for t in activation_targets(model)
-    }
-    models = [model, *(layer for _, layer in paths.values())]
-    loose = {id(o): o for m in models for o in _operations(m)}
-    before = {key: vars(layer).get("call") for key, (_, layer) in paths.items()}
-    try:
-        for path, layer in paths.values():
-            layer.call = recorder.hook(path, layer)
-        for operation in loose.values():
-            operation.call = recorder.hook_operation(operation)
-        yield
-    finally:
-        for key, (_, layer) in paths.items():
-            if before[key] is not None:
-                layer.call = before[key]
-            elif "call" in vars(layer):
-                del layer.call
-        for operation in loose.values():
-            vars(operation).pop("call", None)
-
-
-def _operations(model: Any) -> list[Any]:
-    """What a Functional model computes between its layers."""
-    found = getattr(model, "operations", ())
-    return [o for o in found if not isinstance(o, keras.layers.Layer)]
+        return record
 
 
 def input_specs(model: Any, example: Any = None) -> Any:
@@ -206,21 +188,15 @@ def _spec_of(x: Any) -> keras.KerasTensor:
 
 
 def trace(model: Any, example: Any = None) -> Trace:
-    """Runs the model once on zeros, batch size 1, and records its layers' calls.
+    """Runs the model once on zeros, batch size 1, and records its calls.
 
     Args:
         model: a built Keras model; it is not changed.
         example: a batch of inputs, for models that do not know their input's shape.
 
     Raises:
-        ModelError: for a model that is transformed already.
+        ModelError: for a model that is not built, or whose inputs are not known.
     """
-    name = model.name
-    if isinstance(model, TransformHost):
-        raise ModelError(
-            f"{name!r} is transformed already. Give finalize(model), or the "
-            "model from before, and chain what it had: Prune(0.8) >> FakeQuant(bits=8)."
-        )
 
     def zeros(spec):
         shape = [_OPEN_DIMENSION if d is None else d for d in spec.shape[1:]]
@@ -229,13 +205,9 @@ def trace(model: Any, example: Any = None) -> Trace:
     inputs = keras.tree.map_structure(zeros, input_specs(model, example))
     recorder = _Recorder()
     given = recorder.number(inputs)
-    with _recording(model, recorder):
+    places = [(path, layer) for path, layer, _ in walk(model) if path]
+    places += operations(model)
+    with hooks.hooked((one, recorder.hook(path, one)) for path, one in places):
         outputs = model(inputs, training=False)
     returned = recorder.number(outputs)
-    return Trace(
-        recorder.calls,
-        given,
-        returned,
-        recorder.integers(),
-        frozenset(recorder.loose),
-    )
+    return Trace(recorder.nodes, given, returned, recorder.integers())

@@ -44,8 +44,6 @@ from keras_dlopt.graph.kinds import (
 )
 from keras_dlopt.graph.trace import Call, Trace
 
-__all__ = ["KEEPS_RANGE", "LINEAR", "Places", "lone_normalizations", "place"]
-
 
 @dataclasses.dataclass
 class Places:
@@ -86,14 +84,14 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
         after_pooling: False quantizes before pooling by maximum, as elsewhere.
     """
     graph = _without_loops(graph)
-    producers, consumers = graph.producers(), graph.consumers()
+    producers = graph.producers()
     places = Places()
     _place_inputs(places, graph)
     quantized = set(graph.inputs)
     for call in graph.calls:
         if not call.composite:
             _check_sources(places, call, graph, producers)
-            _check_layer(places, call, producers, consumers)
+            _check_layer(places, call, graph)
         made = [t for t in call.outputs if producers.get(t) is call]
         if not made or set(made) <= graph.integers:
             continue
@@ -101,7 +99,7 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
         if keeps and set(call.inputs) <= quantized:
             quantized.update(made)
             continue
-        going = [n for t in made for n in _goes_on(call, t, graph, consumers)]
+        going = [n for t in made for n in _goes_on(call, t, graph)]
         pooled = any(isinstance(n.layer, MAX_POOLING) for n in going)
         if going and (after_pooling or not pooled):
             continue
@@ -113,14 +111,14 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
 def _without_loops(graph: Trace) -> Trace:
     """The trace with recurrent layers as one operation each."""
     loops = {c.path for c in graph.calls if isinstance(c.layer, LOOPS)}
-    calls = []
-    for call in graph.calls:
+    nodes = []
+    for call in graph.nodes:
         if any(call.path.startswith(f"{path}/") for path in loops):
             continue
         if call.path in loops:
             call = dataclasses.replace(call, composite=False)
-        calls.append(call)
-    return dataclasses.replace(graph, calls=calls)
+        nodes.append(call)
+    return dataclasses.replace(graph, nodes=nodes)
 
 
 def _place_inputs(places: Places, graph: Trace) -> None:
@@ -146,12 +144,10 @@ def _place_inputs(places: Places, graph: Trace) -> None:
             places.inputs.append(f"{call.path}/input")
 
 
-def _goes_on(call: Call, tensor: int, graph: Trace, consumers) -> list[Call]:
+def _goes_on(call: Call, tensor: int, graph: Trace) -> list[Call]:
     """The one call that takes the tensor, if it belongs to the same operation."""
-    following = consumers.get(tensor, [])
-    if len(following) != 1 or tensor in graph.outputs or tensor in graph.loose:
-        return []
-    return following if _fuses(call, following[0]) else []
+    following = graph.only_consumer(tensor)
+    return [following] if following is not None and _fuses(call, following) else []
 
 
 def _fuses(call: Call, following: Call) -> bool:
@@ -183,13 +179,13 @@ def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
         places.add_input(call)
 
 
-def _check_layer(places: Places, call: Call, producers, consumers) -> None:
+def _check_layer(places: Places, call: Call, graph: Trace) -> None:
     """Notes where LiteRT would silently compute in float."""
     layer, activation = call.layer, activation_name(call.layer)
     problems = places.problems
     if isinstance(layer, layers.BatchNormalization):
-        if not _folds(call, producers, consumers) and not folds_by_shape(layer):
-            source = producers.get(call.inputs[0])
+        if not _folds(call, graph) and not folds_by_shape(layer):
+            source = graph.producers().get(call.inputs[0])
             problems.append(
                 f"{call.path!r} normalizes "
                 f"{repr(source.path) if source else 'the input of the model'}, and "
@@ -213,18 +209,17 @@ def _check_layer(places: Places, call: Call, producers, consumers) -> None:
 
 def lone_normalizations(graph: Trace) -> list[Any]:
     """The BatchNormalization layers that do not belong to a convolution before them."""
-    producers, consumers = graph.producers(), graph.consumers()
     return [
         call.layer
         for call in graph.calls
-        if isinstance(call.layer, layers.BatchNormalization)
-        and not _folds(call, producers, consumers)
+        if isinstance(call.layer, layers.BatchNormalization) and not _folds(call, graph)
     ]
 
 
-def _folds(normalization: Call, producers, consumers) -> bool:
-    before = producers.get(normalization.inputs[0])
-    alone = consumers[normalization.inputs[0]] == [normalization]
+def _folds(normalization: Call, graph: Trace) -> bool:
+    given = normalization.inputs[0]
+    before = graph.producers().get(given)
+    alone = graph.only_consumer(given) is normalization
     return alone and before is not None and _fuses(before, normalization)
 
 

@@ -6,13 +6,14 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.kinds import weight_names
 from keras_dlopt.graph.targets import Target, weight_targets
-from keras_dlopt.graph.trace import trace
+from keras_dlopt.graph.trace import Trace, trace
 from keras_dlopt.int8.placement import Places, place
 from keras_dlopt.select import at
 from keras_dlopt.transforms.base import Chain, Transform
+from keras_dlopt.transforms.model import TransformedModel
 from keras_dlopt.transforms.quantize.activation import FakeQuantActivation
 from keras_dlopt.transforms.quantize.observers import MinMax
 from keras_dlopt.transforms.quantize.weight import FakeQuant
@@ -136,7 +137,7 @@ def quantization_recipe(
             )
     entries: list[tuple[Any, Transform]] = []
     if activations is not None:
-        places = place(trace(model, example))
+        places = place(_traced(model, example))
         # Ranges that are fixed in LiteRT's int8 are no others' at other widths.
         rest = [p for paths in places.fixed.values() for p in paths]
         free = Places(inputs=places.inputs, outputs=places.outputs + rest)
@@ -147,7 +148,7 @@ def quantization_recipe(
 
 
 def _checked(model: keras.Model, example: Any, strict: bool, like: str) -> Places:
-    places = place(trace(model, example), after_pooling=like == "litert")
+    places = place(_traced(model, example), after_pooling=like == "litert")
     if places.problems and strict:
         raise ConfigError(f"{places.problems[0]} {_BY_HAND}")
     if places.problems:
@@ -160,6 +161,15 @@ def _checked(model: keras.Model, example: Any, strict: bool, like: str) -> Place
             stacklevel=3,
         )
     return places
+
+
+def _traced(model: keras.Model, example: Any) -> Trace:
+    if isinstance(model, TransformedModel):
+        raise ModelError(
+            f"{model.name!r} is transformed already. Give finalize(model), or the "
+            "model from before, and chain what it had: Prune(0.8) >> FakeQuant(bits=8)."
+        )
+    return trace(model, example)
 
 
 def _activations(places: Places, taken: Transform, made: Transform) -> list:

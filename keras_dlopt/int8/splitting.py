@@ -1,16 +1,15 @@
 """Activations as layers of their own, which int8 can quantize on both sides."""
 
+import functools
 from typing import Any
 
 import keras
 from keras import layers
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.graph.kinds import (
-    FUSED_ACTIVATIONS,
-    LINEAR,
-    activation_name,
-)
+from keras_dlopt.graph.kinds import FUSED_ACTIVATIONS, LINEAR, activation_name
+from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
+from keras_dlopt.graph.walk import as_functional, children
 
 
 def split_activations(model: keras.Model) -> keras.Model:
@@ -37,38 +36,24 @@ def split_activations(model: keras.Model) -> keras.Model:
         >>> [layer.name for layer in split_activations(net).layers[1:]]
         ['dense', 'dense_activation']
     """
-    if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    sources = {layer.name: layer for layer in getattr(model, "layers", ())}
-
-    def plain(layer):
-        config = layer.get_config()
-        if _splits(layer):
-            config["activation"] = "linear"
-        return type(layer).from_config(config)
-
-    def call(layer, *args, **kwargs):
-        outputs = layer(*args, **kwargs)
-        if not _splits(sources[layer.name]):
-            return outputs
-        function = sources[layer.name].activation
-        return layers.Activation(function, name=f"{layer.name}_activation")(outputs)
-
-    try:
-        twin = keras.models.clone_model(model, clone_function=plain, call_function=call)
-    except ValueError as error:
+    source = as_functional(model)
+    if source is None:
         raise ConfigError(
             "split_activations takes a built Sequential or Functional model. Received: "
             f"{model!r}. The calls inside a subclassed model cannot be changed from "
             "outside: write its activations as layers."
-        ) from error
-    for layer in twin.layers:
-        if layer.name in sources:
-            layer.set_weights(sources[layer.name].get_weights())
-    return twin
+        )
+    pieces = {
+        id(layer): functools.partial(_split, layer)
+        for layer in children(source)
+        if isinstance(layer, LINEAR) and activation_name(layer) not in FUSED_ACTIVATIONS
+    }
+    return rebuilt(source, pieces)
 
 
-def _splits(layer: Any) -> bool:
-    return isinstance(layer, LINEAR) and (
-        activation_name(layer) not in FUSED_ACTIVATIONS
-    )
+def _split(layer: Any) -> list[Piece]:
+    name = f"{layer.name}_activation"
+    return [
+        (like(layer, activation="linear"), layer.get_weights()),
+        (layers.Activation(layer.activation, name=name), []),
+    ]

@@ -1,11 +1,9 @@
 """`use_fused`: an existing model on faster layers, with the same numbers."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import keras
 
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.layers.batch_normalization import BatchNormalization
 
 
@@ -40,7 +38,7 @@ def use_fused(model: keras.Model) -> keras.Model:
         raise ModelError(
             f"use_fused takes a Keras model. Received: {type(model).__name__}."
         )
-    for layer in _nested(model, set()):
+    for layer in [model, *layers_below(model)]:
         if type(layer) is keras.layers.BatchNormalization:
             # Same variables, same arguments, another `call`: nothing to copy.
             layer.__class__ = BatchNormalization
@@ -50,21 +48,3 @@ def use_fused(model: keras.Model) -> keras.Model:
             layer.test_function = None
             layer.predict_function = None
     return model
-
-
-def _nested(value: Any, seen: set[int]) -> Iterator[keras.layers.Layer]:
-    """All layers reachable from `value` through attributes and collections."""
-    if id(value) in seen:
-        return
-    if isinstance(value, keras.layers.Layer):
-        seen.add(id(value))
-        yield value
-        children = list(vars(value).values())
-    elif isinstance(value, Mapping):
-        children = list(value.values())
-    elif isinstance(value, list | tuple | set):
-        children = list(value)
-    else:
-        return
-    for child in children:
-        yield from _nested(child, seen)

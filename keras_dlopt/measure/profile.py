@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError, DataError, ModelError
+from keras_dlopt.graph.walk import layers_below
 
 PARTS = ("data wait", "forward", "backward", "optimizer", "metrics", "host")
 # A last step that takes longer than this many usual ones, and half a second, stalls.
@@ -315,7 +316,7 @@ def _advice(model, seconds, step: float, stall: float) -> tuple[str, ...]:
     if not type(model.optimizer).__module__.startswith("keras_dlopt"):
         add("optimizer", 0.1, "use the fused optimizers of keras_dlopt.optimizers")
     add("metrics", 0.1, "drop metrics that only the validation needs")
-    if any(type(v) is keras.layers.BatchNormalization for v in _layers(model)):
+    if any(type(v) is keras.layers.BatchNormalization for v in layers_below(model)):
         text = "Keras' BatchNormalization is composed of many ops: use_fused(model)"
         found.append(((seconds["forward"] + seconds["backward"]) / step, text))
     if stall > max(STALL_SECONDS, STALL_STEPS * step):
@@ -326,10 +327,3 @@ def _advice(model, seconds, step: float, stall: float) -> tuple[str, ...]:
         )
         found.append((1.0, text))
     return tuple(text for _, text in sorted(found, reverse=True))
-
-
-def _layers(model: keras.Model) -> list[keras.layers.Layer]:
-    found: list[keras.layers.Layer] = []
-    for layer in model.layers:
-        found += _layers(layer) if isinstance(layer, keras.Model) else [layer]
-    return found

@@ -1,13 +1,14 @@
 """A model cut into stages, a device each, with micro-batches; TensorFlow backend."""
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_dlopt.errors import ConfigError, DataError, ModelError
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.walk import is_functional
 from keras_dlopt.optimizers import Optimizer
 
 
@@ -77,7 +78,7 @@ class Pipeline(keras.Model):
                 copy = layer.__class__.from_config(layer.get_config())
                 if layer.built and layer.weights:
                     copy.build_from_config(layer.get_build_config())
-            copy.call = _on(device, copy.call)
+            hooks.attach(copy, _on(device))
             return copy
 
         copy = keras.models.clone_model(model, clone_function=place)
@@ -166,7 +167,7 @@ def _check(model: Any, devices: Sequence[str], micro_batches: int) -> None:
             "Pipeline takes a built Sequential or Functional model. Received: "
             f"{model!r}. Start it with keras.Input."
         )
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "inputs"):
+    if not is_functional(model):
         raise ModelError(
             f"{model.name!r} is a subclassed model, whose layers have no order that "
             "could be cut. Write it with the Functional API, or use SplitTrainer."
@@ -187,13 +188,12 @@ def _check(model: Any, devices: Sequence[str], micro_batches: int) -> None:
         )
 
 
-def _on(device: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _on(device: str) -> hooks.Hook:
     import tensorflow as tf
 
-    @functools.wraps(call)
-    def placed(*args, **kwargs):
+    def placed(call, given):
         with tf.device(device):
-            return call(*args, **kwargs)
+            return call(given)
 
     return placed
 

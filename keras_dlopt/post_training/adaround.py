@@ -9,9 +9,11 @@ from keras import ops
 
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.linear import Linear, linear_layers, watch
+from keras_dlopt.graph.rebuilding import like
 from keras_dlopt.graph.trace import trace
 from keras_dlopt.post_training.bias import corrections
 from keras_dlopt.post_training.data import Batches
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.select import Selector, at
 from keras_dlopt.transforms import (
     Chain,
@@ -24,7 +26,6 @@ from keras_dlopt.transforms import (
     TransformedModel,
     transform,
 )
-from keras_dlopt.transforms.host import to_numpy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -258,6 +259,5 @@ def _in_deviations(wanted: np.ndarray) -> Any:
 
 def _alone(layer: Any) -> Any:
     """A layer like this one, without activation and regularizers."""
-    config = layer.get_config() | {"activation": "linear", "dtype": "float32"}
-    config |= {key: None for key in config if key.endswith("_regularizer")}
-    return type(layer).from_config(config)
+    plain = {key: None for key in layer.get_config() if key.endswith("_regularizer")}
+    return like(layer, activation="linear", dtype="float32", **plain)

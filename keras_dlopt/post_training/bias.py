@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.graph.folding import activation_free
+from keras_dlopt.graph.kinds import ends_linear
 from keras_dlopt.graph.linear import (
     Moments,
     channel_moments,
@@ -15,8 +15,8 @@ from keras_dlopt.graph.linear import (
 )
 from keras_dlopt.graph.trace import trace
 from keras_dlopt.post_training.data import Batches
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms import TransformedModel
-from keras_dlopt.transforms.host import to_numpy
 
 # What was corrected: variable, its value before, its value after.
 Change = tuple[Any, np.ndarray, np.ndarray]
@@ -94,7 +94,7 @@ def correct_bias(
     corrected = 0
     for layer, moments in zip(layers, wanted, strict=True):
         normalization = fused_normalization(graph, layer)
-        if not activation_free(layer):
+        if not ends_linear(layer):
             normalization = None  # it takes something else than f and q
         if not layer.use_bias and normalization is None:
             continue

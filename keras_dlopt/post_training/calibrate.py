@@ -8,8 +8,10 @@ from keras import ops
 
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph import hooks
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
+from keras_dlopt.transforms.host import Slot
 from keras_dlopt.transforms.quantize.grids import IntegerGrid
 from keras_dlopt.transforms.quantize.observers import (
     MovingAverage,
@@ -108,18 +110,16 @@ def calibrate(
     observer = observer_of(observer)
     batches = Batches(model.model, data, batch_size=batch_size)
     _check_known(model)
-    slots: dict[tuple[int, str], tuple[Any, Any]] = {
-        (id(slot.target.layer), slot.target.name): (group.transform, slot)
+    places: list[tuple[Any, Slot, _Seen]] = [
+        (group.transform, slot, _Seen())
         for group in model.groups
         if group.transform.kind == "activation"
         for slot in group.slots
-    }
-    seen = {key: _Seen() for key in slots}
-    _observe(model.model, batches, {k: s.add for k, s in seen.items()})
+    ]
+    _observe(model.model, batches, [(s.target, seen.add) for _, s, seen in places])
     if observer.host:
-        _observe(model.model, batches, {k: s.bin for k, s in seen.items()})
-    for key, (transform, slot) in slots.items():
-        found = seen[key]
+        _observe(model.model, batches, [(s.target, seen.bin) for _, s, seen in places])
+    for transform, slot, found in places:
         if not found.count:
             continue  # not on any path of inference
         grid = IntegerGrid(
@@ -144,7 +144,7 @@ def _check_known(model: TransformedModel) -> None:
             )
 
 
-def _observe(model: Any, batches: Batches, notes: dict) -> None:
+def _observe(model: Any, batches: Batches, notes: list[tuple[Target, Any]]) -> None:
     def tap(note):
         def see(x):
             note(np.asarray(ops.convert_to_numpy(x), "float32"))
@@ -152,7 +152,7 @@ def _observe(model: Any, batches: Batches, notes: dict) -> None:
 
         return see
 
-    taps = {key: tap(note) for key, note in notes.items()}
-    for batch in batches:
-        with hooks.active(taps):
+    taps = [(at.layer, hooks.on(at.name, tap(note))) for at, note in notes]
+    with hooks.hooked(taps):
+        for batch in batches:
             model(batch, training=False)

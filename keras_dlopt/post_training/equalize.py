@@ -8,11 +8,17 @@ import numpy as np
 from keras import layers
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.graph.folding import fold_batch_normalization, scaled_outputs
+from keras_dlopt.graph.channels import (
+    by_input,
+    by_output,
+    scaled_inputs,
+    scaled_outputs,
+)
+from keras_dlopt.graph.folding import fold_batch_normalization
 from keras_dlopt.graph.kinds import activation_name
 from keras_dlopt.graph.linear import Linear, linear_layers
 from keras_dlopt.graph.trace import Trace, trace
-from keras_dlopt.transforms.host import to_numpy
+from keras_dlopt.runtime.values import to_numpy
 
 # They treat channels apart, and f(s x) = s f(x) for s > 0.
 _CHANNELWISE = (
@@ -106,18 +112,13 @@ def _pairs(model: keras.Model, graph: Trace) -> list[_Pair]:
         for linear in linear_layers(model, graph)
         if getattr(linear.layer, "groups", 1) == 1
     }
-    calls: dict[int, int] = {}
-    for call in graph.calls:
-        calls[id(call.layer)] = calls.get(id(call.layer), 0) + 1
     pairs = []
-    for call in graph.calls:
-        first = found.get(id(call.layer))
-        if first is None or calls[id(call.layer)] > 1:
-            continue
+    for first in found.values():
+        calls = graph.sites(first.layer)
         clipped: list[Any] = []
-        last = _end(call, graph, clipped)
+        last = _end(calls[0], graph, clipped) if len(calls) == 1 else None
         second = None if last is None else found.get(id(last.layer))
-        if second is not None and calls[id(second.layer)] == 1:
+        if second is not None and len(graph.sites(second.layer)) == 1:
             pairs.append(_Pair(first, second, clipped))
     return pairs
 
@@ -162,30 +163,19 @@ def _equalize(pair: _Pair) -> bool:
     """Scales one pair; whether it changed by more than a thousandth."""
     one, two = pair.first, pair.second
     kernel, other = to_numpy(one.target.variable), to_numpy(two.target.variable)
-    axis = _input_axis(two)
-    ones = scaled_rows(one.target, kernel)
-    twos = np.abs(np.moveaxis(other, axis, 0)).reshape(other.shape[axis], -1).max(1)
+    ones = _largest(by_output(one.target, kernel))
+    twos = _largest(by_input(two.target, other))
     if len(ones) != len(twos):
         return False
     used = (ones > 0) & (twos > 0)
     scale = np.sqrt(np.where(used, ones, 1.0) / np.where(used, twos, 1.0))
-    shape = [1] * other.ndim
-    shape[axis] = -1
     one.target.variable.assign(scaled_outputs(one.target, kernel, 1 / scale))
-    two.target.variable.assign(other * scale.reshape(shape))
+    two.target.variable.assign(scaled_inputs(two.target, other, scale))
     if one.layer.use_bias:
         one.layer.bias.assign(to_numpy(one.layer.bias) / scale)
     return bool(np.abs(scale - 1).max() > 1e-3)
 
 
-def scaled_rows(target: Any, kernel: np.ndarray) -> np.ndarray:
-    """The largest magnitude of each output channel, in float64."""
-    from keras_dlopt.graph.linear import by_channel
-
-    return np.abs(by_channel(target, kernel)).max(axis=1).astype("float64")
-
-
-def _input_axis(linear: Linear) -> int:
-    kind = type(linear.layer).__name__
-    rank = len(linear.target.shape or ())
-    return rank - 1 if kind.endswith("Transpose") else rank - 2
+def _largest(rows: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each row, in float64."""
+    return np.abs(rows).max(axis=1).astype("float64")

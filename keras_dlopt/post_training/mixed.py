@@ -10,9 +10,9 @@ from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.int8.recipes import kernel_targets
 from keras_dlopt.post_training.data import Batches
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.select import at
 from keras_dlopt.transforms import FakeQuant, Recipe
-from keras_dlopt.transforms.host import to_numpy
 
 _CELLS = 4096  # the budget is counted in this many parts
 

@@ -1,14 +1,15 @@
 """Measuring the statistics of BatchNormalization anew, with quantized weights."""
 
+import contextlib
 from typing import Any
 
 import keras
 
+from keras_dlopt._compat import changed
 from keras_dlopt.errors import ModelError
-from keras_dlopt.graph.linear import inner
+from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
-from keras_dlopt.transforms.quantize.batch_norm import normalizations
 
 
 def recalibrate_batch_normalization(
@@ -35,25 +36,22 @@ def recalibrate_batch_normalization(
     Source: Sun et al., "Hybrid 8-bit Floating Point Training" (NeurIPS 2019), section
     2.2; Nagel et al. (arXiv:2106.08295), section 4.2.2.
     """
-    batches = Batches(inner(model), data, batch_size=batch_size)
-    layers = normalizations(inner(model))
+    plain = model.model if isinstance(model, TransformedModel) else model
+    batches = Batches(plain, data, batch_size=batch_size)
+    layers = layers_below(plain, keras.layers.BatchNormalization)
     if not layers:
         raise ModelError(f"{model.name!r} has no BatchNormalization to measure.")
-    momenta = [(layer.momentum, layer.trainable) for layer in layers]
-    kept = _ranges(model)
-    try:
+    with contextlib.ExitStack() as stack:
+        for slot, values in _ranges(model):
+            for name, value in values.items():
+                stack.callback(slot.write, name, value)
         for layer in layers:
-            layer.trainable = True  # a frozen one would not look at the data
+            # A frozen one would not look at the data.
+            stack.enter_context(changed(layer, momentum=layer.momentum, trainable=True))
         for number, batch in enumerate(batches):
             for layer in layers:
                 layer.momentum = number / (number + 1)
             model(batch, training=True)
-    finally:
-        for layer, (momentum, trainable) in zip(layers, momenta, strict=True):
-            layer.momentum, layer.trainable = momentum, trainable
-        for slot, values in kept:
-            for name, value in values.items():
-                slot.write(name, value)
     return len(layers)
 
 

@@ -12,6 +12,7 @@ from keras_dlopt.codecs.container import MAX_BYTES
 from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 from keras_dlopt.files import read_limited, write_atomic
+from keras_dlopt.graph.walk import custom_classes
 from keras_dlopt.storage import architecture
 from keras_dlopt.storage.allowed import UnknownName
 from keras_dlopt.storage.contents import Contents, read_contents, write_contents
@@ -159,7 +160,7 @@ def _loadable(tree: Any, model: keras.Model, arrays: list) -> Any:
     """
     for option in (architecture.slim(tree), tree):
         try:
-            _rebuild(option, arrays, _classes(model))
+            _rebuild(option, arrays, custom_classes(model))
             return option
         except UnknownName:
             return tree  # only the caller of load_compressed can tell
@@ -178,12 +179,3 @@ def _compare(contents: Contents, arrays: list) -> None:
                 f"The variable {tensor.path!r} would not survive the file, so nothing "
                 "was written. Please report this with the model."
             )
-
-
-def _classes(layer: Any) -> dict[str, type]:
-    found = {}
-    if type(layer).__module__.split(".")[0] != "keras":
-        found[keras.saving.get_registered_name(type(layer))] = type(layer)
-    for sub in _compat.sublayers(layer):
-        found |= _classes(sub)
-    return found

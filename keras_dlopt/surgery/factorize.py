@@ -7,14 +7,15 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.graph.rebuilding import rebuilt
+from keras_dlopt.graph.kinds import is_product
+from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.finalize import finalize
 from keras_dlopt.transforms.low_rank import LowRank
 from keras_dlopt.transforms.model import TransformedModel, transform
 from keras_dlopt.transforms.recipe import Recipe
 
-_CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 Factors = dict[str, np.ndarray]
 
 
@@ -84,8 +85,7 @@ def _factors(model: TransformedModel) -> dict[str, Factors]:
 
 
 def _checked(layer: Any, path: str) -> bool:
-    known = isinstance(layer, (keras.layers.Dense, *_CONV))
-    if not known or getattr(layer, "groups", 1) != 1 or not path.endswith("kernel"):
+    if not is_product(layer) or path.rpartition("/")[2] != "kernel":
         raise ConfigError(
             f"{path!r} of a {type(layer).__name__} cannot be split into layers: "
             "factorize knows Dense, Conv1D, Conv2D and Conv3D without groups. Leave it "
@@ -98,43 +98,31 @@ def _smaller(factors: Factors, layer: Any) -> bool:
     return sum(f.size for f in factors.values()) < np.prod(layer.kernel.shape)
 
 
-def _pieces(layer: Any, factors: Factors) -> list[tuple[Any, list[np.ndarray]]]:
+def _pieces(layer: Any, factors: Factors) -> list[Piece]:
     """The layers in place of one, each with its weights."""
-    config = layer.get_config()
-    plain = {
+    dense = isinstance(layer, keras.layers.Dense)
+    width = "units" if dense else "filters"
+    bias = [to_numpy(layer.bias)] if layer.use_bias else []
+    ones = () if dense else (1,) * len(layer.kernel_size)
+    plain: dict[str, Any] = {
         "use_bias": False,
         "activation": None,
         "kernel_regularizer": None,
         "activity_regularizer": None,
     }
-    bias = [keras.ops.convert_to_numpy(layer.bias)] if layer.use_bias else []
-    width, name = "filters", layer.name
-    inner: dict[str, Any] = {}
-    if isinstance(layer, keras.layers.Dense):
-        width = "units"
-    else:
-        rank = len(layer.kernel_size)
-        inner = {"kernel_size": (1,) * rank, "strides": (1,) * rank}
-        inner |= {"dilation_rate": (1,) * rank, "padding": "valid"}
-    ones = tuple(inner.get("kernel_size", ()))
+    point: dict[str, Any] = {}  # makes a convolution one of single points
+    if not dense:
+        point = {"kernel_size": ones, "strides": ones, "dilation_rate": ones}
+        point["padding"] = "valid"
+
+    def piece(suffix: str, kernel: np.ndarray, **changes: Any) -> Piece:
+        own = {**plain, **changes, width: kernel.shape[-1]}
+        return like(layer, **own, name=f"{layer.name}_{suffix}"), [kernel]
+
     first, last = factors["first"], factors["last"]
-    space = tuple(layer.kernel.shape[:-2])
-
-    def piece(suffix, size, **changes):
-        own = {**config, **plain, **changes, width: size, "name": f"{name}{suffix}"}
-        return type(layer).from_config(own)
-
-    final = type(layer).from_config({**config, **inner})
-    end = (final, [last.reshape(*ones, *last.shape), *bias])
+    end = like(layer, **point), [last.reshape(*ones, *last.shape), *bias]
     if "core" in factors:
-        core = factors["core"]
-        return [
-            (
-                piece("_reduce", first.shape[1], **inner),
-                [first.reshape(*ones, *first.shape)],
-            ),
-            (piece("_core", core.shape[-1]), [core]),
-            end,
-        ]
-    kernel = first.reshape(*space, -1, first.shape[1])
-    return [(piece("_reduce", first.shape[1]), [kernel]), end]
+        inner = first.reshape(*ones, *first.shape)
+        return [piece("reduce", inner, **point), piece("core", factors["core"]), end]
+    space = tuple(layer.kernel.shape[:-2])
+    return [piece("reduce", first.reshape(*space, -1, first.shape[1])), end]

@@ -8,15 +8,16 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.kinds import PRODUCTS, is_product
 from keras_dlopt.graph.rebuilding import Piece, rebuilt
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.finalize import finalize
 from keras_dlopt.transforms.lookup import lookup
 from keras_dlopt.transforms.model import TransformedModel
 from keras_dlopt.transforms.share import HashedWeights, hashed
 
-_CONV = ("Conv1D", "Conv2D", "Conv3D")
-KINDS = ("Dense", *_CONV)
+KINDS = tuple(kind.__name__ for kind in PRODUCTS)
 _OPTIONS = ("strides", "padding", "dilation_rate", "data_format")
 
 
@@ -177,8 +178,8 @@ def hashed_layers(model: TransformedModel) -> keras.Model:
     pieces = {}
     for path, (transform, arrays) in found.items():
         layer = layers[path]
-        known = type(layer).__name__ in KINDS and getattr(layer, "groups", 1) == 1
-        if not known or path.rsplit("/", 1)[-1] != "kernel":
+        known = is_product(layer, exactly=True)
+        if not known or path.rpartition("/")[2] != "kernel":
             raise ConfigError(
                 f"{path!r} of a {type(layer).__name__} cannot be stored as a hash: "
                 f"hashed_layers knows {', '.join(KINDS)} without groups. Leave it out "
@@ -192,7 +193,7 @@ def _piece(
     layer: Any, transform: HashedWeights, arrays: dict[str, np.ndarray]
 ) -> list[Piece]:
     config = layer.get_config()
-    conv = type(layer).__name__ in _CONV
+    conv = not isinstance(layer, keras.layers.Dense)
     new = HashedKernel(
         type(layer).__name__,
         config["filters" if conv else "units"],
@@ -205,5 +206,5 @@ def _piece(
         seed=transform.seed,
         name=layer.name,
     )
-    bias = [keras.ops.convert_to_numpy(layer.bias)] if layer.use_bias else []
+    bias = [to_numpy(layer.bias)] if layer.use_bias else []
     return [(new, [arrays["buckets"], *bias])]

@@ -1,13 +1,13 @@
 """Which layer runs: to name the one whose operation fails, and to see its shapes."""
 
-import functools
 import re
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dlopt import _compat
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.walk import children, own_weights
 from keras_dlopt.tpu.padding import Product
 
 # Not matrix products: looked up, or done by the vector unit.
@@ -29,20 +29,19 @@ class Watched:
         self.layers: dict[str, Any] = {}
         self._walk(model, "")
         for path, layer in self.layers.items():
-            layer.call = self._hook(path, layer.call)
+            hooks.attach(layer, self._hook(path))
 
     def _walk(self, layer: Any, path: str) -> None:
-        for child in _compat.sublayers(layer):
+        for child in children(layer):
             below = f"{path}/{child.name}".lstrip("/")
             if not any(child is known for known in self.layers.values()):
                 self.layers[below] = child
                 self._walk(child, below)
 
-    def _hook(self, path: str, call: Any) -> Any:
-        @functools.wraps(call)
-        def watched(*args, **kwargs):
+    def _hook(self, path: str) -> hooks.Hook:
+        def watched(call, given):
             try:
-                outputs = call(*args, **kwargs)
+                outputs = call(given)
             except Exception:
                 self.failed = self.failed or path
                 raise
@@ -77,10 +76,9 @@ class Watched:
 
 
 def _products(path: str, layer: Any, output: tuple[int, ...]) -> list[Product]:
-    own = {id(v) for sub in _compat.sublayers(layer) for v in sub.weights}
     found = []
-    for variable in layer.weights:
-        if id(variable) in own or not variable.name.endswith("kernel"):
+    for variable in own_weights(layer):
+        if not variable.name.endswith("kernel"):
             continue
         if variable.name in _NO_PRODUCT or len(variable.shape) < 2:
             continue

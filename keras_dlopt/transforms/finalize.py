@@ -2,13 +2,18 @@
 
 import warnings
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.walk import children, is_functional
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.host import TransformHost
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel
@@ -92,36 +97,44 @@ def _keep(plain: keras.Model, hints: list[tuple[Any, Any]]) -> None:
 
 
 def _unwrapped(model: keras.Model) -> keras.Model:
-    functional = hasattr(model, "operations")  # only those know their graph
-    if not isinstance(model, keras.Sequential) and not functional:
+    if not is_functional(model):
         raise ModelError(
             f"{type(model).__name__} is a subclassed model, and its layers cannot be "
             "replaced from outside. Build it from plain layers and use "
             "keras_dlopt.transform(model, recipe) instead."
         )
-
-    def unwrap(layer):
+    found: list[tuple[Any, dict[int, Any]]] = []  # new layers with their hints
+    pieces: dict[int, Callable[[], list[Piece]]] = {}
+    left = []
+    for layer in children(model):
         if isinstance(layer, keras.Model) and hosts(layer):
-            return _plain(layer)
-        source = layer.layer if isinstance(layer, TransformedLayer) else layer
-        return type(source).from_config(source.get_config())
-
-    plain = keras.models.clone_model(model, clone_function=unwrap)
-    hints: list[tuple[Any, Any]] = []
-    for new, old in zip(plain.layers, model.layers, strict=True):
-        if isinstance(old, keras.Model) and hosts(old):
-            hints += [(new.weights[i], h) for i, h in coding_hints(new).items()]
-            continue
-        source = old.layer if isinstance(old, TransformedLayer) else old
-        new.set_weights(source.get_weights())
-        if isinstance(old, TransformedLayer):
-            hints += _bake(new, old)
-    left = [layer.name for layer in plain.layers if hosts(layer)]
+            pieces[id(layer)] = partial(_plain_piece, layer, found)
+        elif isinstance(layer, TransformedLayer) and not hosts(layer.layer):
+            pieces[id(layer)] = partial(_baked_piece, layer, found)
+        elif hosts(layer):
+            left.append(layer.name)
     if left:
         raise ModelError(
             f"The layers {left} hold transformed layers that cannot be taken out of "
             "them. Build them from plain layers and use keras_dlopt.transform(model, "
             "recipe), which reaches every weight, instead."
         )
-    _keep(plain, hints)
+    plain = rebuilt(model, pieces)
+    _keep(plain, [(new.weights[i], h) for new, own in found for i, h in own.items()])
     return plain
+
+
+def _plain_piece(model: Any, found: list[tuple[Any, dict[int, Any]]]) -> list[Piece]:
+    plain = _plain(model)
+    found.append((plain, coding_hints(plain)))
+    return [(plain, [])]
+
+
+def _baked_piece(host: Any, found: list[tuple[Any, dict[int, Any]]]) -> list[Piece]:
+    final = {id(target.variable): rest for target, *rest in host.final_values()}
+    plain, own = like(host.layer), list(host.layer.weights)
+    found.append(
+        (plain, {i: final[id(v)][1] for i, v in enumerate(own) if id(v) in final})
+    )
+    values = [final[id(v)][0] if id(v) in final else to_numpy(v) for v in own]
+    return [(plain, values)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph import hooks
 from keras_dlopt.graph.targets import Target, activation_targets, weight_targets
+from keras_dlopt.graph.walk import layers_below
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.recipe import Recipe
 
@@ -22,11 +25,6 @@ NEVER = -1
 
 # Effective weights put in place of the transforms' own, per thread; see `probing`.
 _PROBED = threading.local()
-
-
-def to_numpy(variable: Any) -> np.ndarray:
-    """A variable's value on the host; also for mirrored variables."""
-    return np.asarray(ops.convert_to_numpy(variable.value))
 
 
 def _finite(weight: np.ndarray, path: str) -> np.ndarray:
@@ -176,12 +174,6 @@ class TransformHost:
             last = self._state_variable(f"last_update_{number}", never)
             groups.append(Group(transform, slots, last))
         self._hidden_groups = _Hidden(tuple(groups))
-        hooks.install(
-            slot.target.layer
-            for g in groups
-            for slot in g.slots
-            if g.transform.kind == "activation"
-        )
         # Replicas meet where a transform writes its state, in the middle of a call.
         _compat.keep_losses_apart(self)
 
@@ -248,7 +240,7 @@ class TransformHost:
     def _run(self, call: Callable[[], Any], *, training: bool) -> Any:
         """Runs `call` with the effective weights and quantized activations."""
         seed = getattr(self, "seed_generator", None)
-        values, taps = [], {}
+        values, taps = [], []
         for group in self.groups:
             for slot in group.slots:
                 context = Context(
@@ -259,8 +251,11 @@ class TransformHost:
                     add_loss=self._add_penalty,
                 )
                 if group.transform.kind == "activation":
-                    key = (id(slot.target.layer), slot.target.name)
-                    taps[key] = hooks.tap(group.transform, slot, context)
+                    at_place = functools.partial(
+                        _activation, group.transform, slot, context
+                    )
+                    tap = hooks.on(slot.target.name, at_place)
+                    taps.append((slot.target.layer, tap))
                     continue
                 variable = slot.target.variable
                 value = getattr(_PROBED, "values", {}).get(id(variable))
@@ -268,7 +263,7 @@ class TransformHost:
                     value = slot.effective(group.transform, context)
                 values.append((variable, value))
         scope = _compat.WeightOverlay(values)
-        with scope, hooks.active(taps):
+        with scope, hooks.hooked(taps):
             outputs = call()
         scope.commit(self)
         return outputs
@@ -360,10 +355,12 @@ class TransformHost:
 
 def hosts(layer: Any) -> list[TransformHost]:
     """Every transformed model or layer at or below `layer`."""
-    found: list[TransformHost] = [layer] if isinstance(layer, TransformHost) else []
-    for sub in _compat.sublayers(layer):
-        found += [h for h in hosts(sub) if h not in found]
-    return found
+    own = [layer] if isinstance(layer, TransformHost) else []
+    return own + layers_below(layer, TransformHost)
+
+
+def _activation(transform: Transform, slot: Slot, context: Context, x: Any) -> Any:
+    return transform.apply(x, slot.tensors(), context)
 
 
 class _Hidden:

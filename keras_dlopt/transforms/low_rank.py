@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.kinds import is_product
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.select import Selector, at, named
 from keras_dlopt.transforms.base import State, Transform
@@ -196,7 +197,8 @@ def low_rank_recipe(
         energy: share to keep of each weight, in (0, 1].
         budget: share of the selected weights' elements to keep, in (0, 1].
         method: `"svd"` or `"tucker"`.
-        select: which weights; None for all kernels.
+        select: which weights; None for the kernels of layers that `factorize` can
+            split, Dense and Conv1D to Conv3D without groups.
 
     Returns:
         A `Recipe` of `LowRank` with whole ranks: plain data.
@@ -221,13 +223,19 @@ def low_rank_recipe(
     _check_share("energy" if budget is None else "budget", energy or budget or 0.0)
     chosen = select or named("kernel")
     targets = [
-        t for t in weight_targets(model) if chosen(t) and len(t.shape or ()) >= 2
+        t
+        for t in weight_targets(model)
+        if chosen(t)
+        and len(t.shape or ()) >= 2
+        and (select is not None or is_product(t.layer))
     ]
     if not targets:
         raise ConfigError(
-            "low_rank_recipe found no weight of two or more dimensions. The selector "
+            "low_rank_recipe found no weight of two or more dimensions"
+            f"{'' if select else ' in a layer that factorize can split'}. The selector "
             f"is {chosen.to_dict()}; the weights are "
             f"{[t.path for t in weight_targets(model)][:20]}."
+            f"{'' if select else ' Give select= to choose others.'}"
         )
     spectra = {
         t.path: (t.shape or (), modes(ops.convert_to_numpy(t.variable), method))

@@ -11,6 +11,7 @@ import numpy as np
 from keras_dlopt.config import encode
 from keras_dlopt.errors import FormatError
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.walk import children
 from keras_dlopt.interop.tfmot import files, legacy
 from keras_dlopt.interop.tfmot.pruning import ConstantSparsity, PolynomialDecay
 from keras_dlopt.interop.tfmot.quantization import INITIAL_RANGE, MOMENTUM
@@ -65,7 +66,7 @@ def load_model(path: str | Path) -> keras.Model:
             f"{str(path)!r} does not say the shape of its inputs. Call the model once "
             "in tf_keras and save it again."
         )
-    layers = {layer.name: layer for layer in model.layers}
+    layers = {layer.name: layer for layer in children(model)}
     planned: Planned = {}
     for one in wrapped:
         arrays = source.arrays.get(one.name, {})
@@ -214,10 +215,11 @@ def _range(low, high, observer: str) -> tuple[Transform, dict[str, Any]]:
 def _plan_input(model, arrays, name: str) -> Planned:
     """The quantizer of the model's input sits at the first layers' inputs."""
     low, high = arrays[f"{name}_min"], arrays[f"{name}_max"]
-    first = [la for la in model.layers if not isinstance(la, keras.layers.InputLayer)]
-    if hasattr(model, "inputs") and not isinstance(model, keras.Sequential):
-        inputs = {id(t) for t in model.inputs}
-        first = [la for la in first if inputs & {id(t) for t in _tensors(la.input)}]
+    inputs = keras.layers.InputLayer
+    first = [la for la in children(model) if not isinstance(la, inputs)]
+    if not isinstance(model, keras.Sequential):
+        given = {id(t) for t in model.inputs}
+        first = [la for la in first if given & {id(t) for t in _tensors(la.input)}]
     return {f"{la.name}/input": _range(low, high, "min_max") for la in first[:1]}
 
 

@@ -1,14 +1,17 @@
 """Quantization-aware training under TFMOT's names."""
 
 import contextlib
+import functools
 from typing import Any
 
 import keras
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.kinds import KEEPS_RANGE
+from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.walk import children, is_functional
 from keras_dlopt.int8 import int8_recipe, split_activations
-from keras_dlopt.int8.placement import KEEPS_RANGE
 from keras_dlopt.select import Selector, at, matching
 from keras_dlopt.transforms import (
     FakeQuant,
@@ -84,17 +87,12 @@ def _check_model(model: Any, function: str) -> None:
         )
 
 
-def _has_graph(model: Any) -> bool:
-    """Whether a model knows its graph: Sequential and Functional ones do."""
-    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
-
-
 def _placed(model: keras.Model) -> tuple[keras.Model, Recipe]:
     """The model, its activations split off if needed, and the recipe of the scheme."""
     try:
         recipe = int8_recipe(model, strict=True)
     except ConfigError:
-        if _has_graph(model):
+        if is_functional(model):
             model = split_activations(model)
         recipe = int8_recipe(model)  # warns of what int8 does not have
     entries: list[tuple[Selector, Transform]] = []
@@ -206,7 +204,7 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
         ConfigError: for a subclassed model.
     """
     _check_model(to_annotate, "quantize_annotate_model")
-    if not _has_graph(to_annotate):
+    if not is_functional(to_annotate):
         raise ConfigError(
             f"{type(to_annotate).__name__} is a subclassed model, whose layers cannot "
             "be replaced from outside. quantize_model takes it as it is."
@@ -246,7 +244,7 @@ def quantize_apply(
             f"{scheme!r}. Write it as a recipe for keras_dlopt.transform, such as "
             "int8_recipe(model, weights=Prune(0.8) >> FakeQuant(bits=8))."
         )
-    noted = {la.name: la for la in model.layers if isinstance(la, QuantizeAnnotate)}
+    noted = {la.name: la for la in children(model) if isinstance(la, QuantizeAnnotate)}
     if not noted:
         raise ConfigError(
             f"The model {model.name!r} has no annotated layers. Annotate them with "
@@ -260,7 +258,7 @@ def quantize_apply(
             below = matching(f"{name}/.*")
             own += [(s & below, t) for s, t in layer.quantize_config.entries]
     inputs = (keras.layers.InputLayer, QuantizeAnnotate)
-    if all(isinstance(layer, inputs) for layer in model.layers):
+    if all(isinstance(layer, inputs) for layer in children(model)):
         plain, recipe = _placed(plain)
     else:
         recipe = _each(plain, [n for n, la in noted.items() if not la.quantize_config])
@@ -268,18 +266,16 @@ def quantize_apply(
 
 
 def _without_notes(model: keras.Model) -> keras.Model:
-    def plain(layer):
-        source = layer.layer if isinstance(layer, QuantizeAnnotate) else layer
-        return type(source).from_config(source.get_config())
+    def plain(note: QuantizeAnnotate) -> list[Piece]:
+        return [(like(note.layer), note.get_weights())]
 
-    clone = keras.models.clone_model(model, clone_function=plain)
-    clone.set_weights(model.get_weights())
-    return clone
+    notes = [la for la in children(model) if isinstance(la, QuantizeAnnotate)]
+    return rebuilt(model, {id(note): functools.partial(plain, note) for note in notes})
 
 
 def _each(model: keras.Model, names: list[str]) -> Recipe:
     """Quantizers at the outputs and kernels of these layers alone."""
-    layers = {layer.name: layer for layer in model.layers}
+    layers = {layer.name: layer for layer in children(model)}
     outputs = [n for n in names if not isinstance(layers[n], KEEPS_RANGE)]
     kernels = [
         target

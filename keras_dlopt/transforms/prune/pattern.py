@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.channels import input_axes, output_axes
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms.prune.masks import (
     Ties,
@@ -14,7 +15,6 @@ from keras_dlopt.transforms.prune.masks import (
     mask_without,
 )
 from keras_dlopt.transforms.prune.value import Value
-from keras_dlopt.transforms.quantize.weight import channel_axes
 
 Pooling = Literal["mean", "max"]
 
@@ -277,7 +277,7 @@ class Rows(Slices):
     """
 
     def axes(self, target, rank):
-        return (rank - 2,)
+        return input_axes(target, rank)
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -309,4 +309,4 @@ class Filters(Slices):
     """
 
     def axes(self, target, rank):
-        return channel_axes(target, rank)
+        return output_axes(target, rank)

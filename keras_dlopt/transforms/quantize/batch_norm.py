@@ -1,12 +1,13 @@
 """BatchNormalization under quantization: fixed statistics late in training."""
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph import hooks
+from keras_dlopt.graph.walk import layers_below
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -41,25 +42,23 @@ class FreezeBatchNormalization(keras.callbacks.Callback):
                 f"Received: {epoch!r}."
             )
         self.epoch = epoch
-        self._frozen: list[Any] = []
+        self._thaw: list[Callable[[], None]] = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch < self.epoch or self._frozen:
+        if epoch < self.epoch or self._thaw:
             return
-        self._frozen = normalizations(self.model)
-        for layer in self._frozen:
-            layer.call = _inference(layer.call)
+        layers = layers_below(self.model, keras.layers.BatchNormalization)
+        self._thaw = [hooks.attach(layer, _inference) for layer in layers]
         self._retrace()
 
     def on_train_end(self, logs=None):
-        for layer in self._frozen:
-            layer.call = layer.call.__wrapped__
-        if self._frozen:
-            self._retrace()
-        self._frozen = []
+        for thaw in self._thaw:
+            thaw()
+        self._retrace()
+        self._thaw = []
 
     def _retrace(self) -> None:
-        if self._frozen:
+        if self._thaw:
             assert self.model is not None
             self.model.make_train_function(force=True)
 
@@ -73,21 +72,6 @@ class FreezeBatchNormalization(keras.callbacks.Callback):
         return cls(**config)
 
 
-def normalizations(layer: Any) -> list[Any]:
-    """Every BatchNormalization below a layer, once."""
-    found: dict[int, Any] = {}
-    for sub in _compat.sublayers(layer):
-        if isinstance(sub, keras.layers.BatchNormalization):
-            found[id(sub)] = sub
-        found |= {id(below): below for below in normalizations(sub)}
-    return list(found.values())
-
-
-def _inference(call: Any) -> Any:
-    """`call` with training=False, whatever it is told."""
-
-    @functools.wraps(call)
-    def frozen(inputs, training=None, **kwargs):
-        return call(inputs, training=False, **kwargs)
-
-    return frozen
+def _inference(call: hooks.Called, given: hooks.Given) -> Any:
+    """A call with training=False, whatever it is told."""
+    return call(given.changed("training", False))

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.channels import is_depthwise, output_axes
 from keras_dlopt.graph.targets import Target
 
 
@@ -28,17 +29,13 @@ def check_bits(bits: int, *, least: int = 2) -> int:
 
 
 def channel_axes(target: Target, rank: int) -> tuple[int, ...]:
-    """The axes of a kernel that count output channels.
+    """The axes of a kernel that keep a scale each: those of its output channels.
 
-    Keras keeps them last, but for depthwise kernels (height, width, channels,
-    multiplier) and transposed ones (height, width, outputs, inputs).
+    An einsum layer's kernel with several, such as heads and their size, shares a scale
+    between the first ones, as files hold it.
     """
-    kind = type(target.layer).__name__
-    if target.name == "depthwise_kernel" or (
-        kind.startswith("Depthwise") and target.name == "kernel"
-    ):
-        return (rank - 2, rank - 1)
-    return (rank - 2,) if kind.endswith("Transpose") else (rank - 1,)
+    axes = output_axes(target, rank)
+    return axes if is_depthwise(target) else axes[-1:]
 
 
 def check_granularity(

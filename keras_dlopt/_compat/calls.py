@@ -1,0 +1,40 @@
+"""What stands in one layer's `call` and attributes, in place of its class' own."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def instance_call(layer: keras.Operation) -> Any:
+    """The `call` of this layer's instance; None if it has its class'."""
+    return vars(layer).get("call")
+
+
+def set_instance_call(layer: keras.Operation, call: Any) -> None:
+    """Gives this layer's instance a `call` of its own; None takes it away.
+
+    Relies on: layers and operations look up `self.call` at each call, in Sequential,
+    Functional and subclassed models and in symbolic calls; what Keras knows of the
+    signature is from when the layer was made. Keras' attribute tracking is passed by.
+    """
+    vars(layer).pop("call", None)
+    if call is not None:
+        vars(layer)["call"] = call
+
+
+@contextlib.contextmanager
+def changed(layer: keras.layers.Layer, **attributes: Any) -> Iterator[None]:
+    """Inside, a layer has other values of some attributes, in all threads.
+
+    Relies on: layers read `activation`, `momentum` and `trainable` at each call.
+    """
+    before = {name: getattr(layer, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(layer, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(layer, name, value)
