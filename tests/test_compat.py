@@ -306,3 +306,121 @@ def test_optimizers_update_without_the_strategys_functions():
     # One replica: Keras' own update, and nothing to prepare.
     assert not called
     np.testing.assert_allclose(variable.numpy(), [0.9], err_msg=mend)
+
+
+# Formats: what Keras writes, and what it reads of ours. A canary that fails here says
+# that files are written or read differently, which no function of ours would tell.
+READ = "see encode in storage/architecture.py"
+WRITE = "see _class in storage/architecture.py"
+
+
+@keras.saving.register_keras_serializable("canaries")
+class _Own(keras.layers.Layer):
+    pass
+
+
+@keras.saving.register_keras_serializable("canaries")
+def _own_function(x):
+    return x
+
+
+def _described(value):
+    found = keras.saving.serialize_keras_object(value)
+    return found, (found["module"], found["class_name"], found["registered_name"])
+
+
+def test_the_format_of_a_layer():
+    layer = keras.layers.Dense(2, activation="relu", dtype="mixed_bfloat16")
+    layer.build((None, 3))
+    found, kind = _described(layer)
+    assert kind == ("keras.layers", "Dense", None), READ
+    assert found["build_config"] == {"input_shape": (None, 3)}, READ
+    assert found["config"]["activation"] == "relu", READ
+    start = found["config"]["kernel_initializer"]
+    assert start["module"] == "keras.initializers", READ
+    assert set(start) == {"module", "class_name", "config", "registered_name"}, READ
+    assert _described(_Own())[1][1:] == ("_Own", "canaries>_Own"), READ
+    own = keras.layers.Dense(2, activation=_own_function).get_config()["activation"]
+    assert own["class_name"] == "function", READ
+    assert own["registered_name"] == "canaries>_own_function", READ
+
+
+def test_the_format_of_a_dtype_policy():
+    found, _ = _described(keras.DTypePolicy("mixed_bfloat16"))
+    assert found["config"] == {"name": "mixed_bfloat16"}, READ
+    place = keras
+    for part in [*found["module"].split(".")[1:], found["class_name"]]:
+        place = getattr(place, part)
+    assert place is keras.dtype_policies.DTypePolicy, READ
+
+
+def test_the_format_of_an_optimizer_and_a_schedule():
+    import keras_dlopt as dlopt
+
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    found, kind = _described(keras.optimizers.SGD(rate))
+    mend = "optimizers in .keras files are written otherwise"
+    assert kind == ("keras.optimizers", "SGD", None), mend
+    inner = found["config"]["learning_rate"]
+    assert inner["module"] == "keras.optimizers.schedules", mend
+    assert inner["class_name"] == "CosineDecay", mend
+    found, kind = _described(
+        dlopt.optimizers.AdamW(dlopt.schedules.OneCycle(0.1, steps=7))
+    )
+    assert kind[1:] == ("AdamW", "keras_dlopt>AdamW"), mend
+    inner = found["config"]["learning_rate"]
+    assert inner["registered_name"] == "keras_dlopt>OneCycle", mend
+
+
+def _graph():
+    inputs = keras.Input((4,), name="x")
+    x = keras.layers.Dense(3, name="dense")(inputs)
+    return keras.Model(inputs, keras.ops.add(x, 1), name="graph")
+
+
+def test_the_format_of_a_functional_model():
+    found, kind = _described(_graph())
+    assert kind == ("keras.src.models.functional", "Functional", "Functional"), READ
+    config = found["config"]
+    assert {"layers", "input_layers", "output_layers"} <= set(config), READ
+    _, dense, add = config["layers"]
+    assert dense["name"] == dense["config"]["name"] == "dense", READ
+    assert add["module"].startswith("keras.src.ops."), READ
+    (node,) = dense["inbound_nodes"]
+    assert set(node) == {"args", "kwargs"}, READ
+    (tensor,) = node["args"]
+    assert tensor["class_name"] == "__keras_tensor__", READ
+    assert tensor["config"]["keras_history"] == ["x", 0, 0], READ
+    assert config["output_layers"] == [add["name"], 0, 0], READ
+
+
+def test_classes_are_found_by_the_names_handed_over():
+    """A class given as a custom object needs no module name, at any depth."""
+    given = {"initializers.Ones": keras.initializers.Ones, "Dense": keras.layers.Dense}
+    given["dtype_policies.DTypePolicy"] = keras.DTypePolicy
+    start = {"module": None, "class_name": "Ones", "config": {}}
+    policy = {"module": None, "class_name": "DTypePolicy"}
+    policy["config"] = {"name": "mixed_bfloat16"}
+    config = {
+        "units": 2,
+        "dtype": policy | {"registered_name": "dtype_policies.DTypePolicy"},
+        "kernel_initializer": start | {"registered_name": "initializers.Ones"},
+    }
+    found = {"module": None, "class_name": "Dense", "registered_name": "Dense"}
+    layer = keras.saving.deserialize_keras_object(
+        {**found, "config": config, "build_config": {"input_shape": [None, 3]}},
+        custom_objects=given,
+    )
+    assert layer.kernel.numpy().tolist() == np.ones((3, 2)).tolist(), WRITE
+    assert layer.compute_dtype == "bfloat16", WRITE
+
+
+def test_tensors_of_a_graph_are_read_without_their_shape():
+    from keras_dlopt.storage import architecture
+
+    tree = architecture.encode(keras.saving.serialize_keras_object(_graph()))
+    assert tree["config"]["layers"][1]["inbound_nodes"][0]["args"] == [
+        {"@t": ["x", 0, 0]}
+    ], READ
+    again = architecture.rebuild(tree, custom_objects={})
+    assert again.output_shape == (None, 3), "see _tensor in storage/architecture.py"

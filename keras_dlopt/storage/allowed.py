@@ -37,29 +37,23 @@ FUNCTION = "function"
 
 
 @functools.cache
-def builtin() -> dict[str, tuple[type, str, str]]:
-    """Short name -> class, and the module and name by which Keras finds it."""
-    table: dict[str, tuple[type, str, str]] = {}
+def builtin() -> dict[str, type]:
+    """Short name -> class."""
+    table = dict(_compat.unnamed_operations())
     for space in NAMESPACES:
-        module = getattr(keras, space)
-        for name in sorted(dir(module)):
-            value = getattr(module, name)
+        for name, value in sorted(vars(getattr(keras, space)).items()):
             usable = isinstance(value, type) and hasattr(value, "from_config")
             if usable and name not in REFUSED:
-                short = name if space == "layers" else f"{space}.{name}"
-                table[short] = (value, f"keras.{space}", name)
-    table["Sequential"] = (keras.Sequential, "keras", "Sequential")
-    for short, cls in _compat.unnamed_operations():
-        table[short] = (cls, cls.__module__, cls.__name__)
-    return table
+                table[name if space == "layers" else f"{space}.{name}"] = value
+    return table | {"Sequential": keras.Sequential}
 
 
 @functools.cache
 def short_names() -> dict[type, str]:
     """Class -> short name; of several aliases the class's own name."""
     names: dict[type, str] = {}
-    for short, (cls, _, name) in builtin().items():
-        if cls not in names or name == cls.__name__:
+    for short, cls in builtin().items():
+        if cls not in names or short.rpartition(".")[2] == cls.__name__:
             names[cls] = short
     return names
 

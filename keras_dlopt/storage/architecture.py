@@ -73,22 +73,18 @@ def _short_name(value: dict) -> str:
         return registered if ">" in registered else f">{registered}"
     if name in REFUSED:
         raise refuse(name, REFUSED[name])
-    for cls, short in short_names().items():
-        _, home, own = builtin()[short]
-        if (home, own) == (module, name) or (cls.__module__, cls.__name__) == (
-            module,
-            name,
-        ):
-            return short
-    for short, (cls, _, own) in builtin().items():
-        if own == name and getattr(_public(module), name, None) is cls:
-            return short
-    raise refuse(f"{module}.{name}", "it is no public layer, initializer or the like")
+    short = short_names().get(_class_at(module, name))
+    if short is None:
+        raise refuse(
+            f"{module}.{name}", "it is no public layer, initializer or the like"
+        )
+    return short
 
 
-def _public(module: str) -> Any:
+def _class_at(module: str, name: str) -> Any:
+    """The class that Keras describes by one of its public places, or by its home."""
     place: Any = keras
-    for part in module.split(".")[1:]:
+    for part in [*module.split(".")[1:], name]:
         place = getattr(place, part, None)
     return place
 
@@ -99,7 +95,7 @@ def decode(value: Any, custom_objects: Mapping[str, Any], used: dict[str, Any]) 
     Args:
         value: what `encode` returned, out of a file that nobody vouches for.
         custom_objects: the caller's own.
-        used: receives the custom objects met, by the names that Keras will look up.
+        used: receives the classes met, by the names that Keras will look up.
 
     Raises:
         FormatError: if it names anything that is not allowed.
@@ -165,14 +161,16 @@ def _class(name: str, custom_objects: Mapping[str, Any], used: dict) -> dict:
     if ">" in name:
         key = name.removeprefix(">")
         used[key] = custom(name, custom_objects)
-        own = key.rpartition(">")[2]
-        return {"module": None, "class_name": own, "registered_name": key}
-    if name in REFUSED:
+    elif name in REFUSED:
         raise refuse(name, REFUSED[name])
-    if name not in builtin():
+    elif name in builtin():
+        key = name
+        used[key] = builtin()[name]
+    else:
         raise refuse(name, "it is no public layer, initializer or the like")
-    _, module, own = builtin()[name]
-    return {"module": module, "class_name": own, "registered_name": None}
+    # The class itself is handed over: no version of Keras need know its place.
+    own = key.rpartition(">")[2]
+    return {"module": None, "class_name": own, "registered_name": key}
 
 
 def _check_plain(name: str, config: Any) -> None:
