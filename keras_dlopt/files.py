@@ -1,7 +1,11 @@
 """Whole files: read with a limit, written all or not at all."""
 
+import contextlib
 import os
 import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from keras_dlopt.errors import ConfigError, FormatError
@@ -57,3 +61,37 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
             "source you trust, pass a larger max_bytes."
         )
     return data
+
+
+@contextlib.contextmanager
+def workspace(out: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside `out`; its files move there if all goes well.
+
+    Files of the same names are replaced one by one, each whole. If anything fails, or
+    the user interrupts, the temporary folder goes and `out` is as it was.
+
+    Raises:
+        ConfigError: if the folder cannot be made.
+    """
+    out = Path(os.path.abspath(out))
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {str(out)!r} cannot be made ({error.strerror}). Choose "
+            "another."
+        ) from error
+    try:
+        yield Path(folder)
+        out.mkdir(exist_ok=True)
+        for file in sorted(Path(folder).iterdir()):
+            os.replace(file, out / file.name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):  # somebody put something there
+                parent.rmdir()
+        raise
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,27 @@
 """What compressing changed: measured, kept as data, rendered."""
 
 from keras_dlopt.measure.latency import Latency, latency
-from keras_dlopt.report.comparison import Comparison, Variant, compare
+from keras_dlopt.report.comparison import Comparison, compare, plain
 from keras_dlopt.report.document import Document, Figure, Table
+from keras_dlopt.report.fresh import check_equal, predict_elsewhere
 from keras_dlopt.report.html import to_html, write_html
+from keras_dlopt.report.pages import (
+    bytes_figure,
+    export_rows,
+    histogram_figure,
+    variants_table,
+)
 from keras_dlopt.report.quality import Changes, Quality, changes, quality
 from keras_dlopt.report.terminal import rich_table
-from keras_dlopt.report.weights import WeightHistogram, sparsity
+from keras_dlopt.report.training import (
+    Progress,
+    Recorder,
+    Silent,
+    Trace,
+    training_figure,
+)
+from keras_dlopt.report.variants import Variant, variant
+from keras_dlopt.report.weights import WeightHistogram, histograms, sparsity
 
 __all__ = [
     "Changes",
@@ -14,16 +29,30 @@ __all__ = [
     "Document",
     "Figure",
     "Latency",
+    "Progress",
     "Quality",
+    "Recorder",
+    "Silent",
     "Table",
+    "Trace",
     "Variant",
     "WeightHistogram",
+    "bytes_figure",
     "changes",
+    "check_equal",
     "compare",
+    "export_rows",
+    "histogram_figure",
+    "histograms",
     "latency",
+    "plain",
+    "predict_elsewhere",
     "quality",
     "rich_table",
     "sparsity",
     "to_html",
+    "training_figure",
+    "variant",
+    "variants_table",
     "write_html",
 ]

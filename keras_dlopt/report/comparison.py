@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import keras
@@ -14,28 +13,10 @@ from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import pages
 from keras_dlopt.report.document import Document
 from keras_dlopt.report.html import write_html
-from keras_dlopt.report.quality import Changes, Quality, changes, quality
+from keras_dlopt.report.quality import Changes, changes
 from keras_dlopt.report.terminal import rich_table
-from keras_dlopt.report.weights import WeightHistogram, histograms, sparsity
-from keras_dlopt.storage import Ledger, save_compressed
-from keras_dlopt.transforms import TransformedModel, finalize
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One model, measured.
-
-    Attributes:
-        name: shown in tables.
-        quality: on the examples of the comparison.
-        sparsity: share of exact zeros among weights of two or more dimensions.
-        ledger: where the bytes of its compressed file go.
-    """
-
-    name: str
-    quality: Quality
-    sparsity: float
-    ledger: Ledger
+from keras_dlopt.report.variants import Variant, plain_model, variant
+from keras_dlopt.report.weights import WeightHistogram, histograms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +39,13 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not a number becomes None."""
-        data = dataclasses.asdict(self)
-        for name in ("before", "after"):
-            data[name]["ledger"] = getattr(self, name).ledger.to_dict()
-        return plain(data)
+        return plain(vars(self))
 
     def document(self) -> Document:
         """The whole report, not rendered yet."""
-        return pages.comparison(self)
+        return pages.comparison(
+            self.before, self.after, self.changes, self.histograms, self.latency
+        )
 
     def to_html(self, path: str | os.PathLike) -> pathlib.Path:
         """Writes the report as one HTML file that needs nothing else.
@@ -76,7 +56,7 @@ class Comparison:
         return write_html(self.document(), path)
 
     def __rich__(self) -> Any:
-        return rich_table(pages.comparison_table(self))
+        return rich_table(pages.comparison_table(self.before, self.after, self.changes))
 
 
 def compare(
@@ -116,50 +96,36 @@ def compare(
     """
     x, y = data
     outputs = [m.predict(x, batch_size=batch_size, verbose=0) for m in (before, after)]
-    plain_models = [_plain_model(m) for m in (before, after)]
-    variants = [
-        Variant(
-            name=name,
-            quality=quality(rows, y, from_logits=from_logits),
-            sparsity=sparsity(model),
-            ledger=ledger(model),
-        )
+    plain_models = [plain_model(m) for m in (before, after)]
+    first, second = (
+        variant(name, rows, y, model, from_logits=from_logits)
         for name, rows, model in zip(names, outputs, plain_models, strict=True)
-    ]
+    )
     return Comparison(
-        before=variants[0],
-        after=variants[1],
+        before=first,
+        after=second,
         changes=changes(outputs[0], outputs[1], y, from_logits=from_logits),
         histograms=histograms(*plain_models),
         latency=dict(latency or {}),
     )
 
 
-def ledger(model: keras.Model) -> Ledger:
-    """Where the bytes of the model's compressed file would go.
-
-    Raises:
-        ModelError: for a model that is not built, or that no file can hold.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        return save_compressed(model, pathlib.Path(folder) / "model.dlopt")
-
-
-def _plain_model(model: keras.Model) -> keras.Model:
-    return finalize(model) if isinstance(model, TransformedModel) else model
-
-
 def plain(value: Any) -> Any:
-    """Data that JSON can hold: tuples become lists, nan and infinity None.
+    """Data that JSON can hold: what is not a number becomes None.
+
+    Dataclasses become dictionaries (by their own `to_dict` if they have one), tuples
+    lists, paths text.
 
     Example:
         >>> plain({"a": (1, float("nan"))})
         {'a': [1, None]}
     """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = value.to_dict() if hasattr(value, "to_dict") else vars(value)
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return str(value) if isinstance(value, pathlib.PurePath) else value

@@ -1,93 +1,160 @@
 """From measurements to tables and figures: what is said, and in which words."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+from keras_dlopt.export import ExportReport
+from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import plots
 from keras_dlopt.report.document import Document, Figure, Table, percent, points, size
+from keras_dlopt.report.quality import Changes
+from keras_dlopt.report.variants import Variant
 from keras_dlopt.report.weights import WeightHistogram
 from keras_dlopt.storage import Ledger
-
-if TYPE_CHECKING:
-    from keras_dlopt.report.comparison import Comparison
 
 PLAIN = ("raw", "planes")  # ways of storing weights without a codebook
 MANY = 24  # layers in one figure, classes in one table
 
 
-def comparison(c: "Comparison") -> Document:
-    """The page for a `Comparison`."""
+def comparison(
+    before: Variant,
+    after: Variant,
+    changes: Changes,
+    histograms: tuple[WeightHistogram, ...] = (),
+    latency: Mapping[str, Latency] | None = None,
+) -> Document:
+    """The page about two models."""
     summary = (
-        f"{size(c.before.ledger.plain_bytes)} bytes of plain weights became a file of "
-        f"{size(c.after.ledger.file_bytes)} bytes; accuracy went from "
-        f"{percent(c.before.quality.accuracy)} to {percent(c.after.quality.accuracy)} "
-        f"on {size(c.after.quality.examples)} examples, and "
-        f"{percent(c.changes.churn)} of the labels changed."
+        f"{size(before.ledger.plain_bytes)} bytes of plain weights became a file of "
+        f"{size(after.ledger.file_bytes)} bytes; accuracy went from "
+        f"{percent(before.quality.accuracy)} to {percent(after.quality.accuracy)} "
+        f"on {size(after.quality.examples)} examples, and "
+        f"{percent(changes.churn)} of the labels changed."
     )
     blocks: list[Table | Figure] = [
-        comparison_table(c),
-        class_table(c),
-        bytes_figure(c.after.ledger),
+        comparison_table(before, after, changes),
+        class_table(before, after),
+        bytes_figure(after.ledger),
     ]
-    if c.histograms:
-        blocks.append(histogram_figure(c.histograms))
-    if c.latency:
-        blocks.append(latency_table(c))
+    if histograms:
+        blocks.append(histogram_figure(histograms))
+    if latency:
+        blocks.append(latency_table(latency))
     return Document(
-        title=f"{c.before.name} and {c.after.name}",
-        summary=summary,
-        blocks=tuple(blocks),
+        title=f"{before.name} and {after.name}", summary=summary, blocks=tuple(blocks)
     )
 
 
-def comparison_table(c: "Comparison") -> Table:
-    """Every figure of a `Comparison` before and after."""
-    a, b = c.before, c.after
-    worst = c.changes.worst_class_change
+def comparison_table(before: Variant, after: Variant, changes: Changes) -> Table:
+    """Every figure before and after."""
+    both = (before, after)
+    accounts = [v.ledger for v in both]
     rows = (
-        ("accuracy", percent(a.quality.accuracy), percent(b.quality.accuracy)),
-        ("error", percent(a.quality.error), percent(b.quality.error)),
-        ("labels that changed (churn)", "", percent(c.changes.churn)),
-        ("newly wrong, newly right", "", _pair(c)),
-        (f"worst class ({c.changes.worst_class})", "", points(worst)),
+        *_rows(both, "accuracy", "error"),
+        ("labels that changed (churn)", "", percent(changes.churn)),
         (
-            "calibration error (15 bins)",
-            percent(a.quality.calibration_error),
-            percent(b.quality.calibration_error),
+            "newly wrong, newly right",
+            "",
+            f"{changes.newly_wrong}, {changes.newly_right}",
         ),
         (
-            "negative log-likelihood",
-            f"{a.quality.negative_log_likelihood:.4f}",
-            f"{b.quality.negative_log_likelihood:.4f}",
+            f"worst class ({changes.worst_class})",
+            "",
+            points(changes.worst_class_change),
         ),
-        ("sparsity of kernels", percent(a.sparsity, 1), percent(b.sparsity, 1)),
-        ("bytes, plain", size(a.ledger.plain_bytes), size(b.ledger.plain_bytes)),
-        ("bytes, gzip of plain", size(a.ledger.gzip_bytes), size(b.ledger.gzip_bytes)),
-        ("bytes, zstd of plain", size(a.ledger.zstd_bytes), size(b.ledger.zstd_bytes)),
-        (
-            "bytes, compressed file",
-            size(a.ledger.file_bytes),
-            size(b.ledger.file_bytes),
-        ),
-        ("entropy bound of its weights", bound(a.ledger), bound(b.ledger)),
-        (
-            "bits per weight",
-            f"{a.ledger.bits_per_weight:.2f}",
-            f"{b.ledger.bits_per_weight:.2f}",
-        ),
-        ("ratio to plain", f"{a.ledger.ratio:.1f}x", f"{b.ledger.ratio:.1f}x"),
+        *_rows(both, "calibration error", "negative log-likelihood"),
+        *_rows(both, "sparsity of kernels"),
+        ("bytes, plain", *(size(a.plain_bytes) for a in accounts)),
+        ("bytes, gzip of plain", *(size(a.gzip_bytes) for a in accounts)),
+        ("bytes, zstd of plain", *(size(a.zstd_bytes) for a in accounts)),
+        ("bytes, compressed file", *(size(a.file_bytes) for a in accounts)),
+        ("entropy bound of its weights", *(bound(a) for a in accounts)),
+        ("bits per weight", *(f"{a.bits_per_weight:.2f}" for a in accounts)),
+        ("ratio to plain", *(f"{a.ratio:.1f}x" for a in accounts)),
     )
-    return Table(
-        title="Before and after",
-        columns=("", a.name, b.name),
-        rows=rows,
-        note=(
-            f"On {size(b.quality.examples)} examples. The compressed file holds the "
-            "architecture too; the entropy bound counts only positions and values of "
-            "the weights, coded one by one. Zeros make files smaller, not predictions "
-            "faster."
-        ),
+    note = (
+        f"On {size(after.quality.examples)} examples. The compressed file holds the "
+        "architecture too; the entropy bound counts only positions and values of "
+        "the weights, coded one by one. Zeros make files smaller, not predictions "
+        "faster."
     )
+    return Table("Before and after", ("", *(v.name for v in both)), rows, note=note)
+
+
+def variants_table(
+    parent: Variant, others: Sequence[tuple[Variant, Changes]], *, note: str = ""
+) -> Table:
+    """A float model beside what was made of it, each with its file.
+
+    Args:
+        parent: the float model; its plain weights stand for its file.
+        others: each with what it does differently from the parent.
+        note: what a reader must know.
+    """
+    made = [v for v, _ in others]
+    variants = (parent, *made)
+    files = (parent.ledger.plain_bytes, *(v.file_bytes for v in made))
+    count = weights(parent)
+    bounds = (
+        bound(v.ledger) if v.file_bytes == v.ledger.file_bytes else "" for v in made
+    )
+    accuracy = parent.quality.accuracy
+    rows = (
+        *_rows(variants, "accuracy", "error"),
+        (
+            "change of accuracy",
+            "",
+            *(points(v.quality.accuracy - accuracy) for v in made),
+        ),
+        ("churn", "", *(percent(c.churn) for _, c in others)),
+        ("worst class", "", *(_worst(c) for _, c in others)),
+        *_rows(variants, "calibration error", "negative log-likelihood"),
+        ("bytes on disk", *(size(n) for n in files)),
+        ("through gzip", *(size(v.gzip_bytes) for v in variants)),
+        ("ratio", *(f"{files[0] / n:.1f}x" for n in files)),
+        *_rows(variants, "sparsity of kernels"),
+        ("bits per weight", *(f"{8 * n / count:.2f}" for n in files)),
+        ("entropy bound, bytes", "", *bounds),
+    )
+    title = ", ".join(v.name for v in variants).capitalize()
+    return Table(title, ("", *(v.name for v in variants)), rows, note=note)
+
+
+_FIGURES = {
+    "accuracy": lambda v: percent(v.quality.accuracy),
+    "error": lambda v: percent(v.quality.error),
+    "calibration error": lambda v: percent(v.quality.calibration_error),
+    "negative log-likelihood": lambda v: f"{v.quality.negative_log_likelihood:.4f}",
+    "sparsity of kernels": lambda v: percent(v.sparsity, 1),
+}
+
+
+def _rows(variants: Sequence[Variant], *names: str) -> list[tuple[str, ...]]:
+    return [(name, *(_FIGURES[name](v) for v in variants)) for name in names]
+
+
+def _worst(change: Changes) -> str:
+    if change.worst_class_change >= 0:
+        return "none worse"
+    return f"{change.worst_class}: {points(change.worst_class_change, 1)}"
+
+
+def weights(variant: Variant) -> int:
+    """How many numbers a model's variables hold."""
+    return round(8 * variant.ledger.file_bytes / variant.ledger.bits_per_weight)
+
+
+def export_rows(export: ExportReport, name: str) -> list[tuple[str, str]]:
+    """What an export verified in its file, as rows of a table."""
+    codes, agree = size(export.codes), export.agreement
+    rows = [
+        (f"{name} file, weight codes as trained", f"{codes} of {codes}"),
+        (f"{name} file, activation ranges as trained", str(export.ranges)),
+    ]
+    if agree is not None:
+        told = f"{percent(agree.top1)}, {percent(agree.top1_clear)} if not a tie"
+        rows.append((f"{name} file, label as in Keras", told))
+    return rows
 
 
 def bound(account: Ledger) -> str:
@@ -100,14 +167,10 @@ def bound(account: Ledger) -> str:
     return "" if 2 * loose > 8 * account.file_bytes else size(account.entropy_bytes)
 
 
-def _pair(c: "Comparison") -> str:
-    return f"{c.changes.newly_wrong}, {c.changes.newly_right}"
-
-
-def class_table(c: "Comparison") -> Table:
+def class_table(before: Variant, after: Variant) -> Table:
     """Accuracy by class; with many classes the ones that lost most."""
     pairs = zip(
-        c.before.quality.class_accuracy, c.after.quality.class_accuracy, strict=True
+        before.quality.class_accuracy, after.quality.class_accuracy, strict=True
     )
     found = [
         (number, one, two)
@@ -122,7 +185,7 @@ def class_table(c: "Comparison") -> Table:
         note = f"The {MANY} of {len(found)} classes that changed most for the worse."
     return Table(
         title="Accuracy by class",
-        columns=("class", c.before.name, c.after.name, "change"),
+        columns=("class", before.name, after.name, "change"),
         rows=tuple(
             (str(number), percent(one, 1), percent(two, 1), points(two - one, 1))
             for number, one, two in shown
@@ -131,15 +194,15 @@ def class_table(c: "Comparison") -> Table:
     )
 
 
-def latency_table(c: "Comparison") -> Table:
+def latency_table(times: Mapping[str, Latency]) -> Table:
     """Median times of one call, and their ratio to the first."""
-    first = next(iter(c.latency.values())).median
+    first = next(iter(times.values())).median
     return Table(
         title="Time of one call",
         columns=("", "median", "ratio"),
         rows=tuple(
             (name, f"{1e3 * t.median:.3f} ms", f"{t.median / first:.2f}x")
-            for name, t in c.latency.items()
+            for name, t in times.items()
         ),
         note="Measured in turns in one process; only the ratio carries over.",
     )

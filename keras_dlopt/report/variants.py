@@ -1,0 +1,86 @@
+"""One model, measured: how good it is, and how many bytes it takes."""
+
+import dataclasses
+import gzip
+import os
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+
+from keras_dlopt.report.quality import Quality, quality
+from keras_dlopt.report.weights import sparsity
+from keras_dlopt.storage import Ledger, save_compressed
+from keras_dlopt.transforms import TransformedModel, finalize
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One model, measured.
+
+    Attributes:
+        name: shown in tables.
+        quality: on the examples of the comparison.
+        sparsity: share of exact zeros among weights of two or more dimensions.
+        ledger: where the bytes of its compressed file go.
+        file_bytes: of the file that is compared: the compressed one, or another.
+        gzip_bytes: of that other file through gzip, else of the plain weights.
+    """
+
+    name: str
+    quality: Quality
+    sparsity: float
+    ledger: Ledger
+    file_bytes: int
+    gzip_bytes: int
+
+
+def variant(
+    name: str,
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    model: keras.Model,
+    *,
+    ledger: Ledger | None = None,
+    file: str | os.PathLike | None = None,
+    from_logits: bool | None = None,
+) -> Variant:
+    """Measures one model by what it predicted, its weights and its file.
+
+    Args:
+        name: shown in tables.
+        outputs: what it predicted, or its exported file did.
+        labels: integers or one-hot rows.
+        model: it; a `TransformedModel` is finalized to be counted.
+        ledger: what `save_compressed` returned for it; None writes a temporary file.
+        file: another file that it was exported to, whose bytes count.
+        from_logits: whether the outputs are logits; None finds out.
+
+    Raises:
+        DataError: if outputs and labels do not fit each other.
+        ModelError: for a model that is not built, or that no file can hold.
+    """
+    model = plain_model(model)
+    account = ledger_of(model) if ledger is None else ledger
+    sizes = account.file_bytes, account.gzip_bytes
+    if file is not None:
+        content = pathlib.Path(file).read_bytes()
+        sizes = len(content), len(gzip.compress(content, 9))
+    measured = quality(outputs, labels, from_logits=from_logits)
+    return Variant(name, measured, sparsity(model), account, *sizes)
+
+
+def ledger_of(model: keras.Model) -> Ledger:
+    """Where the bytes of the model's compressed file would go.
+
+    Raises:
+        ModelError: for a model that is not built, or that no file can hold.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return save_compressed(model, pathlib.Path(folder) / "model.dlopt")
+
+
+def plain_model(model: keras.Model) -> keras.Model:
+    """The model with ordinary weights."""
+    return finalize(model) if isinstance(model, TransformedModel) else model
