@@ -7,16 +7,23 @@ import time
 from typing import Any
 
 import keras
-import numpy as np
 
 import keras_dlopt as dlopt
 from keras_dlopt import checks, files, report
 from keras_dlopt.errors import ConfigError, DataError, missing
-from keras_dlopt.report import Progress, Silent
 
 PARENT, COMPRESSED, INT8 = "model.keras", "model.dlopt", "model.tflite"
 FILES = (PARENT, COMPRESSED, INT8, "result.json", "report.html")
 SMALL = 10_000  # training examples; above, fewer epochs are enough
+BATCH = 256  # examples predicted at a time, here and in the fresh process
+# Peak rates of Adam under cosine decay. A rule that follows the loss would fall while
+# pruning raises it, so only the float training is driven by the loss.
+COMPRESS_RATE, INT8_RATE = 3e-3, 1e-3
+CURVES = (
+    "The float training's rate follows its own loss: it climbs until the loss rises, "
+    "then holds, then anneals. The compressed and the int8 model both start from the "
+    "float one, with cosine decay."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +46,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"epochs must be at least 1. Received: {self.epochs}.")
+        checks.optional(checks.count, self.epochs, name="epochs")
         if not 0 <= self.seed < 2**32:
-            raise ConfigError(
-                f"seed must be between 0 and 2**32 - 1. Received: {self.seed}."
-            )
-
-    def check(self) -> None:
-        """Finds out before the training what would fail after it."""
-        if keras.backend.backend() != "tensorflow":
-            raise ConfigError(
-                "The demo writes a LiteRT file, which needs Keras' TensorFlow backend. "
-                f"Received: {keras.backend.backend()!r}. Set the environment variable "
-                "KERAS_BACKEND=tensorflow."
-            )
-        try:
-            import ai_edge_litert  # noqa: F401
-        except ImportError as error:
-            purpose = "The demo's int8 part"
-            raise missing("ai-edge-litert", extra="litert", purpose=purpose) from error
-        files.check_folder(self.out, "--out")
+            wanted = "between 0 and 2**32 - 1"
+            raise checks.refused(self.seed, name="seed", wanted=wanted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +84,171 @@ class Plan:
         """Step at which kernels are clustered: 70 % of the compressing."""
         return self.epochs * self.steps * 7 // 10
 
-    def recipe(self) -> dlopt.Recipe:
-        """Every kernel is pruned on a schedule, then clustered."""
-        sparsity = dlopt.schedules.PolynomialSparsity(
-            self.sparsity, end=self.prune_end, frequency=max(1, self.steps // 2)
+
+@dataclasses.dataclass(frozen=True)
+class Result(report.Delivery):
+    """What was asked, what that meant, and everything that was measured."""
+
+    settings: Settings
+    plan: Plan
+    data: str
+    versions: dict[str, str]
+    seconds: float
+
+    def table(self, note: str = "") -> report.Table:
+        """Accuracy, churn, bytes and ratio of the three."""
+        settings = self.settings
+        return super().table(f" of {settings.data}, one run with seed {settings.seed}")
+
+    def page(self) -> report.Document:
+        """The report."""
+        plan, seed = self.plan, self.settings.seed
+        marks = {"masks fixed": plan.prune_end, "clustered": plan.cluster_begin}
+        versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
+        return self.document(
+            "keras_dlopt demo",
+            f"A residual network was trained on {self.settings.data} ({self.data}), "
+            f"then pruned to {plan.sparsity:.0%} zeros, clustered to {plan.clusters} "
+            "values a layer and tuned under one recipe",
+            phases={"compressing": {"pruning": 0, **marks}},
+            curves=CURVES,
+            footer=f"Seed {seed}, {self.seconds:.0f} s. {versions}.",
         )
-        clusters = dlopt.Cluster(self.clusters, begin=self.cluster_begin)
-        return dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(sparsity) >> clusters)])
+
+
+def run(settings: Settings, *, progress: report.Progress | None = None) -> Result:
+    """Trains, compresses, saves, reloads, exports and reports.
+
+    The results appear in `settings.out` together, at the end. Keras' global random
+    seed is set.
+
+    Args:
+        settings: data set, number of epochs, folder, seed.
+        progress: is told how far the work is.
+
+    Raises:
+        ConfigError: for settings that cannot work, found before anything is trained.
+        DataError: if the data set is not found, or holds no images.
+        MissingDependencyError: without the package `ai-edge-litert`.
+        FormatError: if the model read back does not predict the same.
+    """
+    progress, start = progress or report.Silent(), time.perf_counter()
+    check(settings)
+    progress.stage("loading the data", 0)
+    dataset = dlopt.data.load(settings.data)
+    numbers = plan(settings, dataset)
+    train = Training(dataset, numbers, settings.seed, progress)
+    x, y = dataset.test
+    keras.utils.set_random_seed(settings.seed)
+    with files.workspace(settings.out) as folder:
+        parent, first = train.parent()
+        parent.save(folder / PARENT)
+        before = parent.predict(x, batch_size=BATCH, verbose=0)
+
+        transformed, second = train.compressed(parent)
+        progress.stage("saving, reading in a fresh process", 0)
+        small = dlopt.finalize(transformed)
+        ledger = dlopt.save_compressed(small, folder / COMPRESSED)
+        after = report.predict_elsewhere(folder / COMPRESSED, x, batch_size=BATCH)
+        report.check_equal(small.predict(x, batch_size=BATCH, verbose=0), after)
+
+        int8, third = train.int8(parent)
+        progress.stage("exporting int8 LiteRT", 0)
+        export = dlopt.export.litert(int8, folder / INT8, data=x)
+        outputs = dlopt.export.run_litert(folder / INT8, x)
+
+        progress.stage("writing the report", 0)
+        reread = dlopt.load_compressed(folder / COMPRESSED)
+        result = Result(
+            parent=report.variant("float", before, y, parent),
+            compressed=report.variant("compressed", after, y, reread, ledger=ledger),
+            int8=report.variant("int8", outputs, y, int8, file=folder / INT8),
+            compressed_changes=report.changes(before, after, y),
+            int8_changes=report.changes(before, outputs, y),
+            fresh_equal=True,
+            export=export,
+            histograms=report.histograms(parent, reread),
+            traces=(first, second, third),
+            settings=settings,
+            plan=numbers,
+            data=_in_words(dataset),
+            versions=report.versions(),
+            seconds=time.perf_counter() - start,
+        )
+        report.write_html(result.page(), folder / "report.html")
+        text = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+        (folder / "result.json").write_text(text)
+    return result
+
+
+def recipe(plan: Plan) -> dlopt.Recipe:
+    """The demo's one recipe: every kernel is pruned on a schedule, then clustered."""
+    sparsity = dlopt.schedules.PolynomialSparsity(
+        plan.sparsity, end=plan.prune_end, frequency=max(1, plan.steps // 2)
+    )
+    clusters = dlopt.Cluster(plan.clusters, begin=plan.cluster_begin)
+    return dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(sparsity) >> clusters)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The three trainings, and what they share."""
+
+    dataset: dlopt.data.Dataset
+    plan: Plan
+    seed: int
+    progress: report.Progress
+
+    def parent(self) -> tuple[keras.Model, report.Trace]:
+        """The float model, its learning rate driven by the loss."""
+        model = dlopt.models.resnet(
+            depth=8,
+            width=self.plan.width,
+            input_shape=self.dataset.input_shape,
+            classes=self.dataset.classes,
+        )
+        rule = dlopt.callbacks.LossDrivenLearningRate()
+        name, epochs = "float training", self.plan.epochs
+        return model, self._fit(model, name, "training in float", epochs, 1e-3, rule)
+
+    def compressed(
+        self, parent: keras.Model
+    ) -> tuple[dlopt.TransformedModel, report.Trace]:
+        """Pruned, then clustered, then tuned, by one recipe in one `fit`."""
+        model = dlopt.transform(parent, recipe(self.plan))
+        stage, epochs = "pruning, clustering, tuning", self.plan.epochs
+        rate = self._cosine(COMPRESS_RATE, epochs)
+        return model, self._fit(model, "compressing", stage, epochs, rate)
+
+    def int8(self, parent: keras.Model) -> tuple[dlopt.TransformedModel, report.Trace]:
+        """Trained on with int8 weights and activations."""
+        model = dlopt.transform(parent, dlopt.int8_recipe(parent))
+        epochs = self.plan.int8_epochs
+        rate = self._cosine(INT8_RATE, epochs)
+        return model, self._fit(model, "int8", "training for int8", epochs, rate)
+
+    def _cosine(self, rate: float, epochs: int) -> Any:
+        steps = epochs * self.plan.steps
+        return keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
+
+    def _fit(
+        self, model: keras.Model, name: str, stage: str, epochs: int, rate: Any, *rules
+    ) -> report.Trace:
+        self.progress.stage(stage, epochs * self.plan.steps)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer=keras.optimizers.Adam(rate), loss=loss)
+        recorder = report.Recorder(self.progress)
+        data = dlopt.data.batches(
+            *self.dataset.train,
+            batch_size=self.plan.batch_size,
+            shuffle=True,
+            drop_remainder=True,
+            seed=self.seed,
+        )
+        # The batches are shuffled already.
+        calls = [*rules, recorder]
+        model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=calls)
+        return recorder.trace(name)
 
 
 def plan(settings: Settings, dataset: dlopt.data.Dataset) -> Plan:
@@ -132,59 +280,31 @@ def plan(settings: Settings, dataset: dlopt.data.Dataset) -> Plan:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What the demo measured; `result.json` has all of it."""
+def check(settings: Settings) -> None:
+    """Finds out before the training what would fail after it.
 
-    settings: Settings
-    plan: Plan
-    versions: dict[str, str]
-    seconds: float
-    parent: report.Variant
-    compressed: report.Variant
-    compressed_changes: report.Changes
-    fresh_equal: bool
-    int8: report.Variant
-    int8_changes: report.Changes
-    export: dlopt.export.ExportReport
-    traces: tuple[report.Trace, ...]
-
-    def table(self) -> report.Table:
-        """The one table."""
-        examples, data = self.parent.quality.examples, self.settings.data
-        made = (self.compressed, self.compressed_changes), (self.int8, self.int8_changes)
-        note = (
-            f"On {examples:,} test examples of {data}, one run with seed "
-            f"{self.settings.seed}: one example is {100 / examples:.2f} %. "
+    Raises:
+        ConfigError: for another backend than TensorFlow, or a folder that cannot be
+            written.
+        MissingDependencyError: without the package `ai-edge-litert`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            "The demo writes a LiteRT file, which needs Keras' TensorFlow backend. "
+            f"Received: {keras.backend.backend()!r}. Set the environment variable "
+            "KERAS_BACKEND=tensorflow."
         )
-        return report.variants_table(self.parent, made, note=note + NOTE)
-
-    def checks(self) -> report.Table:
-        """What was verified on the files."""
-        found = "equal to the last bit" if self.fresh_equal else "DIFFERENT"
-        row = ("compressed file, read in a fresh process", f"predictions {found}")
-        rows = (row, *report.export_rows(self.export, "int8"))
-        return report.Table("Checked", ("", "found"), rows)
+    try:
+        import ai_edge_litert  # noqa: F401
+    except ImportError as error:
+        purpose = "The demo's int8 part"
+        raise missing("ai-edge-litert", extra="litert", purpose=purpose) from error
+    files.check_folder(settings.out, name="--out")
 
 
-NOTE = (
-    "Float is the plain weights, 4 bytes each; the other two are whole files, with the "
-    "architecture. Through gzip: for int8 the file, for the others the plain weights. "
-    "Churn: labels that differ from the float model's. The entropy bound counts "
-    "positions and values of the weights, one by one."
-)
-CURVES = (
-    "The float training's rate follows its own loss: it climbs until the loss rises, "
-    "then holds, then anneals. The compressed and the int8 model both start from the "
-    "float one, with cosine decay."
-)
-
-
-class Job:
-    """One run of the demo."""
-
-    def __init__(self, settings: Settings, progress: Progress):
-        self.settings, self.progress = settings, progress
-        self.dataset = dlopt.data.load(settings.data)
-        self.plan = plan(settings, self.dataset)
-        self.traces: list[report.Trace] = []
+def _in_words(dataset: dlopt.data.Dataset) -> str:
+    shape = " x ".join(str(n) for n in dataset.input_shape)
+    return (
+        f"{len(dataset.x_train):,} training images of {shape}, "
+        f"{dataset.classes} classes"
+    )

@@ -63,6 +63,23 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     return data
 
 
+def check_folder(path: str | os.PathLike, *, name: str) -> None:
+    """Finds out whether files can be written to a folder, which may be absent.
+
+    Raises:
+        ConfigError: if not; it calls the folder by `name`, the option that gave it.
+    """
+    out = Path(os.path.abspath(path))
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{name} must be a folder. {str(out)!r} is a file.")
+    parent = next(p for p in (out, *out.parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"The folder {str(out)!r} cannot be written: no permission in "
+            f"{str(parent)!r}. Choose another with {name}."
+        )
+
+
 @contextlib.contextmanager
 def workspace(out: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder beside `out`; its files move there if all goes well.

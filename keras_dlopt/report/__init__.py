@@ -2,12 +2,12 @@
 
 from keras_dlopt.measure.latency import Latency, latency
 from keras_dlopt.report.comparison import Comparison, compare, plain
+from keras_dlopt.report.delivery import Delivery
 from keras_dlopt.report.document import Document, Figure, Table
 from keras_dlopt.report.fresh import check_equal, predict_elsewhere
 from keras_dlopt.report.html import to_html, write_html
 from keras_dlopt.report.pages import (
     bytes_figure,
-    export_rows,
     histogram_figure,
     variants_table,
 )
@@ -20,12 +20,13 @@ from keras_dlopt.report.training import (
     Trace,
     training_figure,
 )
-from keras_dlopt.report.variants import Variant, variant
+from keras_dlopt.report.variants import Variant, variant, versions
 from keras_dlopt.report.weights import WeightHistogram, histograms, sparsity
 
 __all__ = [
     "Changes",
     "Comparison",
+    "Delivery",
     "Document",
     "Figure",
     "Latency",
@@ -41,7 +42,6 @@ __all__ = [
     "changes",
     "check_equal",
     "compare",
-    "export_rows",
     "histogram_figure",
     "histograms",
     "latency",
@@ -54,5 +54,6 @@ __all__ = [
     "training_figure",
     "variant",
     "variants_table",
+    "versions",
     "write_html",
 ]

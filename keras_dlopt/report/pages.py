@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from keras_dlopt.export import ExportReport
 from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import plots
 from keras_dlopt.report.document import Document, Figure, Table, percent, points, size
@@ -142,19 +141,6 @@ def _worst(change: Changes) -> str:
 def weights(variant: Variant) -> int:
     """How many numbers a model's variables hold."""
     return round(8 * variant.ledger.file_bytes / variant.ledger.bits_per_weight)
-
-
-def export_rows(export: ExportReport, name: str) -> list[tuple[str, str]]:
-    """What an export verified in its file, as rows of a table."""
-    codes, agree = size(export.codes), export.agreement
-    rows = [
-        (f"{name} file, weight codes as trained", f"{codes} of {codes}"),
-        (f"{name} file, activation ranges as trained", str(export.ranges)),
-    ]
-    if agree is not None:
-        told = f"{percent(agree.top1)}, {percent(agree.top1_clear)} if not a tie"
-        rows.append((f"{name} file, label as in Keras", told))
-    return rows
 
 
 def bound(account: Ledger) -> str:

@@ -1,9 +1,12 @@
 """One model, measured: how good it is, and how many bytes it takes."""
 
+import contextlib
 import dataclasses
 import gzip
+import importlib.metadata
 import os
 import pathlib
+import platform
 import tempfile
 
 import keras
@@ -84,3 +87,13 @@ def ledger_of(model: keras.Model) -> Ledger:
 def plain_model(model: keras.Model) -> keras.Model:
     """The model with ordinary weights."""
     return finalize(model) if isinstance(model, TransformedModel) else model
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of what figures depend on; for footers and results."""
+    names = ("keras_dlopt", "keras", "tensorflow", "numpy", "ai_edge_litert")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

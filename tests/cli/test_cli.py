@@ -41,7 +41,10 @@ def test_errors_are_one_message_and_code_2(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("demo", "--epochs", "0"), "Error: epochs must be at least 1. Received: 0."),
+        (
+            ("demo", "--epochs", "0"),
+            "Error: epochs must be a whole number, 1 or greater, or None.",
+        ),
         (("demo", "--epochs", "many"), "'--epochs'"),
         (
             (

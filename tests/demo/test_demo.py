@@ -10,14 +10,14 @@ import pytest
 
 import keras_dlopt as dlopt
 from keras_dlopt import demo
-from keras_dlopt.demo import fresh, job, settings, training
-from keras_dlopt.demo.progress import Recorder, Silent
 from keras_dlopt.errors import (
     ConfigError,
     DataError,
     FormatError,
     MissingDependencyError,
 )
+from keras_dlopt.files import workspace
+from keras_dlopt.report import Recorder, Silent, fresh
 
 
 def _toy(shape=(8, 8, 1), test=24):
@@ -127,42 +127,46 @@ def test_recorder_undoes_the_running_mean():
 
 
 def test_recipe_is_plain_data():
-    plan = settings.Plan(width=8, batch_size=32, steps=10, epochs=10, int8_epochs=3)
-    recipe = training.recipe(plan)
+    plan = demo.Plan(width=8, batch_size=32, steps=10, epochs=10, int8_epochs=3)
+    recipe = demo.recipe(plan)
     assert dlopt.Recipe.from_json(recipe.to_json()) == recipe
     assert (plan.prune_end, plan.cluster_begin) == (50, 70)
 
 
 def test_plan_follows_the_size_of_the_data():
     toy = _toy()
-    assert settings.plan(demo.Settings(), toy).epochs == 30
-    assert settings.plan(demo.Settings(quick=True), toy).epochs == 8
-    assert settings.plan(demo.Settings(epochs=5), toy).int8_epochs == 1
-    assert settings.plan(demo.Settings(), toy).batch_size == 32
+    assert demo.plan(demo.Settings(), toy).epochs == 30
+    assert demo.plan(demo.Settings(quick=True), toy).epochs == 8
+    assert demo.plan(demo.Settings(epochs=5), toy).int8_epochs == 1
+    assert demo.plan(demo.Settings(), toy).batch_size == 32
 
 
 @pytest.mark.parametrize(
     ("make", "kind", "text"),
     [
-        (lambda: demo.Settings(epochs=0), ConfigError, "at least 1. Received: 0"),
+        (
+            lambda: demo.Settings(epochs=0),
+            ConfigError,
+            "epochs must be .* 1 or greater, or None. Received: 0",
+        ),
         (lambda: demo.Settings(seed=-1), ConfigError, r"between 0 and .* Received: -1"),
         (
-            lambda: settings.plan(demo.Settings(), _toy(shape=(8,))),
+            lambda: demo.plan(demo.Settings(), _toy(shape=(8,))),
             DataError,
             r"needs images .* toy has examples of shape \(8,\)",
         ),
         (
-            lambda: settings.plan(demo.Settings(), _toy(test=0)),
+            lambda: demo.plan(demo.Settings(), _toy(test=0)),
             DataError,
             "toy has no test examples",
         ),
         (
-            lambda: settings.check(demo.Settings(out=pathlib.Path(__file__))),
+            lambda: demo.check(demo.Settings(out=pathlib.Path(__file__))),
             ConfigError,
             "--out must be a folder. .* is a file",
         ),
         (
-            lambda: settings.check(demo.Settings(out=pathlib.Path(__file__) / "a")),
+            lambda: demo.check(demo.Settings(out=pathlib.Path(__file__) / "a")),
             ConfigError,
             "cannot be written: no permission in .* Choose another with --out",
         ),
@@ -176,18 +180,18 @@ def test_refusals_come_before_the_training(make, kind, text):
 def test_missing_package_is_named_before_the_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[litert\]"):
-        settings.check(demo.Settings())
+        demo.check(demo.Settings())
 
 
 def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ConfigError, match="Received: 'jax'. Set .*KERAS_BACKEND"):
-        settings.check(demo.Settings())
+        demo.check(demo.Settings())
 
 
 def test_workspace_leaves_no_trace_when_interrupted(tmp_path):
     def interrupted():
-        with job.workspace(tmp_path / "a" / "b") as folder:
+        with workspace(tmp_path / "a" / "b") as folder:
             (folder / "half").write_text("x")
             raise KeyboardInterrupt
 
@@ -201,7 +205,7 @@ def test_workspace_replaces_only_its_own_files(tmp_path):
     out.mkdir()
     (out / "mine").write_text("kept")
     (out / "model").write_text("old")
-    with job.workspace(out) as folder:
+    with workspace(out) as folder:
         (folder / "model").write_text("new")
         assert (out / "model").read_text() == "old"
     assert {p.name: p.read_text() for p in out.iterdir()} == {
@@ -214,16 +218,16 @@ def test_workspace_replaces_only_its_own_files(tmp_path):
 def test_workspace_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made .*Choose another"):
-        with job.workspace(tmp_path / "file" / "out"):
+        with workspace(tmp_path / "file" / "out"):
             pass
 
 
 def test_a_model_that_came_back_changed_is_reported():
     with pytest.raises(FormatError, match="other outputs for 1 of 2 .* is 0.5"):
-        job._check_equal(np.zeros((2, 3)), np.array([[0, 0, 0], [0, 0.5, 0]]))
+        fresh.check_equal(np.zeros((2, 3)), np.array([[0, 0, 0], [0, 0.5, 0]]))
 
 
 def test_a_fresh_process_that_fails_is_reported(tmp_path):
     (tmp_path / "bad.dlopt").write_bytes(b"not a model")
     with pytest.raises(FormatError, match="fresh process could not load .*bad.dlopt"):
-        fresh.predict_elsewhere(tmp_path / "bad.dlopt", np.zeros((1, 2)), 1)
+        fresh.predict_elsewhere(tmp_path / "bad.dlopt", np.zeros((1, 2)))

@@ -146,7 +146,7 @@ def test_entropy_bound_is_shown_only_where_there_is_a_codebook(made):
     found = made[-1]
     (row,) = [
         row
-        for row in pages.comparison_table(found).rows
+        for row in pages.comparison_table(found.before, found.after, found.changes).rows
         if row[0].startswith("entropy bound")
     ]
     assert row[1] == ""

@@ -6,11 +6,9 @@ Whoever mends one takes its line out: a line that nothing stands behind fails th
 KNOWN: dict[str, set[tuple[str, str]]] = {
     "no_circles": {
         ("keras_dlopt.callbacks", "in_graph - in_graph_jax - in_graph_tf"),
-        ("keras_dlopt.report", "comparison - pages"),
     },
     "functions_stay_readable": {
         ("cli/tpu_check.py", "tpu_check"),
-        ("demo/job.py", "run"),
     },
     "undocumented_stays_in_compat": {
         ("distribute/parallel.py", "optimizer._apply_known"),
