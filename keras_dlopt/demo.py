@@ -53,7 +53,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """The demo in numbers, for one data set.
 
     Attributes:
@@ -90,7 +90,7 @@ class Result(report.Delivery):
     """What was asked, what that meant, and everything that was measured."""
 
     settings: Settings
-    plan: Plan
+    plan: DemoPlan
     data: str
     versions: dict[str, str]
     seconds: float
@@ -181,7 +181,7 @@ def run(settings: Settings, *, progress: report.Progress | None = None) -> Resul
     return result
 
 
-def recipe(plan: Plan) -> dlopt.Recipe:
+def recipe(plan: DemoPlan) -> dlopt.Recipe:
     """The demo's one recipe: every kernel is pruned on a schedule, then clustered."""
     sparsity = dlopt.schedules.PolynomialSparsity(
         plan.sparsity, end=plan.prune_end, frequency=max(1, plan.steps // 2)
@@ -195,11 +195,11 @@ class Training:
     """The three trainings, and what they share."""
 
     dataset: dlopt.data.Dataset
-    plan: Plan
+    plan: DemoPlan
     seed: int
     progress: report.Progress
 
-    def parent(self) -> tuple[keras.Model, report.Trace]:
+    def parent(self) -> tuple[keras.Model, report.Recording]:
         """The float model, its learning rate driven by the loss."""
         model = dlopt.models.resnet(
             depth=8,
@@ -213,14 +213,16 @@ class Training:
 
     def compressed(
         self, parent: keras.Model
-    ) -> tuple[dlopt.TransformedModel, report.Trace]:
+    ) -> tuple[dlopt.TransformedModel, report.Recording]:
         """Pruned, then clustered, then tuned, by one recipe in one `fit`."""
         model = dlopt.transform(parent, recipe(self.plan))
         stage, epochs = "pruning, clustering, tuning", self.plan.epochs
         rate = self._cosine(COMPRESS_RATE, epochs)
         return model, self._fit(model, "compressing", stage, epochs, rate)
 
-    def int8(self, parent: keras.Model) -> tuple[dlopt.TransformedModel, report.Trace]:
+    def int8(
+        self, parent: keras.Model
+    ) -> tuple[dlopt.TransformedModel, report.Recording]:
         """Trained on with int8 weights and activations."""
         model = dlopt.transform(parent, dlopt.int8_recipe(parent))
         epochs = self.plan.int8_epochs
@@ -233,7 +235,7 @@ class Training:
 
     def _fit(
         self, model: keras.Model, name: str, stage: str, epochs: int, rate: Any, *rules
-    ) -> report.Trace:
+    ) -> report.Recording:
         self.progress.stage(stage, epochs * self.plan.steps)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer=keras.optimizers.Adam(rate), loss=loss)
@@ -248,10 +250,10 @@ class Training:
         # The batches are shuffled already.
         calls = [*rules, recorder]
         model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=calls)
-        return recorder.trace(name)
+        return recorder.recording(name)
 
 
-def plan(settings: Settings, dataset: dlopt.data.Dataset) -> Plan:
+def plan(settings: Settings, dataset: dlopt.data.Dataset) -> DemoPlan:
     """The demo in numbers.
 
     Raises:
@@ -271,7 +273,7 @@ def plan(settings: Settings, dataset: dlopt.data.Dataset) -> Plan:
     if epochs is None:
         epochs = (8 if small else 1) if settings.quick else (30 if small else 4)
     batch_size = min(32 if small else 128, examples)
-    return Plan(
+    return DemoPlan(
         width=8 if settings.quick else 16,
         batch_size=batch_size,
         steps=examples // batch_size,

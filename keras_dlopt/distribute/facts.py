@@ -26,7 +26,7 @@ print("CORES", len(tf.config.list_logical_devices("TPU")))
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
+class WorkerCluster:
     """The part of TF_CONFIG that says who trains and who this process is.
 
     Attributes:
@@ -56,7 +56,7 @@ class Facts:
     tpu_cores: int = 0
     tpu_name: str = "local"
     tpu_problem: str = "not looked for"
-    cluster: Cluster | None = None
+    cluster: WorkerCluster | None = None
 
 
 def probe(*, tpu: bool | None = None, seconds: float = TPU_SECONDS) -> Facts:
@@ -92,7 +92,7 @@ def probe(*, tpu: bool | None = None, seconds: float = TPU_SECONDS) -> Facts:
     )
 
 
-def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
+def read_cluster(environment: Mapping[str, str]) -> WorkerCluster | None:
     """The cluster of TF_CONFIG; None if it is not set or names this process alone.
 
     Raises:
@@ -137,7 +137,7 @@ def _check_addresses(addresses: Mapping[str, Any]) -> None:
 
 def _checked_cluster(
     addresses: dict[str, list[str]], task: Mapping[str, Any]
-) -> Cluster | None:
+) -> WorkerCluster | None:
     if "ps" in addresses:
         raise ConfigError(
             "TF_CONFIG names parameter servers ('ps'), which are not supported: under "
@@ -162,7 +162,7 @@ def _checked_cluster(
             '{"type": "worker", "index": 0}.'
         )
     before = len(addresses.get("chief", [])) if role == "worker" else 0
-    return None if len(workers) == 1 else Cluster(tuple(workers), before + index)
+    return None if len(workers) == 1 else WorkerCluster(tuple(workers), before + index)
 
 
 def _gpus() -> tuple[str, ...]:

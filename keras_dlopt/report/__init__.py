@@ -17,7 +17,7 @@ from keras_dlopt.report.training import (
     Progress,
     Recorder,
     Silent,
-    Trace,
+    Recording,
     training_figure,
 )
 from keras_dlopt.report.variants import Variant, variant, versions
@@ -35,7 +35,7 @@ __all__ = [
     "Recorder",
     "Silent",
     "Table",
-    "Trace",
+    "Recording",
     "Variant",
     "WeightHistogram",
     "bytes_figure",

@@ -9,7 +9,7 @@ from keras_dlopt.report import pages
 from keras_dlopt.report.comparison import plain
 from keras_dlopt.report.document import Document, Table, percent, size
 from keras_dlopt.report.quality import Changes
-from keras_dlopt.report.training import Trace, training_figure
+from keras_dlopt.report.training import Recording, training_figure
 from keras_dlopt.report.variants import Variant
 from keras_dlopt.report.weights import WeightHistogram
 
@@ -38,7 +38,7 @@ class Delivery:
     fresh_equal: bool
     export: ExportReport
     histograms: tuple[WeightHistogram, ...]
-    traces: tuple[Trace, ...]
+    traces: tuple[Recording, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

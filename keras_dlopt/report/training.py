@@ -38,7 +38,7 @@ class Silent:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trace:
+class Recording:
     """Loss and learning rate of every step of one training."""
 
     name: str
@@ -58,7 +58,7 @@ class Recorder(keras.callbacks.Callback):
         >>> recorder = Recorder()
         >>> _ = net.fit(np.ones((4, 2)), np.ones((4, 1)), batch_size=2, verbose=0,
         ...     callbacks=[recorder])
-        >>> recorder.trace("first").rate
+        >>> recorder.recording("first").rate
         (0.10000000149011612, 0.10000000149011612)
     """
 
@@ -69,9 +69,9 @@ class Recorder(keras.callbacks.Callback):
         self.rate: list[float] = []
         self._mean = 0.0
 
-    def trace(self, name: str) -> Trace:
+    def recording(self, name: str) -> Recording:
         """What was kept, under a name."""
-        return Trace(name, tuple(self.loss), tuple(self.rate))
+        return Recording(name, tuple(self.loss), tuple(self.rate))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
@@ -88,7 +88,7 @@ class Recorder(keras.callbacks.Callback):
 
 
 def training_figure(
-    traces: Sequence[Trace],
+    traces: Sequence[Recording],
     *,
     phases: Mapping[str, Mapping[str, int]] | None = None,
     note: str = "",

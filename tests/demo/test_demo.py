@@ -127,7 +127,7 @@ def test_recorder_undoes_the_running_mean():
 
 
 def test_recipe_is_plain_data():
-    plan = demo.Plan(width=8, batch_size=32, steps=10, epochs=10, int8_epochs=3)
+    plan = demo.DemoPlan(width=8, batch_size=32, steps=10, epochs=10, int8_epochs=3)
     recipe = demo.recipe(plan)
     assert dlopt.Recipe.from_json(recipe.to_json()) == recipe
     assert (plan.prune_end, plan.cluster_begin) == (50, 70)

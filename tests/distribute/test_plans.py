@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlopt.distribute as distribute
-from keras_dlopt.distribute.facts import Cluster, Facts, _start_tpu, read_cluster
+from keras_dlopt.distribute.facts import WorkerCluster, Facts, _start_tpu, read_cluster
 from keras_dlopt.distribute.plans import Plan, choose
 from keras_dlopt.errors import ConfigError
 
 GPUS = Facts(gpus=("GPU:0", "GPU:1"))
 TPU = Facts(gpus=("GPU:0",), tpu_cores=8, tpu_name="mine")
-CLUSTER = Facts(tpu_cores=8, cluster=Cluster(("a:1", "b:1", "c:1"), 1))
+CLUSTER = Facts(tpu_cores=8, cluster=WorkerCluster(("a:1", "b:1", "c:1"), 1))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_cpu_devices():
 
 
 def test_each_worker_counts_its_devices():
-    facts = Facts(gpus=("GPU:0", "GPU:1"), cluster=Cluster(("a:1", "b:1"), 1))
+    facts = Facts(gpus=("GPU:0", "GPU:1"), cluster=WorkerCluster(("a:1", "b:1"), 1))
     plan = choose(facts, batch_size=16)
     assert (plan.replicas, plan.workers, plan.worker) == (4, 2, 1)
 
@@ -145,7 +145,7 @@ def config(cluster, task):
 def test_cluster_is_read():
     workers = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
     found = read_cluster(config(workers, {"type": "worker", "index": 1}))
-    assert found == Cluster(("a:1", "b:1", "c:1"), 2)
+    assert found == WorkerCluster(("a:1", "b:1", "c:1"), 2)
     assert (
         read_cluster(config({"worker": ["a:1"]}, {"type": "worker", "index": 0}))
         is None
@@ -154,12 +154,12 @@ def test_cluster_is_read():
     assert read_cluster({"TF_CONFIG": "{}"}) is None
     # TensorFlow reads a number in quotes too.
     found = read_cluster(config(workers, {"type": "worker", "index": "0"}))
-    assert found == Cluster(("a:1", "b:1", "c:1"), 1)
+    assert found == WorkerCluster(("a:1", "b:1", "c:1"), 1)
 
 
 def test_a_kind_without_workers_tells_that_tf_config_is_not_used():
     for kind in ("cpu:2", "one_device"):
-        text = str(choose(Facts(cluster=Cluster(("a:1", "b:1"), 0)), kind))
+        text = str(choose(Facts(cluster=WorkerCluster(("a:1", "b:1"), 0)), kind))
         assert "TF_CONFIG names 2 processes, which this strategy does not join" in text
         assert "TF_CONFIG" not in str(choose(Facts(), kind))
 
