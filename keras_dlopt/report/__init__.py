@@ -16,8 +16,8 @@ from keras_dlopt.report.terminal import rich_table
 from keras_dlopt.report.training import (
     Progress,
     Recorder,
-    Silent,
     Recording,
+    Silent,
     training_figure,
 )
 from keras_dlopt.report.variants import Variant, variant, versions
@@ -33,9 +33,9 @@ __all__ = [
     "Progress",
     "Quality",
     "Recorder",
+    "Recording",
     "Silent",
     "Table",
-    "Recording",
     "Variant",
     "WeightHistogram",
     "bytes_figure",

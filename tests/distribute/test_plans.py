@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_dlopt.distribute as distribute
-from keras_dlopt.distribute.facts import WorkerCluster, Facts, _start_tpu, read_cluster
+from keras_dlopt.distribute.facts import Facts, WorkerCluster, _start_tpu, read_cluster
 from keras_dlopt.distribute.plans import Plan, choose
 from keras_dlopt.errors import ConfigError
 
