@@ -278,7 +278,7 @@ MUTANTS = [
     ),
     # int8
     *_of(
-        "tests/transforms/test_placement.py",
+        "tests/int8/test_placement.py",
         quantizer_between_sum_and_relu=(
             "return (fuses or is_weighted(call.layer)) and is_relu(following.layer)",
             "return fuses and not is_relu(following.layer)",
@@ -289,7 +289,7 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "tests/transforms/test_placement.py",
+        "tests/int8/test_placement.py",
         a_tensor_that_two_take=(
             "if len(following) != 1 or tensor in graph.outputs or",
             "if not following or tensor in graph.outputs or",
@@ -304,7 +304,7 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "tests/transforms/test_hashed_layers.py",
+        "tests/surgery/test_hashed_layers.py",
         hashed_without_signs=(
             "table = ops.concatenate([buckets, -buckets]) if self.signs else buckets",
             "table = ops.concatenate([buckets, buckets]) if self.signs else buckets",

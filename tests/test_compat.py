@@ -424,3 +424,37 @@ def test_tensors_of_a_graph_are_read_without_their_shape():
     ], READ
     again = architecture.rebuild(tree, custom_objects={})
     assert again.output_shape == (None, 3), "see _tensor in storage/architecture.py"
+
+
+def test_an_instance_has_a_call_of_its_own_while_it_is_asked_to():
+    mend = "see set_instance_call in _compat/calls.py"
+    inputs = keras.Input((2,))
+    dense = keras.layers.Dense(2)
+    functional = keras.Model(inputs, dense(inputs) * 2.0)
+    (times,) = (o for o in functional.operations if not isinstance(o, keras.Layer))
+    line = keras.Sequential([inputs, dense])
+    for one, net in ((dense, functional), (dense, line), (times, functional)):
+        assert _compat.instance_call(one) is None
+        _compat.set_instance_call(one, lambda *_, **__: keras.ops.zeros((1, 2)))
+        got = [net(np.ones((1, 2), "float32")), net.predict(np.ones((1, 2)), verbose=0)]
+        assert all(float(keras.ops.max(y)) == 0.0 for y in got), f"not called: {mend}"
+        _compat.set_instance_call(one, None)
+        net.make_predict_function(force=True)
+        after = float(keras.ops.max(keras.ops.abs(net(np.ones((1, 2), "float32")))))
+        assert after > 0.0, f"not taken away: {mend}"
+
+
+def test_attributes_are_read_at_each_call_and_come_back():
+    mend = "see changed in _compat/calls.py"
+    dense = keras.layers.Dense(2, activation="relu", kernel_initializer="ones")
+    before, x = dense.activation, -np.ones((1, 2), "float32")
+    assert float(keras.ops.max(dense(x))) == 0.0
+    with _compat.changed(dense, activation=None):
+        assert float(keras.ops.max(dense(x))) == -2.0, mend
+    assert dense.activation is before
+    norm = keras.layers.BatchNormalization()
+    norm.build((None, 2))
+    with _compat.changed(norm, momentum=0.0, trainable=True):
+        norm(np.full((4, 2), 3.0, "float32"), training=True)
+    assert norm.moving_mean.numpy().tolist() == [3.0, 3.0], mend
+    assert norm.momentum == 0.99
