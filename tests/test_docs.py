@@ -15,7 +15,8 @@ import pytest
 import keras_dlopt
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = ROOT / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", GUIDE, *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = pathlib.Path(keras_dlopt.__file__).parent
 MODULES = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
@@ -85,6 +86,13 @@ def test_numbers_count_as_far_as_they_are_shown(want, got, same):
 
 def test_the_readme_has_a_block():
     assert blocks(ROOT / "README.md")
+
+
+def test_paths_that_the_guide_names_are_there():
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_.]*|[a-z_]+\.py)`", GUIDE.read_text())
+    assert len(named) > 40
+    lost = [p for p in named if not any((top / p).exists() for top in (ROOT, PACKAGE))]
+    assert lost == []
 
 
 @pytest.mark.parametrize("name", MODULES)
