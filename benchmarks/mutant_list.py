@@ -78,12 +78,12 @@ MUTANTS = [
     *_of(
         "tests/post_training/test_methods.py",
         folding_without_epsilon=(
-            'np.sqrt(variance.astype("float64") + normalization.epsilon)',
-            'np.sqrt(variance.astype("float64"))',
+            "factor = 1 / np.sqrt(variance + normalization.epsilon)",
+            "factor = 1 / np.sqrt(variance)",
         ),
         folding_adds_the_mean=(
-            "bias = (bias - to_numpy(normalization.moving_mean)) * factor",
-            "bias = (bias + to_numpy(normalization.moving_mean)) * factor",
+            "offset = -to_numpy(normalization.moving_mean) * factor",
+            "offset = to_numpy(normalization.moving_mean) * factor",
         ),
         variance_from_the_sum=(
             "np.maximum(square / count - np.square(mean), 0.0)",

@@ -133,9 +133,13 @@ def number(
     Raises:
         ConfigError: for anything else.
     """
-    plain = _plain(value, numbers.Real)
-    usable = plain is not None and (math.isfinite(plain) or infinite)
-    if not usable or math.isnan(plain) or not _inside(plain, least, above, most, below):
+    plain: float | None = _plain(value, numbers.Real)
+    if (
+        plain is None
+        or math.isnan(plain)
+        or not (infinite or math.isfinite(plain))
+        or not _inside(plain, least, above, most, below)
+    ):
         wanted = _range("a number", least, above, most, below)
         raise refused(value, name=name, wanted=wanted, hint=hint)
     return plain
@@ -161,7 +165,7 @@ def whole(
     Raises:
         ConfigError: for anything else.
     """
-    plain = _plain(value, numbers.Integral)
+    plain: int | None = _plain(value, numbers.Integral)
     if plain is None or not _inside(plain, least, None, most, None):
         wanted = _range("a whole number", least, None, most, None)
         raise refused(value, name=name, wanted=wanted, hint=hint)

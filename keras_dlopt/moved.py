@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -88,12 +89,14 @@ def _new_name(module: str) -> str | None:
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives the new module where an old one is imported."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Any = None, target: Any = None
+    ) -> ModuleSpec | None:
         if _new_name(fullname) is None:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = _new_name(spec.name)
         assert new is not None  # `find_spec` has seen to it
         _warn(spec.name, new)

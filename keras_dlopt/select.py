@@ -47,7 +47,7 @@ class Selector:
         return Not(self)
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, Selector):
         return value.to_dict()
     if isinstance(value, tuple):
@@ -55,7 +55,7 @@ def _plain(value):
     return value
 
 
-def _checked(other) -> Selector:
+def _checked(other: Any) -> Selector:
     if not isinstance(other, Selector):
         raise ConfigError(
             f"A selector combines with selectors only. Received: {other!r}. "
@@ -70,7 +70,7 @@ class AllOf(Selector):
 
     parts: tuple[Selector, ...]
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return all(part(target) for part in self.parts)
 
 
@@ -80,7 +80,7 @@ class AnyOf(Selector):
 
     parts: tuple[Selector, ...]
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return any(part(target) for part in self.parts)
 
 
@@ -90,7 +90,7 @@ class Not(Selector):
 
     part: Selector
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return not self.part(target)
 
 
@@ -100,7 +100,7 @@ class Named(Selector):
 
     names: tuple[str, ...]
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return target.name in self.names
 
 
@@ -110,7 +110,7 @@ class Rank(Selector):
 
     ranks: tuple[int, ...]
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return target.shape is not None and len(target.shape) in self.ranks
 
 
@@ -120,7 +120,7 @@ class Inside(Selector):
 
     classes: tuple[str, ...]
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         if target.layer is None:
             raise ConfigError(
                 f"inside{self.classes} needs to know the layer of {target.path!r}, "
@@ -140,7 +140,7 @@ class Matching(Selector):
 
     pattern: str
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return re.fullmatch(self.pattern, target.path) is not None
 
 
@@ -150,7 +150,7 @@ class At(Selector):
 
     paths: tuple[str, ...]
 
-    def __call__(self, target):
+    def __call__(self, target: Target) -> bool:
         return target.path in self.paths
 
 

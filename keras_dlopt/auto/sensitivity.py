@@ -115,7 +115,9 @@ def _loss(model: keras.Model, loss: Any) -> Any:
     return keras.losses.get(loss)
 
 
-def _row(target: Target, kind: str, level: Any, measure: "_Measure", store: "_Cache"):
+def _row(
+    target: Target, kind: str, level: Any, measure: "_Measure", store: "_Cache"
+) -> Measurement:
     place = (target.path, kind, float(level))
     if place not in store.rows:
         before = np.array(keras.ops.convert_to_numpy(target.variable.value))

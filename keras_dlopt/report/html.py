@@ -29,7 +29,7 @@ def to_html(document: Document) -> str:
     return environment.get_template("report.html.j2").render(document=document)
 
 
-def write_html(document: Document, path: str | os.PathLike) -> pathlib.Path:
+def write_html(document: Document, path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes the page; the file appears whole or not at all.
 
     Raises:

@@ -123,7 +123,7 @@ def probabilities(
         outputs = np.concatenate([zero, outputs], -1)
     if from_logits:
         outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return outputs / outputs.sum(-1, keepdims=True)
+    return np.asarray(outputs / outputs.sum(-1, keepdims=True))
 
 
 def quality(
@@ -208,7 +208,9 @@ def changes(
     )
 
 
-def _checked(outputs, labels, from_logits) -> tuple[np.ndarray, ...]:
+def _checked(
+    outputs: np.ndarray, labels: np.ndarray, from_logits: bool | None
+) -> tuple[np.ndarray, ...]:
     """Probabilities, predicted labels, right labels."""
     p, y = probabilities(outputs, from_logits=from_logits), labels_of(labels)
     # From the outputs: rounding in the softmax can make the two largest equal.
