@@ -63,7 +63,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def check_folder(path: str | os.PathLike, *, name: str) -> None:
+def check_folder(path: str | os.PathLike[str], *, name: str) -> None:
     """Finds out whether files can be written to a folder, which may be absent.
 
     Raises:
@@ -81,7 +81,7 @@ def check_folder(path: str | os.PathLike, *, name: str) -> None:
 
 
 @contextlib.contextmanager
-def workspace(out: str | os.PathLike) -> Iterator[Path]:
+def workspace(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside `out`; its files move there if all goes well.
 
     Files of the same names are replaced one by one, each whole. If anything fails, or

@@ -39,7 +39,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not a number becomes None."""
-        return plain(vars(self))
+        data: dict[str, Any] = plain(vars(self))
+        return data
 
     def document(self) -> Document:
         """The whole report, not rendered yet."""
@@ -47,7 +48,7 @@ class Comparison:
             self.before, self.after, self.changes, self.histograms, self.latency
         )
 
-    def to_html(self, path: str | os.PathLike) -> pathlib.Path:
+    def to_html(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes the report as one HTML file that needs nothing else.
 
         Raises:

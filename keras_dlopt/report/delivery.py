@@ -42,7 +42,7 @@ class Delivery:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        data = plain(vars(self))
+        data: dict[str, Any] = plain(vars(self))
         data["export"].pop("path")
         # The account of the quantized weights in this package's format; the file is
         # another one.

@@ -13,7 +13,7 @@ from keras_dlopt.errors import FormatError
 
 
 def predict_elsewhere(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     x: np.ndarray,
     *,
     batch_size: int = 256,
@@ -38,7 +38,7 @@ def predict_elsewhere(
                     f"A fresh process could not load {str(path)!r}: it "
                     f"{worst.problem(seconds)}\n{worst.text()[-2000:]}"
                 )
-        return np.load(made, allow_pickle=False)
+        return np.asarray(np.load(made, allow_pickle=False))
 
 
 def check_equal(here: np.ndarray, there: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from keras_dlopt.report.quality import Changes
 from keras_dlopt.report.variants import Variant
 from keras_dlopt.report.weights import WeightHistogram
 from keras_dlopt.storage import Ledger
+from keras_dlopt.storage.ledger import TensorRow
 
 PLAIN = ("raw", "planes")  # ways of storing weights without a codebook
 MANY = 24  # layers in one figure, classes in one table
@@ -228,7 +229,7 @@ def bytes_figure(account: Ledger) -> Figure:
     return Figure("Bytes by layer", png, note)
 
 
-def _plain_bytes(row) -> int:
+def _plain_bytes(row: TensorRow) -> int:
     count = math.prod(row.shape)
     bits = int("".join(c for c in row.dtype if c.isdigit()) or 8)
     return count * bits // 8

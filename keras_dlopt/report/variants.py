@@ -46,7 +46,7 @@ def variant(
     model: keras.Model,
     *,
     ledger: Ledger | None = None,
-    file: str | os.PathLike | None = None,
+    file: str | os.PathLike[str] | None = None,
     from_logits: bool | None = None,
 ) -> Variant:
     """Measures one model by what it predicted, its weights and its file.
