@@ -291,8 +291,8 @@ MUTANTS = [
     *_of(
         "tests/int8/test_placement.py",
         a_tensor_that_two_take=(
-            "if len(following) != 1 or tensor in graph.outputs or",
-            "if not following or tensor in graph.outputs or",
+            "return None if elsewhere or len(calls) != 1 else calls[0]",
+            "return None if elsewhere or not calls else calls[0]",
         ),
     ),
     # surgery

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 import keras_dlopt as dlopt
-from keras_dlopt import checks, files, report
+from keras_dlopt import checks, files, moved, report
 from keras_dlopt.errors import ConfigError, DataError, missing
 
 PARENT, COMPRESSED, INT8 = "model.keras", "model.dlopt", "model.tflite"
@@ -24,6 +24,8 @@ CURVES = (
     "then holds, then anneals. The compressed and the int8 model both start from the "
     "float one, with cosine decay."
 )
+
+__getattr__ = moved.names(__name__)
 
 
 @dataclasses.dataclass(frozen=True)

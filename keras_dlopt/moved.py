@@ -22,6 +22,9 @@ MODULES = {
     "keras_dlopt.serialize": "keras_dlopt.config",
 }
 NAMES = {
+    "keras_dlopt.demo.Plan": "keras_dlopt.demo.DemoPlan",
+    "keras_dlopt.demo.Progress": "keras_dlopt.report.Progress",
+    "keras_dlopt.demo.Silent": "keras_dlopt.report.Silent",
     "keras_dlopt.distribute.Outcome": "keras_dlopt.trials.Outcome",
     "keras_dlopt.distribute.run_tasks": "keras_dlopt.trials.run_tasks",
     "keras_dlopt.select.activation_targets": (
