@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from keras_dlopt.cli.progress import shown
+from keras_dlopt.cli import progress as bars
 from keras_dlopt.errors import ConfigError
 
 MODEL = "A .keras file, a name in keras_dlopt.models, or module:function."
@@ -44,14 +44,10 @@ def tpu_check(
     """Compile a model's steps for TPUs, without one: memory, limits, roofline."""
     from keras_dlopt import tpu
     from keras_dlopt.report import rich_table
-    from keras_dlopt.tpu.plot import plot as drawn
+    from keras_dlopt.report import tpu as shown
 
-    for file in (json, plot):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ConfigError(
-                f"The folder of {file} is not there. Make it, or give another file."
-            )
-    with shown() as progress:
+    _check_folders(json, plot)
+    with bars.shown() as progress:
         report = tpu.check(
             model,
             topology=topology,
@@ -65,38 +61,22 @@ def tpu_check(
             progress=lambda stage: progress.stage(stage, 0),
         )
     console = Console()
-    for table in _tables(report):
+    for table in shown.tables(report):
         console.print(rich_table(table))
     for note in report.notes:
         console.print(note, highlight=False)
     if json is not None:
         json.write_text(report.to_json())
     if plot is not None:
-        plot.write_bytes(drawn(report))
+        plot.write_bytes(shown.plot(report))
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _tables(report):
-    from keras_dlopt.report.document import Table
-
-    columns, rows = report.summary()
-    if report.largest_batch:
-        row = ("largest batch tried that fits", f"{report.largest_batch:,}")
-        rows.append((*row, *[""] * (len(columns) - 2)))
-    title = f"{report.model}, {report.parameters:,} parameters, {report.topology.name}"
-    note = "Compiled by the TPU compiler, not run. The roofline is an estimate."
-    yield Table(title, columns, tuple(rows), note=note)
-    for step in report.steps:
-        if step.failure is not None:
-            where = step.failure.layer or "not known"
-            rows = [("layer", where), ("message", step.failure.message)]
-            title = f"{step.name}: {step.failure.operation} does not compile"
-            yield Table(title, ("", ""), tuple(rows))
-    if report.exchanges():
-        columns = ("program", "collective", "number", "bytes")
-        yield Table("Between the chips", columns, tuple(report.exchanges()))
-    if report.advice():
-        columns = ("layer", "sum x outputs", "work", "padding", "advice")
-        note = f"At most {report.waste:.0%} of the matrix units' work is padding."
-        yield Table("Sizes", columns, tuple(report.advice()), note=note)
+def _check_folders(*given: pathlib.Path | None) -> None:
+    """Before minutes of compiling."""
+    for file in given:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ConfigError(
+                f"The folder of {file} is not there. Make it, or give another file."
+            )

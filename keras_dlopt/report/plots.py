@@ -29,7 +29,7 @@ def training_plot(
         phases: name and first step of each phase, in order.
         steps: the step of each value; None counts from 0.
     """
-    figure, (top, bottom) = _figure(
+    figure, (top, bottom) = drawing(
         4.6, 2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]}
     )
     x = np.arange(len(loss)) if steps is None else np.asarray(steps)
@@ -60,7 +60,7 @@ def training_plot(
             color=FAINT,
         )
     top.set_xlim(0, end)
-    return _png(figure)
+    return png(figure)
 
 
 def layers_plot(
@@ -73,7 +73,7 @@ def layers_plot(
         parts: what the bytes hold -> bytes of each layer.
         plain: bytes of each layer as plain numbers.
     """
-    figure, axis = _figure(0.9 + 0.27 * len(names))
+    figure, axis = drawing(0.9 + 0.27 * len(names))
     y, left = np.arange(len(names)), np.zeros(len(names))
     for color, (part, sizes) in zip(PARTS, parts.items(), strict=False):
         axis.barh(y, sizes, left=left, height=0.72, color=color, label=part)
@@ -89,7 +89,7 @@ def layers_plot(
     axis.set_xlim(0, max(left.max(initial=1), 1) * 1.32)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
-    return _png(figure)
+    return png(figure)
 
 
 def histogram_plot(found: Sequence[WeightHistogram]) -> bytes:
@@ -100,7 +100,7 @@ def histogram_plot(found: Sequence[WeightHistogram]) -> bytes:
     """
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    figure, axes = _figure(1.7 * rows + 0.5, rows, columns, squeeze=False)
+    figure, axes = drawing(1.7 * rows + 0.5, rows, columns, squeeze=False)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for axis, one in zip(axes.flat, found, strict=False):
@@ -115,7 +115,7 @@ def histogram_plot(found: Sequence[WeightHistogram]) -> bytes:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8
     )
-    return _png(figure)
+    return png(figure)
 
 
 def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
@@ -136,20 +136,26 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
     return np.where(number > 0, mean, np.nan)
 
 
-def _figure(height: float, *grid: int, **kwargs: Any) -> tuple[Any, Any]:
+def drawing(height: float, *grid: int, **kwargs: Any) -> tuple[Any, Any]:
+    """A figure of the page's width, and its axes as `subplots` gives them."""
+    made = canvas(height)
+    return made, made.subplots(*grid, **kwargs)
+
+
+def canvas(height: float) -> Any:
+    """A figure of the page's width without axes."""
     # Figure, not pyplot: no global state, no window, whatever the backend is set to.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
-    axes = figure.subplots(*grid, **kwargs)
-    for axis in np.ravel(axes):
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The figure's file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     canvas: Any = FigureCanvasAgg(figure)
     canvas.print_png(buffer)

@@ -7,9 +7,6 @@ KNOWN: dict[str, set[tuple[str, str]]] = {
     "no_circles": {
         ("keras_dlopt.callbacks", "in_graph - in_graph_jax - in_graph_tf"),
     },
-    "functions_stay_readable": {
-        ("cli/tpu_check.py", "tpu_check"),
-    },
     "undocumented_stays_in_compat": {
         ("distribute/parallel.py", "optimizer._apply_known"),
         ("model_parallel/pipeline.py", "optimizer._plan_slab"),

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 from keras_dlopt import tpu
+from keras_dlopt.report.tpu import plot
 from keras_dlopt.tpu.padding import Product, padding
-from keras_dlopt.tpu.plot import plot
 from keras_dlopt.tpu.report import made
 
 WHERE = tpu.topology("v5e:2x4")

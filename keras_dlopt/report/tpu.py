@@ -1,12 +1,14 @@
-"""A check's figures as one PNG, without a display."""
+"""A TPU check's figures, as tables and as one PNG."""
 
-import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from keras_dlopt.report.document import Table, size
+from keras_dlopt.report.plots import FAINT, canvas, png
+from keras_dlopt.tpu import Report
 from keras_dlopt.tpu.chips import GIB
-from keras_dlopt.tpu.report import Report
 
 PARTS = {
     "arguments": "#0b62c4",
@@ -14,20 +16,41 @@ PARTS = {
     "results": "#2a8a57",
     "code": "#9aa4ae",
 }
-REFUSED, FAINT, ROOF = "#c4352b", "#57606a", "#24292f"
-WIDTH = 9.0  # inches, at 120 dots
+REFUSED, ROOF = "#c4352b", "#24292f"
 LAYERS = 12
 BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
 
 
+def tables(report: Report) -> Iterator[Table]:
+    """The programs, what does not compile, exchanges between chips, padding."""
+    columns, rows = report.summary()
+    if report.largest_batch:
+        row = ("largest batch tried that fits", size(report.largest_batch))
+        rows.append((*row, *[""] * (len(columns) - 2)))
+    name = report.topology.name
+    title = f"{report.model}, {size(report.parameters)} parameters, {name}"
+    note = "Compiled by the TPU compiler, not run. The roofline is an estimate."
+    yield Table(title, columns, tuple(rows), note=note)
+    for step in report.steps:
+        if step.failure is not None:
+            where = step.failure.layer or "not known"
+            rows = [("layer", where), ("message", step.failure.message)]
+            title = f"{step.name}: {step.failure.operation} does not compile"
+            yield Table(title, ("", ""), tuple(rows))
+    if report.exchanges():
+        columns = ("program", "collective", "number", "bytes")
+        yield Table("Between the chips", columns, tuple(report.exchanges()))
+    if report.advice():
+        columns = ("layer", "sum x outputs", "work", "padding", "advice")
+        note = f"At most {report.waste:.0%} of the matrix units' work is padding."
+        yield Table("Sizes", columns, tuple(report.advice()), note=note)
+
+
 def plot(report: Report) -> bytes:
     """Memory against the chip's, roofline, and padding of the layers, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     wasteful = [p for p in report.padding if p.advice][:LAYERS]
     heights = [3.6, 0.9 + 0.24 * len(wasteful)][: 2 if wasteful else 1]
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=120, layout="constrained")
+    figure = canvas(sum(heights))
     figure.suptitle(
         f"{report.model} on {report.topology.name}, compiled, not run", fontsize=10
     )
@@ -39,11 +62,8 @@ def plot(report: Report) -> bytes:
     if wasteful:
         _padding(parts[1, 0].subplots(), report, wasteful)
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, which="both")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _memory(axis: Any, report: Report) -> None:
@@ -52,9 +72,9 @@ def _memory(axis: Any, report: Report) -> None:
     unit, name = _unit(max((s.memory for s in steps), default=GIB))
     for x, step in enumerate(steps):
         bottom = 0.0
-        for part, size in step.parts.items():
-            axis.bar(x, size / unit, 0.6, bottom, color=PARTS[part])
-            bottom += size / unit
+        for part, count in step.parts.items():
+            axis.bar(x, count / unit, 0.6, bottom, color=PARTS[part])
+            bottom += count / unit
         if not step.parts:
             axis.bar(x, step.memory / unit, 0.6, color=REFUSED)
         share = f"{step.memory / step.available:.1%} of the chip"
