@@ -10,7 +10,7 @@ import keras
 
 import keras_dlopt as dlopt
 from keras_dlopt import checks, files, moved, report
-from keras_dlopt.errors import ConfigError, DataError, missing
+from keras_dlopt.errors import ConfigError, DataError, require
 
 PARENT, COMPRESSED, INT8 = "model.keras", "model.dlopt", "model.tflite"
 FILES = (PARENT, COMPRESSED, INT8, "result.json", "report.html")
@@ -298,11 +298,7 @@ def check(settings: Settings) -> None:
             f"Received: {keras.backend.backend()!r}. Set the environment variable "
             "KERAS_BACKEND=tensorflow."
         )
-    try:
-        import ai_edge_litert  # noqa: F401
-    except ImportError as error:
-        purpose = "The demo's int8 part"
-        raise missing("ai-edge-litert", extra="litert", purpose=purpose) from error
+    require("ai-edge-litert", extra="litert", purpose="The demo's int8 part")
     files.check_folder(settings.out, name="--out")
 
 

@@ -5,6 +5,8 @@ Each kind also derives from the built-in exception that a caller would expect
 was given, what was expected, and what to do next.
 """
 
+import importlib.util
+
 
 class DloptError(Exception):
     """Base class of every exception raised on purpose by this package."""
@@ -36,6 +38,13 @@ class RunError(DloptError, RuntimeError):
 
 class MissingDependencyError(DloptError, ImportError):
     """An optional package is needed and is not installed."""
+
+
+def require(*packages: str, extra: str, purpose: str) -> None:
+    """Raises `MissingDependencyError` unless these packages are installed."""
+    for package in packages:
+        if importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise missing(package, extra=extra, purpose=purpose)
 
 
 def missing(package: str, *, extra: str, purpose: str) -> MissingDependencyError:

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.distribute.seeds import generators
 from keras_dlopt.errors import ConfigError, FormatError
 
@@ -59,10 +60,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2, write=True):
-        if keep < 1:
-            raise ConfigError(f"keep must be 1 or more. Received: {keep}.")
         self.directory = pathlib.Path(directory)
-        self.keep = keep
+        self.keep = checks.count(keep, name="keep")
         self.write = write
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """Many LiteRT interpreters in processes of their own, for one model file."""
 
-import importlib.util
 import itertools
 import os
 import pathlib
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt import processes as running
-from keras_dlopt.errors import ConfigError, DataError, RunError, missing
+from keras_dlopt.errors import ConfigError, DataError, RunError, require
 
 # Run by path, not as a module: the package need not be imported for it.
 _SCRIPT = pathlib.Path(__file__).with_name("_interpreter_process.py")
@@ -47,8 +46,7 @@ def predict_litert(
             outputs, or time is up.
         MissingDependencyError: without `ai-edge-litert`.
     """
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        raise missing("ai-edge-litert", extra="litert", purpose="Running LiteRT files")
+    require("ai-edge-litert", extra="litert", purpose="Running LiteRT files")
     count = processes if processes is not None else os.cpu_count() or 1
     if not pathlib.Path(path).is_file() or count < 1 or batch_size < 1:
         raise ConfigError(

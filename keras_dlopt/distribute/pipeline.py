@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import checks
 from keras_dlopt.distribute.plans import Plan
 from keras_dlopt.errors import ConfigError, DataError
 
@@ -57,9 +58,7 @@ def prepare(
         _check_batches(dataset, plan)
     else:
         _check_tail(dataset, plan)
-    if shuffle:
-        if shuffle < 0:
-            raise ConfigError(f"shuffle must be 0 or more. Received: {shuffle}.")
+    if checks.whole(shuffle, name="shuffle", least=0):
         dataset = dataset.shuffle(shuffle, seed=seed, reshuffle_each_iteration=True)
     if not batched:
         dataset = dataset.batch(plan.batch_size, drop_remainder=plan.drop_remainder)

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import re
-from typing import Any
 
+from keras_dlopt import checks
 from keras_dlopt.distribute.facts import Facts
 from keras_dlopt.errors import ConfigError
 
@@ -126,8 +126,8 @@ def choose(
         >>> p.kind, p.batch_size, p.scale_rate(0.1)
         ('mirrored', 64, 0.2)
     """
-    _check_choice("rate_rule", rate_rule, RATE_RULES)
-    _check_choice("input_sharding", input_sharding, SHARDINGS)
+    checks.choice(rate_rule, name="rate_rule", choices=RATE_RULES)
+    checks.choice(input_sharding, name="input_sharding", choices=SHARDINGS)
     base = _base(facts, kind)
     on_tpu = base.kind == "tpu"
     total, factor, reasons = _batch(base, batch_size, per_replica, rate_rule)
@@ -144,7 +144,7 @@ def choose(
         reasons.append("bfloat16 for activations; weights and updates stay float32.")
     steps = TPU_STEPS if on_tpu else 1
     if steps_per_execution is not None:
-        steps = _whole("steps_per_execution", steps_per_execution)
+        steps = checks.count(steps_per_execution, name="steps_per_execution")
     return dataclasses.replace(
         base,
         batch_size=total,
@@ -271,7 +271,7 @@ def _batch(
     """The batch over all replicas, the rate's factor, and why."""
     if batch_size is None:
         return None, 1.0, []
-    _whole("batch_size", batch_size)
+    batch_size = checks.count(batch_size, name="batch_size")
     replicas = base.replicas
     if not per_replica:
         if batch_size % replicas:
@@ -286,16 +286,3 @@ def _batch(
     total = batch_size * replicas
     reason = f"The batch grew {replicas}-fold; rule {rule!r} for the learning rate."
     return total, grown, [reason] if replicas > 1 else []
-
-
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(
-            f"{name} must be a whole number of 1 or more. Received: {value!r}."
-        )
-    return value
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {choices}. Received: {value!r}.")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_dlopt import processes
+from keras_dlopt import checks, processes
 from keras_dlopt.errors import ConfigError, RunError
 
 # Below the ports that Linux gives to outgoing connections, which could take one before
@@ -71,12 +71,8 @@ def run(
         ConfigError: for a script that is not there, or fewer than one worker.
         RunError: if a process fails or time is up; the text ends with its last lines.
     """
-    whole = isinstance(workers, int) and isinstance(restarts, int)
-    if not whole or workers < 1 or restarts < 0:
-        raise ConfigError(
-            "workers must be 1 or more and restarts 0 or more. Received: "
-            f"workers={workers!r}, restarts={restarts!r}."
-        )
+    checks.count(workers, name="workers")
+    checks.whole(restarts, name="restarts", least=0)
     path = pathlib.Path(script)
     if not path.is_file():
         raise ConfigError(f"There is no script {str(path)!r}. Pass a Python file.")

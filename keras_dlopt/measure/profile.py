@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph.walk import layers_below
 
@@ -139,11 +140,8 @@ def _check(model: keras.Model, steps: int, rounds: int) -> None:
             "profile_fit times TensorFlow functions. Received: backend "
             f"{keras.backend.backend()!r}. Use jax.profiler there."
         )
-    if steps < 2 or rounds < 1:
-        raise ConfigError(
-            "profile_fit needs steps >= 2 and rounds >= 1. Received: "
-            f"steps={steps} and rounds={rounds}."
-        )
+    checks.whole(steps, name="steps", least=2)
+    checks.count(rounds, name="rounds")
     if not model.built or not model.compiled or model.optimizer is None:
         raise ModelError(
             f"{model.name} must be built and compiled with an optimizer. Give it an "

@@ -4,10 +4,9 @@ A program that the compiler cannot handle may end the whole process, and the com
 wants its environment before JAX starts: so it gets a process of its own.
 """
 
-import importlib.util
 import os
 
-from keras_dlopt.errors import ConfigError, missing
+from keras_dlopt.errors import ConfigError, require
 from keras_dlopt.processes import python_path
 
 # The compiler asks the machine it believes to be on; these answer for it.
@@ -26,9 +25,7 @@ _DROPPED = ("TF_CONFIG", "XLA_FLAGS", "TF_XLA_FLAGS")
 
 def require_compiler() -> None:
     """Raises unless JAX and the TPU compiler are installed."""
-    for package in ("jax", "libtpu"):
-        if importlib.util.find_spec(package) is None:
-            raise missing(package, extra="tpu", purpose="The TPU check")
+    require("jax", "libtpu", extra="tpu", purpose="The TPU check")
 
 
 def environment(backend: str) -> dict[str, str]:

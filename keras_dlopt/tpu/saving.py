@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.errors import ConfigError, FormatError, missing
+from keras_dlopt import checks
+from keras_dlopt.errors import FormatError, require
 from keras_dlopt.model_parallel.functional import FunctionalStep, State
 from keras_dlopt.tpu import programs as making
 
@@ -35,12 +36,10 @@ def save_step(model: keras.Model, path: str | pathlib.Path, *, batch: int) -> No
         ModelError: for a model that is not built or compiled.
         MissingDependencyError: without JAX.
     """
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise ConfigError(f"batch must be a positive whole number. Received: {batch}.")
-    try:
-        import jax
-    except ImportError:
-        raise missing("jax", extra="tpu", purpose="Saving a train step") from None
+    batch = checks.count(batch, name="batch")
+    require("jax", extra="tpu", purpose="Saving a train step")
+    import jax
+
     step = FunctionalStep(model)
     wide = keras.backend.backend() == "tensorflow"  # its counters are int64
     with jax.enable_x64(wide or jax.config.read("jax_enable_x64")):

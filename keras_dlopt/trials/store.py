@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from keras_dlopt.errors import ConfigError, FormatError, missing
+from keras_dlopt.errors import ConfigError, FormatError
 
 _LOCK_SECONDS = 30.0  # that SQLite waits for another program that writes
 
@@ -63,11 +63,8 @@ class Store:
         seed: int,
         target: str = "",
     ):
-        try:
-            import optuna
-        except ImportError as error:
-            purpose = "The store of run_tasks"
-            raise missing("optuna", extra="auto", purpose=purpose) from error
+        import optuna
+
         self._optuna = optuna
         self._state = optuna.trial.TrialState
         self._space = {k: _distribution(optuna, k, v) for k, v in space.items()}

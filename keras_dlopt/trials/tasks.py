@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from keras_dlopt.errors import ConfigError, missing
+from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError, require
 from keras_dlopt.processes import ended_by_sigterm
 from keras_dlopt.trials.executors import Local, Ray, target_of
 from keras_dlopt.trials.store import Outcome, Store, alone, key_of
@@ -180,32 +181,18 @@ def _slots(slots: Any) -> list[Mapping[str, str]]:
 
 
 def _check(executor: str, trials: int, space: Any, seconds: float, retries: int):
-    if executor not in ("processes", "ray"):
-        raise ConfigError(
-            f"executor must be 'processes' or 'ray'. Received: {executor!r}."
-        )
-    if trials < 0 or seconds <= 0 or retries < 0:
-        raise ConfigError(
-            "trials and retries must be 0 or more and seconds positive. Received: "
-            f"trials={trials}, retries={retries}, seconds={seconds}."
-        )
+    checks.choice(executor, name="executor", choices=("processes", "ray"))
+    checks.whole(trials, name="trials", least=0)
+    checks.whole(retries, name="retries", least=0)
+    checks.positive(seconds, name="seconds")
     if bool(trials) != bool(space):
         raise ConfigError(
             "A search needs both a space and a number of trials. Received: "
             f"space={space!r}, trials={trials}."
         )
-    for package, extra, wanted, purpose in (
-        ("optuna", "auto", True, "The store of run_tasks"),
-        ("ray", "ray", executor == "ray", "executor='ray'"),
-    ):
-        if wanted and not _installed(package):
-            raise missing(package, extra=extra, purpose=purpose)
-
-
-def _installed(package: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(package) is not None
+    require("optuna", extra="auto", purpose="The store of run_tasks")
+    if executor == "ray":
+        require("ray", extra="ray", purpose="executor='ray'")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Many LiteRT interpreters give what one gives, in order."""
 
+import importlib.util
 import time
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 
 pytest.importorskip("ai_edge_litert")
 
-from keras_dlopt.distribute import RunError, interpreters, predict_litert
+from keras_dlopt.distribute import RunError, predict_litert
 from keras_dlopt.errors import ConfigError, DataError, MissingDependencyError
 
 
@@ -61,6 +62,6 @@ def test_arguments_are_checked(exported, monkeypatch):
         predict_litert(exported[1], x, processes=0)
     with pytest.raises(DataError, match="holds no example"):
         predict_litert(exported[1], x[:0])
-    monkeypatch.setattr(interpreters.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[litert\]"):
         predict_litert(exported[1], x)

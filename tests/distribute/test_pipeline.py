@@ -119,7 +119,7 @@ def test_options_are_checked():
         prepare(tf.data.Dataset.range(10).batch(4), static, batched=True)
     data = tf.data.Dataset.range(10).batch(4, drop_remainder=True)
     assert sizes(prepare(data, static, batched=True)) == [4, 4]
-    with pytest.raises(ConfigError, match="shuffle must be 0 or more. Received: -1"):
+    with pytest.raises(ConfigError, match="0 or greater. Received: -1"):
         prepare(tf.data.Dataset.range(8), static, shuffle=-1)
 
 

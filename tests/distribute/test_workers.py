@@ -134,9 +134,12 @@ def test_restarts_run_all_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"workers": 0}, "workers must be 1 or more"),
-        ({"workers": "2"}, "workers must be 1 or more.*Received: workers='2'"),
-        ({"restarts": -1}, "restarts 0 or more"),
+        ({"workers": 0}, "workers must be a whole number, 1 or greater"),
+        (
+            {"workers": "2"},
+            "workers must be .* 1 or greater. Received: '2'",
+        ),
+        ({"restarts": -1}, "restarts must be a whole number, 0 or greater"),
         ({}, "There is no script 'nowhere.py'"),
     ],
 )

@@ -1,5 +1,6 @@
 """`check` without the compiler: what it refuses, and processes that go wrong."""
 
+import importlib.util
 import sys
 import textwrap
 import time
@@ -95,7 +96,7 @@ def test_a_model_that_cannot_be_saved(monkeypatch):
 
 
 def test_a_missing_compiler_names_the_extra(monkeypatch):
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(errors.MissingDependencyError) as error:
         environment.require_compiler()
     assert "pip install 'keras-dlopt[tpu]'" in str(error.value)

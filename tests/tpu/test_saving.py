@@ -38,7 +38,7 @@ def test_a_saved_step_trains_as_the_model_does(tmp_path):
 
 @pytest.mark.parametrize("batch", [0, -1, 2.0, True])
 def test_batches(batch, tmp_path):
-    with pytest.raises(ConfigError, match="batch must be a positive whole number"):
+    with pytest.raises(ConfigError, match="batch must be a whole number, 1 or greater"):
         tpu.save_step(_model(), tmp_path / "s", batch=batch)
 
 

@@ -1,5 +1,6 @@
 """Trials in processes: results kept, failures contained, resumed."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from keras_dlopt.errors import ConfigError, FormatError, MissingDependencyError
-from keras_dlopt.trials import executors, run_tasks, tasks
+from keras_dlopt.trials import executors, run_tasks
 from keras_dlopt.trials.executors import target_of
 from keras_dlopt.trials.store import alone, key_of, value_of
 
@@ -201,8 +202,8 @@ def test_progress_is_shown_on_stderr(tmp_path, capsys):
     ("options", "text"),
     [
         ({"executor": "threads"}, "executor must be 'processes' or 'ray'"),
-        ({"trials": -1}, "trials and retries must be 0 or more"),
-        ({"seconds": 0}, "seconds positive"),
+        ({"trials": -1}, "trials must be a whole number, 0 or greater. Received: -1"),
+        ({"seconds": 0}, "seconds must be a positive number. Received: 0"),
         ({"trials": 3}, "A search needs both a space and a number of trials"),
         ({"slots": 0}, "slots must be 1 or more, or a list of.*Received: 0"),
         ({"slots": "2"}, "Received: '2'"),
@@ -249,19 +250,25 @@ def test_tasks_must_be_data():
     ]
 
 
+def _hide(monkeypatch, package):
+    find = importlib.util.find_spec
+    hidden = lambda name: None if name == package else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+
+
 def test_ray_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "_installed", lambda package: package != "ray")
+    _hide(monkeypatch, "ray")
     with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[ray\]"):
         run_tasks(target("square"), store=tmp_path / "s.db", executor="ray")
 
 
 def test_optuna_is_asked_for_by_name_when_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "_installed", lambda package: package != "optuna")
+    _hide(monkeypatch, "optuna")
     with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[auto\]"):
         run_tasks(target("square"), store=tmp_path / "s.db")
 
 
-@pytest.mark.skipif(not tasks._installed("ray"), reason="Ray is not installed")
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
 @pytest.mark.slow
 def test_trials_run_on_ray(tmp_path):
     given = [{"x": x} for x in (1, 3, 2)]
