@@ -148,9 +148,9 @@ def ended_after(seconds: float, awaited: str) -> Iterator[None]:
 
     def end():
         sys.stderr.write(
-            f"keras_dlopt: waited {seconds:g} s for {awaited}, in vain. Ending this "
-            "process. Check that every address is right and reachable and that all "
-            "processes were started.\n"
+            f"keras_dlopt: timed out after {seconds:g} s, waiting for {awaited}. This "
+            "process ends. Check that every address is right and reachable and that "
+            "all processes were started.\n"
         )
         sys.stderr.flush()
         os._exit(os.EX_UNAVAILABLE)

@@ -1,6 +1,7 @@
 """Predicting on several replicas, and the batch size that is fastest."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.errors import ConfigError, DataError, ModelError
+from keras_dlopt.measure.latency import median_time
 
 
 def predict(
@@ -242,7 +244,9 @@ def search_batch_size(
             lambda a, size=size: np.repeat(np.asarray(a)[None], size, axis=0), example
         )
         try:
-            taken = _median_time(step, batch, calls, clock)
+            taken = median_time(
+                functools.partial(step, batch), calls=calls, clock=clock
+            )
         except tf.errors.ResourceExhaustedError:
             return [*found, BatchTime(size, float("inf"), 0.0)]
         found.append(BatchTime(size, taken, size / taken))
@@ -251,13 +255,3 @@ def search_batch_size(
             break
         size *= 2
     return found
-
-
-def _median_time(step: Any, batch: Any, calls: int, clock: Any) -> float:
-    step(batch)
-    times = []
-    for _ in range(calls):
-        began = clock()
-        step(batch)
-        times.append(clock() - began)
-    return float(np.median(times))

@@ -16,8 +16,8 @@ from keras_dlopt.distribute.pipeline import check_dataset, with_options
 from keras_dlopt.distribute.plans import Plan
 from keras_dlopt.distribute.seeds import spread_seeds
 from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
+from keras_dlopt.processes import TERMINATED
 
-PREEMPTED = 143  # exit code of a process that SIGTERM ended
 _OWN = ("x", "y", "batch_size", "steps_per_epoch", "initial_epoch")
 
 
@@ -101,7 +101,7 @@ def fit(
             **options,
         )
     if keeper.terminated:  # after the last checkpoint
-        raise SystemExit(PREEMPTED)
+        raise SystemExit(TERMINATED)
     return history
 
 
@@ -273,7 +273,7 @@ class _Keeper:
         here = Position(epoch, batch, self.epoch_start, data=self.order)
         self.store.save(self.model, here)
         if self.terminated:
-            raise SystemExit(PREEMPTED)
+            raise SystemExit(TERMINATED)
 
 
 class _First(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dlopt.distribute.pipeline import check_dataset
 from keras_dlopt.errors import ConfigError, DataError
+from keras_dlopt.measure.latency import median_time
 
 
 def uneven_shares(batch_size: int, speeds: Sequence[float]) -> list[int]:
@@ -66,16 +67,13 @@ def measure_speeds(
     """
     import tensorflow as tf
 
+    def finished():
+        tf.nest.map_structure(np.asarray, step())
+
     speeds = []
     for device in devices:
         with tf.device(device):
-            tf.nest.map_structure(np.asarray, step())
-            times = []
-            for _ in range(calls):
-                began = clock()
-                tf.nest.map_structure(np.asarray, step())
-                times.append(clock() - began)
-        speeds.append(1.0 / float(np.median(times)))
+            speeds.append(1.0 / median_time(finished, calls=calls, clock=clock))
     return speeds
 
 

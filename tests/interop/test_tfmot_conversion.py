@@ -147,3 +147,12 @@ def test_files_that_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="(?i)shape"):
         tfmot.load_model(_copy(tmp_path, shapes))
+
+
+def test_a_saved_model_with_damaged_metadata_is_refused(tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(GOLDEN / "quantized_saved_model", place)
+    file = place / "keras_metadata.pb"
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(FormatError, match="ValueError: keras_metadata.pb is damaged: "):
+        tfmot.load_model(place)

@@ -130,43 +130,35 @@ def _saved_model(folder: Path) -> LegacyModel:
 
 
 def _metadata(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path, metadata) of each node in `keras_metadata.pb`."""
-    for field, node in _fields(data):
-        if field == 1 and isinstance(node, bytes):
-            parts = dict(_fields(node))
-            path, meta = parts.get(3, b""), parts.get(5, b"")
-            if isinstance(path, bytes) and isinstance(meta, bytes) and meta:
-                yield path.decode(), json.loads(meta)
+    """(path, metadata) of each node in `keras_metadata.pb`.
 
+    Only these two fields are read, under their numbers in tf_keras'
+    `saved_metadata.proto`.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf.message import DecodeError
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol buffer message: numbers and byte strings."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            number, at = _varint(data, at)
-            yield key >> 3, number
-        elif kind == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field is longer than the file")
-            yield key >> 3, data[at : at + size]
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {kind}")
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number is too long")
+    kind = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="metadata.proto", package="dlopt")
+    node = file.message_type.add(name="Node")
+    for name, number in (("path", 3), ("metadata", 5)):
+        node.field.add(
+            name=name, number=number, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL
+        )
+    file.message_type.add(name="Nodes").field.add(
+        name="nodes",
+        number=1,
+        type=kind.TYPE_MESSAGE,
+        type_name=".dlopt.Node",
+        label=kind.LABEL_REPEATED,
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    nodes = message_factory.GetMessageClass(pool.FindMessageTypeByName("dlopt.Nodes"))
+    try:
+        found = nodes.FromString(data).nodes
+    except DecodeError as error:
+        raise ValueError(f"keras_metadata.pb is damaged: {error}") from error
+    for one in found:
+        if one.metadata:
+            yield one.path, json.loads(one.metadata)
