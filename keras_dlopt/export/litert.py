@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.errors import ConfigError, ExportError, ModelError
+from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.agreement import Agreement, agreement, worst
 from keras_dlopt.export.contents import output_steps, read
 from keras_dlopt.export.quiet import silence
@@ -18,6 +18,7 @@ from keras_dlopt.export.runtime import litert_package, run_litert
 from keras_dlopt.export.twin import Twin, bake
 from keras_dlopt.export.verify import check
 from keras_dlopt.graph.trace import input_specs
+from keras_dlopt.graph.walk import check_built
 
 IO = ("float", "int8")
 
@@ -124,11 +125,7 @@ def _check_arguments(model: Any, path: str, io: str, data: Any, verify: bool) ->
             "model.save('model.keras'), and export it in a process started with "
             "KERAS_BACKEND=tensorflow."
         )
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ModelError(
-            f"The model must be a built keras.Model. Received: {model!r}. Call "
-            "model.build(input_shape), or call it once on data."
-        )
+    check_built(model)
     if io not in IO:
         raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
     if not path.endswith(".tflite"):

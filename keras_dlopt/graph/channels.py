@@ -63,6 +63,11 @@ def input_axes(target: Target, rank: int) -> Axes:
     return summed or (rank - 2,)
 
 
+def tensor_axis(layer: Any) -> int:
+    """The axis of a layer's inputs and outputs that counts channels: 1 or the last."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+
+
 def _equation(target: Target, rank: int) -> tuple[str, str]:
     """The letters of an einsum layer's kernel and outputs; empty for other weights."""
     equation = getattr(target.layer, "equation", "")

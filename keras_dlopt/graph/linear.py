@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_dlopt import _compat
 from keras_dlopt.graph import hooks
+from keras_dlopt.graph.channels import tensor_axis
 from keras_dlopt.graph.kinds import LINEAR, ends_linear
 from keras_dlopt.graph.targets import Target, weight_targets
 from keras_dlopt.graph.trace import Call, Trace
@@ -102,6 +103,7 @@ def channel_moments(model: Any, batches: Any, layers: list[Any]) -> list[Moments
 
     def note(i, _, outputs):
         array = np.asarray(ops.convert_to_numpy(outputs), "float64")
+        array = np.moveaxis(array, tensor_axis(layers[i]), -1)
         rows = array.reshape(-1, array.shape[-1])
         sums[i] = sums[i] + rows.sum(axis=0)
         squares[i] = squares[i] + np.square(rows).sum(axis=0)

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph import hooks
-from keras_dlopt.graph.walk import operations, walk
+from keras_dlopt.graph.walk import check_built, operations, walk
 
 # Stands in for a dimension that the model leaves open, other than the batch.
 _OPEN_DIMENSION = 32
@@ -161,11 +161,7 @@ def input_specs(model: Any, example: Any = None) -> Any:
     Raises:
         ModelError: if neither tells, or the model is not built.
     """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ModelError(
-            f"The model must be a built keras.Model. Received: {model!r}. Call "
-            "model.build(input_shape), or call it once on data."
-        )
+    check_built(model)
     if example is not None:
         return keras.tree.map_structure(_spec_of, example)
     if getattr(model, "inputs", None):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlopt import _compat
+from keras_dlopt.errors import ModelError
 
 Found = tuple[str, Any, tuple[Any, ...]]
 
@@ -70,6 +71,15 @@ def custom_classes(model: Any) -> dict[str, type]:
         for cls in classes
         if cls.__module__.split(".")[0] != "keras"
     }
+
+
+def check_built(model: Any) -> None:
+    """Raises `ModelError` unless it is a Keras model with its variables."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ModelError(
+            f"The model must be a built keras.Model. Received: {model!r}. Start it "
+            "with keras.Input, call model.build(input_shape), or call it once on data."
+        )
 
 
 def is_functional(layer: Any) -> bool:

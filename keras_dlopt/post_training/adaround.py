@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.channels import tensor_axis
 from keras_dlopt.graph.linear import Linear, linear_layers, watch
 from keras_dlopt.graph.rebuilding import like
 from keras_dlopt.graph.trace import trace
@@ -237,7 +238,8 @@ def _round(
     layer.trainable = True  # the rounding would be frozen with its layer
     if layer.use_bias:
         layer.bias.trainable = False
-    net.compile(keras.optimizers.Adam(learning_rate), _in_deviations(wanted))
+    loss = _in_deviations(wanted, tensor_axis(layer))
+    net.compile(keras.optimizers.Adam(learning_rate), loss)
     rng = np.random.default_rng(seed)
     size = min(batch_size, len(inputs))
     for _ in range(steps):
@@ -246,13 +248,14 @@ def _round(
     return soft.codes(state.arrays())
 
 
-def _in_deviations(wanted: np.ndarray) -> Any:
+def _in_deviations(wanted: np.ndarray, axis: int) -> Any:
     """Squared error, each channel in units of its standard deviation."""
-    spread = wanted.std(axis=tuple(range(wanted.ndim - 1)), dtype="float64")
+    rest = tuple(i for i in range(wanted.ndim) if i != axis % wanted.ndim)
+    spread = wanted.std(axis=rest, dtype="float64", keepdims=True)
     spread = np.where(spread > 0, spread, 1.0).astype("float32")
 
     def loss(y, x):
-        return ops.mean(ops.sum(ops.square((y - x) / spread), axis=-1))
+        return ops.mean(ops.sum(ops.square((y - x) / spread), axis=axis))
 
     return loss
 

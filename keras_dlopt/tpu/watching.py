@@ -1,17 +1,16 @@
 """Which layer runs: to name the one whose operation fails, and to see its shapes."""
 
+import math
 import re
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dlopt.graph import hooks
+from keras_dlopt.graph.channels import is_depthwise, output_axes
+from keras_dlopt.graph.targets import Target
 from keras_dlopt.graph.walk import children, own_weights
 from keras_dlopt.tpu.padding import Product
-
-# Not matrix products: looked up, or done by the vector unit.
-_NO_PRODUCT = ("depthwise_kernel",)
 
 
 class Watched:
@@ -78,27 +77,14 @@ class Watched:
 def _products(path: str, layer: Any, output: tuple[int, ...]) -> list[Product]:
     found = []
     for variable in own_weights(layer):
-        if not variable.name.endswith("kernel"):
+        target = Target(variable.name, variable=variable, layer=layer)
+        shape = tuple(variable.shape)
+        if not variable.name.endswith("kernel") or len(shape) < 2:
             continue
-        if variable.name in _NO_PRODUCT or len(variable.shape) < 2:
-            continue
-        inputs, outputs = _sizes(layer, tuple(variable.shape))
-        places = max(1, int(np.prod(output[1:])) // max(outputs, 1))
-        work = 2.0 * inputs * outputs * places
-        found.append(Product(path, inputs, outputs, work))
+        if is_depthwise(target):
+            continue  # no matrix product: the vector unit does it
+        outputs = math.prod(shape[a] for a in output_axes(target, len(shape)))
+        inputs = math.prod(shape) // outputs
+        places = max(1, math.prod(output[1:]) // max(outputs, 1))
+        found.append(Product(path, inputs, outputs, 2.0 * inputs * outputs * places))
     return found
-
-
-def _sizes(layer: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Length of the sum, and features that come out."""
-    equation = getattr(layer, "equation", None)
-    if not equation:
-        return int(np.prod(shape[:-1])), shape[-1]
-    letters = re.fullmatch(r".*,(\w+)->(.*)", equation.replace("...", ""))
-    if letters is None or len(letters[1]) != len(shape):
-        return int(np.prod(shape[:-1])), shape[-1]
-    kept = [
-        n for letter, n in zip(letters[1], shape, strict=True) if letter in letters[2]
-    ]
-    outputs = int(np.prod(kept))
-    return int(np.prod(shape)) // outputs, outputs

@@ -7,6 +7,7 @@ import keras
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.graph.walk import check_built
 from keras_dlopt.transforms.host import TransformHost
 from keras_dlopt.transforms.recipe import Recipe, check_recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
@@ -40,12 +41,7 @@ class TransformedModel(TransformHost, keras.Model):
     """
 
     def __init__(self, model: keras.Model, recipe: Recipe, **kwargs: Any):
-        if not isinstance(model, keras.Model) or not model.built:
-            raise ModelError(
-                f"The model must be a built keras.Model. Received: {model!r}. Start it "
-                "with keras.Input, call model.build(input_shape), or call it once on "
-                "data."
-            )
+        check_built(model)
         if isinstance(model, TransformedModel):
             raise ModelError(
                 f"{model.name!r} is transformed already. Chain the transforms in one "

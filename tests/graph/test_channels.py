@@ -6,6 +6,7 @@ import pytest
 from keras import layers as L
 
 from keras_dlopt.graph import channels
+from keras_dlopt.graph.linear import channel_moments
 from keras_dlopt.graph.targets import Target, weight_targets
 from keras_dlopt.transforms.prune import Filters, Rows
 from keras_dlopt.transforms.quantize.layout import channel_axes
@@ -134,3 +135,18 @@ def test_patterns_and_grids_read_the_same_axes():
     heads = Target("x/kernel", layer=L.EinsumDense("abc,cde->abde", (None, 2, 3)))
     assert Filters().axes(heads, 3) == (1, 2)
     assert channel_axes(heads, 3) == (2,)
+
+
+def test_tensors_count_channels_where_the_layer_says():
+    assert channels.tensor_axis(L.Dense(2)) == -1
+    assert channels.tensor_axis(L.Conv2D(2, 2)) == -1
+    assert channels.tensor_axis(L.Conv2D(2, 2, data_format="channels_first")) == 1
+
+
+def test_moments_are_those_of_the_channels_first_too():
+    layer = L.Conv2D(3, 1, data_format="channels_first")
+    net = keras.Sequential([keras.Input((3, 3, 3)), layer])
+    layer.set_weights([np.ones((1, 1, 3, 3)), np.array([1.0, 2.0, 4.0])])
+    ((mean, spread),) = channel_moments(net, [np.zeros((2, 3, 3, 3))], [layer])
+    np.testing.assert_allclose(mean, [1.0, 2.0, 4.0])
+    np.testing.assert_allclose(spread, 0.0, atol=1e-6)

@@ -210,13 +210,12 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
             "be replaced from outside. quantize_model takes it as it is."
         )
 
-    def note(layer):
-        done = isinstance(layer, QuantizeAnnotate | keras.layers.InputLayer)
-        if done or not isinstance(layer, keras.layers.Layer):  # or an operation
-            return layer
-        return QuantizeAnnotate(layer)
+    def note(layer: Any) -> list[Piece]:
+        done = isinstance(layer, QuantizeAnnotate)
+        return [(layer if done else QuantizeAnnotate(layer), [])]
 
-    return keras.models.clone_model(to_annotate, clone_function=note)
+    layers = children(to_annotate)
+    return rebuilt(to_annotate, {id(la): functools.partial(note, la) for la in layers})
 
 
 def quantize_apply(
