@@ -4,10 +4,10 @@
     python benchmarks/mutants.py NAME ... --again    # these, once more
 
 Each fault of `mutant_list.py` is applied in a copy of the tree, never in place, and the
-tests of its part run there. Before, the same tests run without a fault: a test that
-fails anyway proves nothing. The result is written after every fault, so that the script
-may be stopped and started again; a fault runs again when its text, its tests or what
-it replaces have changed.
+tests of its part run there. At the end the tests that noticed run without any fault: one
+that fails anyway proves nothing. The result is written after every fault, so that the
+script may be stopped and started again; a fault runs again when its text, its tests or
+the file that it is seeded in have changed.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def home(mutant, package):
     return found[0]
 
 
-def failing(folder, tests, *, enough=ENOUGH):
-    """Names of failing tests, at most `enough`, and how many ran."""
+def failing(folder, tests, *, enough):
+    """Ids of failing tests, at most `enough`, and how many ran."""
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
     environment = os.environ | {
@@ -64,7 +64,8 @@ def failing(folder, tests, *, enough=ENOUGH):
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0"]
-    command += ["-q", f"--maxfail={enough}", f"--junitxml={report}", *tests]
+    command += ["-q", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+    command += [f"--maxfail={enough}", *tests]
     try:
         subprocess.run(
             command,
@@ -79,7 +80,7 @@ def failing(folder, tests, *, enough=ENOUGH):
     cases = list(ET.parse(report).getroot().iter("testcase"))
     bad = [c for c in cases if c.find("failure") is not None]
     bad += [c for c in cases if c.find("error") is not None]
-    names = [f"{c.get('classname')}::{c.get('name')}" for c in bad]
+    names = [f"{c.get('file')}::{c.get('name')}" for c in bad]
     return list(dict.fromkeys(names)), len(cases)
 
 
@@ -105,22 +106,31 @@ def seed(mutant):
         copy_tree(folder)
         path = home(mutant, folder / "keras_dlopt")
         path.write_text(path.read_text().replace(mutant.text, mutant.instead))
-        found, ran = failing(folder, mutant.tests)
+        found, ran = failing(folder, mutant.tests, enough=ENOUGH)
     return {
         "file": path.relative_to(folder).as_posix(),
         "tests": list(mutant.tests),
         "ran": ran,
         "failed": found,
-        "verdict": "killed" if found else "survived",
+        "sound": False,
     }
 
 
-def sound(tests):
-    """Names of tests that fail without any fault."""
+def clear(rows):
+    """Takes tests that fail without any fault out of the results."""
+    rows = [row for row in rows if not row["sound"]]
+    tests = list(dict.fromkeys(t for row in rows for t in row["failed"] if "::" in t))
+    if not tests:
+        return
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = pathlib.Path(name)
         copy_tree(folder)
-        return failing(folder, tests, enough=1)[0]
+        bad, ran = failing(folder, tests, enough=len(tests))
+    if ran < len(tests):
+        raise SystemExit(f"of {len(tests)} tests {ran} ran without a fault: {bad}")
+    for row in rows:
+        row["failed"] = [test for test in row["failed"] if test not in bad]
+        row["sound"] = True
 
 
 def write(results):
@@ -166,17 +176,14 @@ def main():
         and (options.again or m.name not in results)
     ]
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
-        sets = list(dict.fromkeys(m.tests for m in todo))
-        for tests, bad in zip(sets, pool.map(sound, sets), strict=True):
-            if bad:
-                raise SystemExit(f"{' '.join(tests)} fail without a fault: {bad}")
         jobs = {pool.submit(seed, m): m for m in todo}
         for job in concurrent.futures.as_completed(jobs):
             mutant = jobs[job]
             results[mutant.name] = job.result() | {"key": keys[mutant.name]}
             row = results[mutant.name]
-            print(f"{row['verdict']:>9} by {len(row['failed'])}  {mutant.name}")
+            print(f"{len(row['failed'])} of {row['ran']}  {mutant.name}", flush=True)
             write(results)
+    clear(results.values())
     print(json.dumps(write(results), indent=1))
 
 

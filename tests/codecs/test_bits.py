@@ -63,6 +63,14 @@ def test_a_cut_bit_string():
         BitReader(b"").read(5)
 
 
+@pytest.mark.parametrize(("data", "width"), [(b"\x81", 1), (b"\x00\x04", 13)])
+def test_padding_must_be_zero(data, width):
+    reader = BitReader(data)
+    reader.read(width)
+    with pytest.raises(FormatError, match="padded with bits other than zero"):
+        reader.finish()
+
+
 @given(st.integers(0, 2**63 - 1))
 def test_varint(value):
     reader = Reader(varint(value), max_bytes=0)

@@ -53,6 +53,8 @@ def test_refusals():
         (b"\x10\x01", 5, r"1 gaps of limit 2\*\*16"),
         (b"\x01" + varint(9), 8, "9 gaps of limit"),
         (Gaps(limit=8).encode([7]), 5, "position 7 in an array of 5"),
+        (Gaps(limit=8).encode([5]), 5, "position 5 in an array of 5"),
+        (Gaps(limit=2).encode([0, 3]), 3, "position 3 in an array of 3"),
         # One run, skipping 2 symbols: only the escape of limit 2.
         (b"\x01\x01\xb8", 5, "above its limit 2, or an escape at the end"),
         (b"\x01", 5, "the number of gaps needs 1 bytes, but only 0 are left"),
