@@ -4,10 +4,10 @@
     python benchmarks/mutants.py NAME ... --again    # these, once more
 
 Each fault of `mutant_list.py` is applied in a copy of the tree, never in place, and the
-tests of its part run there. At the end the tests that noticed run without any fault: one
-that fails anyway proves nothing. The result is written after every fault, so that the
-script may be stopped and started again; a fault runs again when its text, its tests or
-the file that it is seeded in have changed.
+tests of its part run there. At the end the tests that noticed run without any fault:
+one that fails anyway proves nothing. The result is written after every fault, so that
+the script may be stopped and started again; a fault runs again when its text, its tests
+or the file that it is seeded in have changed.
 """
 
 import argparse
