@@ -444,6 +444,20 @@ def test_an_instance_has_a_call_of_its_own_while_it_is_asked_to():
         assert after > 0.0, f"not taken away: {mend}"
 
 
+def test_a_layer_can_become_one_of_a_subclass():
+    class Twice(keras.layers.Dense):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="one")])
+    x = keras.ops.ones((1, 2))
+    before = model(x)
+    _compat.set_class(model.layers[0], Twice)
+    mend = "see set_class in _compat/calls.py"
+    assert np.array_equal(model(x), 2 * before), mend
+    assert model.layers[0].name == "one", mend
+
+
 def test_attributes_are_read_at_each_call_and_come_back():
     mend = "see changed in _compat/calls.py"
     dense = keras.layers.Dense(2, activation="relu", kernel_initializer="ones")

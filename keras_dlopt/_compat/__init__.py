@@ -4,7 +4,12 @@ A canary (`tests/test_compat.py`) that fails after a Keras upgrade says which fu
 here to mend; nothing else in the package needs to change.
 """
 
-from keras_dlopt._compat.calls import changed, instance_call, set_instance_call
+from keras_dlopt._compat.calls import (
+    changed,
+    instance_call,
+    set_class,
+    set_instance_call,
+)
 from keras_dlopt._compat.formats import limited_variables, unnamed_operations
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.training import (
@@ -33,6 +38,7 @@ __all__ = [
     "limited_variables",
     "replace_train_functions",
     "replace_update",
+    "set_class",
     "set_instance_call",
     "sublayers",
     "unnamed_operations",

@@ -24,6 +24,15 @@ def set_instance_call(layer: keras.Operation, call: Any) -> None:
         vars(layer)["call"] = call
 
 
+def set_class(layer: keras.layers.Layer, cls: type[keras.layers.Layer]) -> None:
+    """Makes a layer one of a subclass of its class, with all that it holds.
+
+    Relies on: `call` is looked up on the class at each call, and what Keras' `__init__`
+    and `build` made stays valid for a subclass that adds none of it.
+    """
+    layer.__class__ = cls
+
+
 @contextlib.contextmanager
 def changed(layer: keras.layers.Layer, **attributes: Any) -> Iterator[None]:
     """Inside, a layer has other values of some attributes, in all threads.

@@ -10,7 +10,7 @@ from keras_dlopt.export.runtime import litert_package
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class LiteTensor:
     """One tensor of the file. `data` is None for what is computed."""
 
     name: str
@@ -32,15 +32,15 @@ class Operator:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
+class LiteFile:
     """What a .tflite file holds."""
 
-    tensors: list[Tensor]
+    tensors: list[LiteTensor]
     operators: list[Operator]
     outputs: tuple[int, ...]
 
 
-def read(path: str | os.PathLike) -> Contents:
+def read(path: str | os.PathLike) -> LiteFile:
     """The tensors and operations of a .tflite file."""
     schema = litert_package().schema_py_generated
     with open(path, "rb") as file:
@@ -55,7 +55,7 @@ def read(path: str | os.PathLike) -> Contents:
         name = codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
         operators.append(Operator(name, _ints(op.inputs), _ints(op.outputs)))
     tensors = [_tensor(t, model.buffers, types) for t in graph.tensors]
-    return Contents(tensors, operators, _ints(graph.outputs))
+    return LiteFile(tensors, operators, _ints(graph.outputs))
 
 
 def _constants(enum: Any) -> dict[int, str]:
@@ -66,7 +66,7 @@ def _ints(values: Any) -> tuple[int, ...]:
     return () if values is None else tuple(int(v) for v in values)
 
 
-def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> Tensor:
+def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> LiteTensor:
     q = t.quantization
     scales = np.empty(0, "float32") if q is None or q.scale is None else q.scale
     zeros = np.empty(0, "int64") if q is None or q.zeroPoint is None else q.zeroPoint
@@ -74,7 +74,7 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> Tensor:
     raw = buffers[t.buffer].data
     if raw is not None and len(raw) and dtype == "INT8":
         data = np.asarray(raw, "uint8").view("int8").reshape(shape)
-    return Tensor(
+    return LiteTensor(
         name=t.name.decode(),
         dtype=dtype,
         shape=shape,
@@ -85,7 +85,7 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> Tensor:
     )
 
 
-def output_steps(contents: Contents) -> list[float | None]:
+def output_steps(contents: LiteFile) -> list[float | None]:
     """The steps of the grids on which the outputs lie, in the order of the outputs."""
     made_by = {i: op for op in contents.operators for i in op.outputs}
     steps: list[float | None] = []

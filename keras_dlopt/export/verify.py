@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ExportError
-from keras_dlopt.export.contents import Contents, Tensor, read
+from keras_dlopt.export.contents import LiteFile, LiteTensor, read
 from keras_dlopt.export.twin import Kernel, Range
 from keras_dlopt.graph.folding import channel_factors
 from keras_dlopt.graph.walk import layers_below, walk
@@ -57,7 +57,7 @@ def check(
     return sum(k.codes.size for k in kernels)
 
 
-def _has(tensor: Tensor, r: Range) -> bool:
+def _has(tensor: LiteTensor, r: Range) -> bool:
     return (
         tensor.dtype == "INT8"
         and len(tensor.scales) == 1
@@ -66,7 +66,7 @@ def _has(tensor: Tensor, r: Range) -> bool:
     )
 
 
-def _check_float(contents: Contents, model: keras.Model) -> None:
+def _check_float(contents: LiteFile, model: keras.Model) -> None:
     found = []
     for op in contents.operators:
         ends = [contents.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
@@ -105,7 +105,7 @@ def _normalization_factors(model: keras.Model) -> Iterable[np.ndarray]:
         yield channel_factors(layer)[0].astype("float32")
 
 
-def _holds(tensor: Tensor, kernel: Kernel, factors: list[np.ndarray]) -> bool:
+def _holds(tensor: LiteTensor, kernel: Kernel, factors: list[np.ndarray]) -> bool:
     """Whether a tensor is the kernel, by itself or with a BatchNorm folded in."""
     assert tensor.data is not None
     if tensor.data.size != kernel.codes.size:

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.layers.batch_normalization import BatchNormalization
@@ -41,7 +42,7 @@ def use_fused(model: keras.Model) -> keras.Model:
     for layer in [model, *layers_below(model)]:
         if type(layer) is keras.layers.BatchNormalization:
             # Same variables, same arguments, another `call`: nothing to copy.
-            layer.__class__ = BatchNormalization
+            _compat.set_class(layer, BatchNormalization)
         elif isinstance(layer, keras.Model):
             # What was traced before holds the old ops; `fit` traces anew.
             layer.train_function = None

@@ -11,7 +11,7 @@ from keras_dlopt.errors import ConfigError
 Batch = tuple[Any, Any, Any]
 
 
-class Batches:
+class DrawnBatches:
     """Draws batches from what `fit` accepts, if that can be read more than once.
 
     Arrays: examples drawn without replacement by a generator seeded with the step.
@@ -91,7 +91,7 @@ def _array(leaf) -> np.ndarray:
 
 
 def fit_data(x: Any, y: Any, sample_weight: Any, validation_split: float) -> Any:
-    """The part of `fit`'s data that is trained on, for `Batches`."""
+    """The part of `fit`'s data that is trained on, for `DrawnBatches`."""
     if not _is_arrays(x):
         return x
     parts = tuple(part for part in (x, y, sample_weight) if part is not None)

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.transforms.batches import Batches
+from keras_dlopt.transforms.batches import DrawnBatches
 from keras_dlopt.transforms.host import hosts, probing
 
 
@@ -68,7 +68,9 @@ class Statistics:
                 "needs none, such as Magnitude()."
             )
         self._model = model
-        self._batches = Batches(data, count=batches, batch_size=batch_size, seed=seed)
+        self._batches = DrawnBatches(
+            data, count=batches, batch_size=batch_size, seed=seed
+        )
         self._gradients: Any = None
         self._step: int | None = None
         self._measured: dict[int, dict[str, np.ndarray]] = {}

@@ -11,7 +11,7 @@ import tensorflow as tf
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import OneShotSparsity, PolynomialSparsity, RegrowSparsity
-from keras_dlopt.transforms.batches import Batches, fit_data
+from keras_dlopt.transforms.batches import DrawnBatches, fit_data
 from keras_dlopt.transforms.prune import Global, Taylor
 
 KERNELS = dlopt.named("kernel")
@@ -101,7 +101,7 @@ class _Counted(keras.utils.PyDataset):
 
 def test_batches_depend_on_the_step_alone():
     x, y = _data()
-    draw = Batches((x, y), count=2, batch_size=8)
+    draw = DrawnBatches((x, y), count=2, batch_size=8)
     first, again, later = draw.at(3), draw.at(3), draw.at(4)
     np.testing.assert_array_equal(first[0][0], again[0][0])
     assert not np.array_equal(first[0][0], later[0][0])
@@ -113,23 +113,25 @@ def test_batches_depend_on_the_step_alone():
 
 def test_batches_of_every_kind_of_data():
     x, y = _data()
-    dictionary = Batches(({"x": x}, [y, y]), count=1, batch_size=4).at(0)[0]
+    dictionary = DrawnBatches(({"x": x}, [y, y]), count=1, batch_size=4).at(0)[0]
     assert dictionary[0]["x"].shape == (4, 6)
     assert dictionary[1][1].shape == (4, 3)
     assert dictionary[2] is None
-    assert len(Batches((x[:5], y[:5]), count=9, batch_size=64).at(0)[0][0]) == 5
-    weighted = Batches((x, y, np.ones(32)), count=1, batch_size=4).at(0)[0]
+    assert len(DrawnBatches((x[:5], y[:5]), count=9, batch_size=64).at(0)[0][0]) == 5
+    weighted = DrawnBatches((x, y, np.ones(32)), count=1, batch_size=4).at(0)[0]
     assert weighted[2].shape == (4,)
     assert fit_data([x, x], None, None, 0.0)[0][1] is x
-    alone = Batches(fit_data([x, x], None, None, 0.0), count=1, batch_size=4).at(0)[0]
+    alone = DrawnBatches(fit_data([x, x], None, None, 0.0), count=1, batch_size=4).at(
+        0
+    )[0]
     assert [a.shape for a in alone[0]] == [(4, 6)] * 2
     assert alone[1] is None
     source = _Counted(x, y)
     assert fit_data(source, None, None, 0.0) is source
-    assert len(Batches(source, count=2, batch_size=1).at(0)) == 2
+    assert len(DrawnBatches(source, count=2, batch_size=1).at(0)) == 2
     assert len(source.read) == 2
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(32).batch(8)
-    draw = Batches(dataset, count=2, batch_size=1)
+    draw = DrawnBatches(dataset, count=2, batch_size=1)
     np.testing.assert_array_equal(draw.at(0)[1][0], draw.at(5)[1][0])
 
 
