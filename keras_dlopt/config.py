@@ -11,8 +11,8 @@ with `keras.saving.register_keras_serializable`, or is Keras' own.
 
 import inspect
 import weakref
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
@@ -70,13 +70,21 @@ class Configured:
 
     The constructor keeps each of its arguments as an attribute of the same name. What a
     parent such as a Keras layer has in its config comes first.
+
+    Attributes:
+        encoders: arguments that `encode` does not write, and what writes them.
     """
+
+    encoders: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON-ready data, in order."""
         parent: dict[str, Any] = getattr(super(), "get_config", dict)()
         own = [name for name in arguments(type(self)) if name not in parent]
-        return {**parent, **{name: encode(getattr(self, name)) for name in own}}
+        return {**parent, **{name: self._encoded(name) for name in own}}
+
+    def _encoded(self, name: str) -> Any:
+        return self.encoders.get(name, encode)(getattr(self, name))
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -100,7 +108,7 @@ class Value(Configured):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON-ready data, in order."""
-        return {name: encode(getattr(self, name)) for name in arguments(type(self))}
+        return {name: self._encoded(name) for name in arguments(type(self))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -144,6 +152,8 @@ def _frozen(value: Any) -> Any:
         return tuple(_frozen(v) for v in value)
     if isinstance(value, Mapping):
         return frozenset((k, _frozen(v)) for k, v in value.items())
+    if isinstance(value, _KERAS) and not isinstance(value, Value):
+        return _frozen(encode(value))
     return value
 
 

@@ -33,6 +33,12 @@ NAMES = {
     "keras_dlopt.select.variable_target": "keras_dlopt.graph.targets.variable_target",
     "keras_dlopt.select.weight_targets": "keras_dlopt.graph.targets.weight_targets",
     "keras_dlopt.transforms.HashedKernel": "keras_dlopt.surgery.HashedKernel",
+    "keras_dlopt.transforms.cluster.Linear": (
+        "keras_dlopt.transforms.cluster.LinearStart"
+    ),
+    "keras_dlopt.transforms.cluster.Random": (
+        "keras_dlopt.transforms.cluster.RandomStart"
+    ),
     "keras_dlopt.transforms.factorize": "keras_dlopt.surgery.factorize",
     "keras_dlopt.transforms.hashed_layers": "keras_dlopt.surgery.hashed_layers",
     "keras_dlopt.transforms.int8_recipe": "keras_dlopt.int8.int8_recipe",

@@ -4,13 +4,15 @@ import keras
 
 from keras_dlopt.callbacks.in_graph import Controller, hub_of
 from keras_dlopt.callbacks.state import host
+from keras_dlopt.config import Configured
 
 
-class InGraphCallback(keras.callbacks.Callback):
+class InGraphCallback(Configured, keras.callbacks.Callback):
     """A callback whose work is traced into the train step.
 
-    Subclasses write `make_controller`, and `get_config`. The rate at the end of each
-    epoch is added to the logs as `learning_rate`.
+    Subclasses write `make_controller`, and keep the constructor's arguments as
+    attributes of the same names. The rate at the end of each epoch is added to the
+    logs as `learning_rate`.
 
     Each `fit` starts the state afresh, unless `keras.callbacks.BackupAndRestore`
     resumes it: the state is written and read with the model's weights.
@@ -58,8 +60,3 @@ class InGraphCallback(keras.callbacks.Callback):
     def state(self) -> list:
         """The controller's state as NumPy arrays."""
         return [host(v) for v in hub_of(self.model).slots(self.controller)]
-
-    @classmethod
-    def from_config(cls, config: dict) -> "InGraphCallback":
-        """Builds the callback from its `get_config()`."""
-        return cls(**config)

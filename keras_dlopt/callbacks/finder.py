@@ -1,15 +1,14 @@
 """The learning-rate range test."""
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.checks import check_in, check_positive
 from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
 from keras_dlopt.callbacks.snapshot import Snapshot
 from keras_dlopt.callbacks.state import host
@@ -158,17 +157,12 @@ class LearningRateFinder(InGraphCallback):
         smoothing: int = 10,
         explosion: float = 4.0,
     ):
-        self.low = check_positive(low, name="low")
-        self.high = check_positive(high, name="high")
-        if not self.low < self.high:
-            raise ConfigError(
-                f"Rates must satisfy low < high. Received: low={low}, high={high}."
-            )
-        self.steps = check_steps(steps, name="steps", minimum=LEAST_STEPS)
+        self.low = checks.positive(low, name="low")
+        self.high = checks.positive(high, name="high")
+        checks.ordered(strict=True, low=self.low, high=self.high)
+        self.steps = check_steps(steps, name="steps", least=LEAST_STEPS)
         self.smoothing = check_steps(smoothing, name="smoothing")
-        self.explosion = check_in(
-            explosion, 1.0, math.inf, name="explosion", open_low=True
-        )
+        self.explosion = checks.number(explosion, name="explosion", above=1)
         self.result: RangeTest | None = None
         self._snapshot: Snapshot | None = None
         self._slots: list[Any] = []
@@ -238,13 +232,3 @@ class LearningRateFinder(InGraphCallback):
                 f"{sorted(kwargs)}. Check that the data set is not empty."
             )
         return self.result
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "steps": self.steps,
-            "smoothing": self.smoothing,
-            "explosion": self.explosion,
-        }

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.checks import check_in
 from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
 from keras_dlopt.callbacks.snapshot import Snapshot
 from keras_dlopt.callbacks.state import host
@@ -111,12 +111,8 @@ class DivergenceGuard(InGraphCallback):
         check_every: int = 10,
         max_rollbacks: int = 5,
     ):
-        self.factor = check_in(
-            factor, 0.0, 1.0, name="factor", open_low=True, open_high=True
-        )
-        self.explosion = check_in(
-            explosion, 1.0, math.inf, name="explosion", open_low=True
-        )
+        self.factor = checks.fraction(factor, name="factor")
+        self.explosion = checks.number(explosion, name="explosion", above=1)
         self.smoothing = check_steps(smoothing, name="smoothing")
         self.check_every = check_steps(check_every, name="check_every")
         self.max_rollbacks = check_steps(
@@ -180,13 +176,3 @@ class DivergenceGuard(InGraphCallback):
                 "epoch's start. Start from a lower rate or check the data.",
                 stacklevel=2,
             )
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "factor": self.factor,
-            "explosion": self.explosion,
-            "smoothing": self.smoothing,
-            "check_every": self.check_every,
-            "max_rollbacks": self.max_rollbacks,
-        }

@@ -1,15 +1,12 @@
 """A learning rate that follows its own gradient."""
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.checks import check_in, check_positive
 from keras_dlopt.callbacks.in_graph import Controller, Seen
-from keras_dlopt.errors import ConfigError
 
 
 def cosine(gradients, changes):
@@ -95,24 +92,12 @@ class HypergradientLearningRate(InGraphCallback):
     def __init__(
         self, *, beta: float = 0.02, min_rate: float = 1e-7, max_rate: float = 1.0
     ):
-        self.beta = check_in(beta, 0.0, 1.0, name="beta", open_low=True, open_high=True)
-        self.min_rate = check_positive(min_rate, name="min_rate")
-        self.max_rate = check_in(max_rate, 0.0, math.inf, name="max_rate")
-        if self.max_rate < self.min_rate:
-            raise ConfigError(
-                "Rates must satisfy min_rate <= max_rate. Received: "
-                f"min_rate={min_rate}, max_rate={max_rate}."
-            )
+        self.beta = checks.fraction(beta, name="beta")
+        self.min_rate = checks.positive(min_rate, name="min_rate")
+        self.max_rate = checks.rate(max_rate, name="max_rate")
+        checks.ordered(min_rate=self.min_rate, max_rate=self.max_rate)
         super().__init__()
 
     def make_controller(self) -> Controller:
         """The rule with this callback's constants."""
         return _Hypergradient(self.beta, self.min_rate, self.max_rate)
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "beta": self.beta,
-            "min_rate": self.min_rate,
-            "max_rate": self.max_rate,
-        }

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.checks import check_in, check_positive
 from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
 from keras_dlopt.callbacks.rate import ScheduledRate
 from keras_dlopt.callbacks.state import host
@@ -16,7 +16,7 @@ from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules.parts import check_steps
 
 
-class State(NamedTuple):
+class LossState(NamedTuple):
     """What the rule remembers from step to step; scalars, all float32.
 
     Attributes:
@@ -42,7 +42,7 @@ class State(NamedTuple):
     total: Any
 
 
-START = State(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, 0.0, 0.0)
+START = LossState(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, 0.0, 0.0)
 # A short fit is sped up by no more than this, or noise would decide.
 LEAST_SCALE = 0.2
 
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
     final: float
 
 
-def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
+def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossState, Any]:
     """One step of `LossDrivenLearningRate`.
 
     Args:
@@ -122,7 +122,7 @@ def loss_driven_rule(state: State, loss, rate, rule: Rule) -> tuple[State, Any]:
     rest = -ops.round(rule.cooldown * scale)
     wait = ops.where(ops.logical_or(stops, down), rest, wait)
     return (
-        State(
+        LossState(
             step=state.step + 1.0,
             mean=mean,
             weight=weight,
@@ -170,7 +170,7 @@ class _LossDriven(Controller):
         return [np.asarray(START, "float32")]
 
     def after_step(self, state, seen: Seen):
-        fields = State(*(state[0][i] for i in range(len(START))))
+        fields = LossState(*(state[0][i] for i in range(len(START))))
         loss, rate = (ops.cast(x, "float32") for x in (seen.loss, seen.rate))
         fields, factor = loss_driven_rule(fields, loss, rate, self.rule)
         return [ops.stack(list(fields))], factor, None
@@ -257,28 +257,22 @@ class LossDrivenLearningRate(InGraphCallback):
         anneal: float = 0.3,
         final: float = 0.01,
     ):
-        self.start = check_positive(start, name="start")
-        self.climb = check_in(climb, 1.0, math.inf, name="climb", open_low=True)
-        self.backoff = check_in(backoff, 0.0, 1.0, name="backoff", open_low=True)
-        self.tolerance = check_in(tolerance, 0.0, math.inf, name="tolerance")
-        self.overshoot = check_in(
-            overshoot, 1.0, math.inf, name="overshoot", open_low=True
-        )
+        self.start = checks.positive(start, name="start")
+        self.climb = checks.number(climb, name="climb", above=1)
+        self.backoff = checks.share(backoff, name="backoff")
+        self.tolerance = checks.number(tolerance, name="tolerance", least=0)
+        self.overshoot = checks.number(overshoot, name="overshoot", above=1)
         self.smoothing = check_steps(smoothing, name="smoothing")
-        self.up = check_in(up, 1.0, math.inf, name="up")
-        self.down = check_in(down, 0.0, 1.0, name="down", open_low=True, open_high=True)
+        self.up = checks.number(up, name="up", least=1)
+        self.down = checks.fraction(down, name="down")
         self.patience = check_steps(patience, name="patience")
-        self.cooldown = check_steps(cooldown, name="cooldown", minimum=0)
+        self.cooldown = check_steps(cooldown, name="cooldown", least=0)
         self.horizon = check_steps(horizon, name="horizon")
-        self.min_rate = check_positive(min_rate, name="min_rate")
-        self.max_rate = check_positive(max_rate, name="max_rate")
-        if not self.min_rate <= self.start <= self.max_rate:
-            raise ConfigError(
-                "Rates must satisfy min_rate <= start <= max_rate. Received: "
-                f"min_rate={min_rate}, start={start}, max_rate={max_rate}."
-            )
-        self.anneal = check_in(anneal, 0.0, 1.0, name="anneal", open_high=True)
-        self.final = check_in(final, 0.0, 1.0, name="final", open_low=True)
+        self.min_rate = checks.positive(min_rate, name="min_rate")
+        self.max_rate = checks.positive(max_rate, name="max_rate")
+        checks.ordered(min_rate=self.min_rate, start=self.start, max_rate=self.max_rate)
+        self.anneal = checks.decay(anneal, name="anneal")
+        self.final = checks.share(final, name="final")
         self._told = False
         super().__init__()
 
@@ -310,25 +304,5 @@ class LossDrivenLearningRate(InGraphCallback):
         if not epochs or not steps:
             return
         (slot,) = hub_of(self.model).slots(self.controller)
-        state = State(*host(slot))
+        state = LossState(*host(slot))
         slot.assign(list(state._replace(total=state.step + (epochs - epoch) * steps)))
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "start": self.start,
-            "climb": self.climb,
-            "backoff": self.backoff,
-            "tolerance": self.tolerance,
-            "overshoot": self.overshoot,
-            "smoothing": self.smoothing,
-            "up": self.up,
-            "down": self.down,
-            "patience": self.patience,
-            "cooldown": self.cooldown,
-            "horizon": self.horizon,
-            "min_rate": self.min_rate,
-            "max_rate": self.max_rate,
-            "anneal": self.anneal,
-            "final": self.final,
-        }

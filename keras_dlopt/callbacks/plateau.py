@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.checks import check_in
 from keras_dlopt.callbacks.in_graph import Controller, hub_of
 from keras_dlopt.callbacks.state import host
 from keras_dlopt.errors import ConfigError
@@ -77,16 +77,12 @@ class ReduceOnPlateau(InGraphCallback):
         min_rate: float = 0.0,
     ):
         self.monitor = monitor
-        self.factor = check_in(
-            factor, 0.0, 1.0, name="factor", open_low=True, open_high=True
-        )
+        self.factor = checks.fraction(factor, name="factor")
         self.patience = check_steps(patience, name="patience", unit="epochs")
-        if mode not in MODES:
-            raise ConfigError(f"mode must be one of {MODES}. Received: mode={mode!r}.")
-        self.mode = mode
-        self.min_delta = check_in(min_delta, 0.0, math.inf, name="min_delta")
-        self.cooldown = check_steps(cooldown, name="cooldown", minimum=0, unit="epochs")
-        self.min_rate = check_in(min_rate, 0.0, math.inf, name="min_rate")
+        self.mode = checks.choice(mode, name="mode", choices=MODES)
+        self.min_delta = checks.number(min_delta, name="min_delta", least=0)
+        self.cooldown = check_steps(cooldown, name="cooldown", least=0, unit="epochs")
+        self.min_rate = checks.rate(min_rate, name="min_rate")
         super().__init__()
 
     def make_controller(self) -> Controller:
@@ -121,15 +117,3 @@ class ReduceOnPlateau(InGraphCallback):
         if wait + 1 >= self.patience:
             return best, 0.0, float(self.cooldown), True
         return best, wait + 1, cool, False
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "monitor": self.monitor,
-            "factor": self.factor,
-            "patience": self.patience,
-            "mode": self.mode,
-            "min_delta": self.min_delta,
-            "cooldown": self.cooldown,
-            "min_rate": self.min_rate,
-        }

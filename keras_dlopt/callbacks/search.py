@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.callbacks.checks import check_positive
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError, DataError, missing
 from keras_dlopt.schedules.parts import check_steps
 
@@ -27,6 +27,10 @@ class SearchResult:
     best_rate: float
     best_value: float
     trials: list[dict]
+
+
+# What two runs that share a storage must agree in.
+_SAME = ("low", "high", "folds", "epochs", "batch_size", "monitor", "seed")
 
 
 class LearningRateSearch:
@@ -83,21 +87,18 @@ class LearningRateSearch:
         storage: str | None = None,
         name: str = "learning_rate",
     ):
-        self.build = build
-        self.low = check_positive(low, name="low")
-        self.high = check_positive(high, name="high")
-        if not self.low < self.high:
-            raise ConfigError(
-                f"Rates must satisfy low < high. Received: low={low}, high={high}."
-            )
+        self.build = checks.function(build, name="build")
+        self.low = checks.positive(low, name="low")
+        self.high = checks.positive(high, name="high")
+        checks.ordered(strict=True, low=self.low, high=self.high)
         self.trials = check_steps(trials, name="trials", unit="trials")
         self.folds = check_steps(folds, name="folds", unit="folds")
         self.epochs = check_steps(epochs, name="epochs", unit="epochs")
         self.batch_size = check_steps(batch_size, name="batch_size", unit="examples")
-        if mode not in ("min", "max"):
-            raise ConfigError(f"mode must be 'min' or 'max'. Received: mode={mode!r}.")
-        self.monitor, self.mode = monitor, mode
-        self.seed, self.storage, self.name = seed, storage, name
+        self.mode = checks.choice(mode, name="mode", choices=("min", "max"))
+        self.monitor = checks.text(monitor, name="monitor")
+        self.seed = checks.seed(seed)
+        self.storage, self.name = storage, name
 
     def rate(self, number: int) -> float:
         """The learning rate of trial `number`."""
@@ -138,15 +139,7 @@ class LearningRateSearch:
         return self._result(study)
 
     def _check_same(self, study: Any) -> None:
-        ours = {
-            "low": self.low,
-            "high": self.high,
-            "folds": self.folds,
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "monitor": self.monitor,
-            "seed": self.seed,
-        }
+        ours = {name: getattr(self, name) for name in _SAME}
         theirs = study.user_attrs.get("search")
         if theirs is None:
             study.set_user_attr("search", ours)

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlopt.errors import ConfigError, DataError
+from keras_dlopt import checks
+from keras_dlopt.errors import DataError
 
 
 def batches(
@@ -48,8 +49,7 @@ def batches(
     """
     import tensorflow as tf
 
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1. Received: {batch_size}.")
+    batch_size = checks.count(batch_size, name="batch_size")
     if len(x) != len(y) or not len(x):
         raise DataError(
             f"Expected as many labels as examples, and some. Received: {len(x)} "

@@ -1,9 +1,11 @@
 """Turns raw arrays into a `Dataset`: labels, channels, range, validation part."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.data.dataset import Dataset
 from keras_dlopt.errors import ConfigError, DataError
 
@@ -27,11 +29,12 @@ class Raw:
 
 def finish(raw: Raw, *, dtype: str, validation: int | float | None) -> Dataset:
     """The finished data set; see `load` for the rules."""
-    if dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype must be one of {', '.join(DTYPES)}. Received: {dtype!r}. float32 "
-            "images lie in [0, 1], uint8 images in 0..255."
-        )
+    checks.choice(
+        dtype,
+        name="dtype",
+        choices=DTYPES,
+        hint="float32 images lie in [0, 1], uint8 images in 0..255.",
+    )
     if raw.x_test is None or raw.y_test is None:
         raise DataError(f"{raw.name} has no test part.")
     if raw.x_val is None or raw.y_val is None:
@@ -62,16 +65,21 @@ def finish(raw: Raw, *, dtype: str, validation: int | float | None) -> Dataset:
     )
 
 
+_SIZE = "It is a share in [0, 1), or a number of the training examples."
 _PARTS = ("train", "val", "test")
 
 
 def _count(size: int | float, total: int, name: str) -> int:
     """Number of validation examples meant by a number or a share."""
-    count = round(size * total) if isinstance(size, float) else size
-    if isinstance(size, bool) or not 0 <= count < total:
-        raise ConfigError(
-            f"validation must be a share in [0, 1) or a number below the {total} "
-            f"training examples of {name}. Received: {size!r}."
+    number = checks.number(size, name="validation", least=0, hint=_SIZE)
+    whole = isinstance(size, numbers.Integral)
+    count = int(number) if whole else round(number * total)
+    if count >= total:
+        raise checks.refused(
+            size,
+            name="validation",
+            wanted="a share in [0, 1) or a number below the "
+            f"{total} training examples of {name}",
         )
     return count
 

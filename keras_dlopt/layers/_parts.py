@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_dlopt.layers._checks import channel_axis, data_format
+from keras_dlopt.layers._shared import channel_axis, data_format
 from keras_dlopt.layers.batch_normalization import BatchNormalization
 
 

@@ -2,9 +2,10 @@
 
 import keras
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.layers._checks import check_count
 from keras_dlopt.layers._parts import Parts
+from keras_dlopt.layers._shared import counts
 from keras_dlopt.layers.residual import Residual
 
 
@@ -22,16 +23,6 @@ class _NormalizedBlock(Residual):
 
     def _parts(self) -> Parts:
         return Parts(self.data_format, self.policy, self.momentum, self.epsilon)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["body"]
-        return config | {
-            "filters": self.filters,
-            "strides": self.strides,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-        }
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -72,7 +63,7 @@ class BasicBlock(_NormalizedBlock):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
-        check_count(owner, filters=filters, strides=strides)
+        counts(owner, filters=filters, strides=strides)
         parts = Parts.of(owner, kwargs, momentum, epsilon)
         body = [
             parts.conv(filters, 3, strides=strides, name="conv1"),
@@ -84,9 +75,6 @@ class BasicBlock(_NormalizedBlock):
         super().__init__(body, **{"activation": "relu", **kwargs})
         self.filters, self.strides = filters, strides
         self.momentum, self.epsilon, self.zero_init = momentum, epsilon, zero_init
-
-    def get_config(self):
-        return super().get_config() | {"zero_init": self.zero_init}
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -130,7 +118,7 @@ class BottleneckBlock(_NormalizedBlock):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
-        check_count(
+        counts(
             owner, filters=filters, strides=strides, expansion=expansion, groups=groups
         )
         if filters % groups:
@@ -154,13 +142,6 @@ class BottleneckBlock(_NormalizedBlock):
         self.filters, self.strides = filters, strides
         self.expansion, self.groups = expansion, groups
         self.momentum, self.epsilon, self.zero_init = momentum, epsilon, zero_init
-
-    def get_config(self):
-        return super().get_config() | {
-            "expansion": self.expansion,
-            "groups": self.groups,
-            "zero_init": self.zero_init,
-        }
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -203,7 +184,7 @@ class PreActivationBlock(_NormalizedBlock):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
-        check_count(owner, filters=filters, strides=strides)
+        counts(owner, filters=filters, strides=strides)
         parts = Parts.of(owner, kwargs, momentum, epsilon)
         body = [
             parts.norm(name="bn1"),
@@ -222,12 +203,8 @@ class PreActivationBlock(_NormalizedBlock):
         # The residual's plain projection: nothing normalizes it here.
         return super(_NormalizedBlock, self)._make_projection(rank, channels, strides)
 
-    def get_config(self):
-        return super().get_config() | {"dropout": self.dropout}
-
 
 def dropouts(owner: str, rate: float, dtype) -> list[keras.layers.Layer]:
     """One dropout layer, or none for a rate of 0."""
-    if not 0.0 <= rate < 1.0:
-        raise ConfigError(f"{owner}: dropout must be in [0, 1). Received: {rate!r}.")
+    rate = checks.decay(rate, name=f"{owner}: dropout")
     return [keras.layers.Dropout(rate, dtype=dtype, name="dropout")] if rate else []

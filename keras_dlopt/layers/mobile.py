@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_dlopt.layers._checks import channel_axis, check_count
 from keras_dlopt.layers._parts import Parts
+from keras_dlopt.layers._shared import channel_axis, counts
 from keras_dlopt.layers.residual import Residual
 from keras_dlopt.layers.squeeze import SqueezeExcitation
 
@@ -59,7 +59,7 @@ class InvertedResidualBlock(Residual):
     ):
         owner = kwargs.get("name") or type(self).__name__
         inside = filters if in_filters is None else in_filters
-        check_count(
+        counts(
             owner,
             filters=filters,
             strides=strides,
@@ -97,21 +97,6 @@ class InvertedResidualBlock(Residual):
         self.squeeze, self.momentum = squeeze, momentum
         self.epsilon, self.zero_init = epsilon, zero_init
 
-    def get_config(self):
-        config = super().get_config()
-        del config["body"]
-        return config | {
-            "filters": self.filters,
-            "strides": self.strides,
-            "expansion": self.expansion,
-            "in_filters": self.in_filters,
-            "kernel_size": self.kernel_size,
-            "squeeze": self.squeeze,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-            "zero_init": self.zero_init,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
 class ConvNeXtBlock(Residual):
@@ -139,9 +124,7 @@ class ConvNeXtBlock(Residual):
         self, filters: int, *, kernel_size: int = 7, expansion: int = 4, **kwargs
     ):
         owner = kwargs.get("name") or type(self).__name__
-        check_count(
-            owner, filters=filters, kernel_size=kernel_size, expansion=expansion
-        )
+        counts(owner, filters=filters, kernel_size=kernel_size, expansion=expansion)
         parts = Parts.of(owner, kwargs, momentum=0.9, epsilon=1e-6)
         form, dtype = parts.data_format, parts.dtype
 
@@ -166,12 +149,3 @@ class ConvNeXtBlock(Residual):
         super().__init__(body, **{"scale": "layerscale", **kwargs})
         self.filters, self.kernel_size = filters, kernel_size
         self.expansion = expansion
-
-    def get_config(self):
-        config = super().get_config()
-        del config["body"]
-        return config | {
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "expansion": self.expansion,
-        }

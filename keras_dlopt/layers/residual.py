@@ -1,13 +1,15 @@
 """Residual: any layers, plus a shortcut around them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
+from keras_dlopt import checks
+from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.layers import _checks
+from keras_dlopt.layers import _shared
 from keras_dlopt.layers.scale import LayerScale, ReZero
 from keras_dlopt.layers.shortcut import infer_strides, projection, subsample_and_pad
 from keras_dlopt.layers.stochastic_depth import StochasticDepth
@@ -18,7 +20,7 @@ DISTANCES = ("mse", "cosine")
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class Residual(keras.layers.Layer):
+class Residual(Configured, keras.layers.Layer):
     r"""Adds a shortcut around a layer or a list of layers.
 
         y = activation(drop(scale(body(x))) + shortcut(x))
@@ -71,6 +73,10 @@ class Residual(keras.layers.Layer):
     (arXiv:1512.03385), equations 1 and 2.
     """
 
+    encoders: ClassVar = {
+        "activation": keras.activations.serialize,
+        "body": lambda body: [keras.saving.serialize_keras_object(b) for b in body],
+    }
     # Blocks whose papers leave the shortcut out where shapes differ say so here.
     _shortcut_may_be_absent = False
 
@@ -89,23 +95,24 @@ class Residual(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _checks.check_choice(self.name, "shortcut", shortcut, SHORTCUTS)
-        _checks.check_choice(self.name, "scale", scale, SCALES)
-        _checks.check_choice(self.name, "distance", distance, DISTANCES)
-        if not isinstance(shortcut_loss, int | float) or shortcut_loss < 0:
-            raise ConfigError(
-                f"{self.name}: shortcut_loss must be a number of at least 0. "
-                f"Received: {shortcut_loss!r}. It multiplies the distance of body and "
-                "shortcut."
-            )
-        self.body = _as_layers(body, self.name)
-        self.shortcut = shortcut
-        self.survival = _checks.check_survival(self.name, survival)
-        self.scale = scale
-        self.shortcut_loss = float(shortcut_loss)
-        self.distance = distance
+        owner = self.name
+        self.body = _as_layers(body, owner)
+        self.shortcut = checks.choice(
+            shortcut, name=f"{owner}: shortcut", choices=SHORTCUTS
+        )
+        self.survival = _shared.survival(owner, survival)
+        self.scale = checks.choice(scale, name=f"{owner}: scale", choices=SCALES)
+        self.shortcut_loss = checks.number(
+            shortcut_loss,
+            name=f"{owner}: shortcut_loss",
+            least=0,
+            hint="It multiplies the distance of body and shortcut.",
+        )
+        self.distance = checks.choice(
+            distance, name=f"{owner}: distance", choices=DISTANCES
+        )
         self.activation = keras.activations.get(activation)
-        self.data_format = _checks.data_format(self.name, data_format)
+        self.data_format = _shared.data_format(self.name, data_format)
         self.seed = seed
         self.projection: list[keras.layers.Layer] = []
         self.adds = True
@@ -160,7 +167,7 @@ class Residual(keras.layers.Layer):
         short = shape
         if chosen != "identity":
             short = self._build_shortcut(chosen, shape, out)
-        if not _checks.addable(out, short):
+        if not _shared.addable(out, short):
             raise ConfigError(
                 f"{self.name}: the body gives shape {out} and the {chosen} shortcut "
                 f"{short}, from an input of {shape}. Make the body keep its input's "
@@ -173,7 +180,7 @@ class Residual(keras.layers.Layer):
 
     def _build_shortcut(self, chosen: str, shape, out) -> tuple:
         """Makes the projection or the padding; returns the shortcut's output shape."""
-        axis = _checks.channel_axis(self.data_format) if len(shape) > 2 else -1
+        axis = _shared.channel_axis(self.data_format) if len(shape) > 2 else -1
         strides = infer_strides(self.body, shape, out, axis)
         if strides is None or len(shape) < 2 or out[axis] is None:
             return shape
@@ -219,34 +226,6 @@ class Residual(keras.layers.Layer):
         for layer in self.body:
             input_shape = layer.compute_output_shape(input_shape)
         return tuple(input_shape)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "body": [keras.saving.serialize_keras_object(b) for b in self.body],
-            **self._own_config(),
-        }
-
-    def _own_config(self) -> dict:
-        return {
-            "shortcut": self.shortcut,
-            "survival": self.survival,
-            "scale": self.scale,
-            "shortcut_loss": self.shortcut_loss,
-            "distance": self.distance,
-            "activation": keras.activations.serialize(self.activation),
-            "data_format": self.data_format,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        if "body" in config:
-            config["body"] = [
-                keras.saving.deserialize_keras_object(b) for b in config["body"]
-            ]
-        return cls(**config)
 
 
 def shortcut_distance(body, short, *, distance: str):

@@ -3,11 +3,13 @@
 import keras
 from keras import ops
 
-from keras_dlopt.layers import _checks
+from keras_dlopt import checks
+from keras_dlopt.config import Configured
+from keras_dlopt.layers import _shared
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class LayerScale(keras.layers.Layer):
+class LayerScale(Configured, keras.layers.Layer):
     """Multiplies each channel by a trained factor that starts small.
 
         y = x * gamma,  gamma = init at first
@@ -30,11 +32,11 @@ class LayerScale(keras.layers.Layer):
 
     def __init__(self, init: float = 1e-6, *, data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.init = float(init)
-        self.data_format = _checks.data_format(self.name, data_format)
+        self.init = checks.number(init, name=f"{self.name}: init")
+        self.data_format = _shared.data_format(self.name, data_format)
 
     def build(self, input_shape=None):
-        axis = _checks.channel_axis(self.data_format) if len(input_shape) > 2 else -1
+        axis = _shared.channel_axis(self.data_format) if len(input_shape) > 2 else -1
         self._shape = [1] * (len(input_shape) - 1)
         self._shape[axis if axis < 0 else axis - 1] = input_shape[axis]
         self.gamma = self.add_weight(
@@ -48,13 +50,6 @@ class LayerScale(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "init": self.init,
-            "data_format": self.data_format,
-        }
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")

@@ -1,14 +1,17 @@
 """Squeeze-and-excitation: channels weighted by what the whole image shows."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
-from keras_dlopt.errors import ConfigError
-from keras_dlopt.layers import _checks
+from keras_dlopt import checks
+from keras_dlopt.config import Configured
+from keras_dlopt.layers import _shared
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class SqueezeExcitation(keras.layers.Layer):
+class SqueezeExcitation(Configured, keras.layers.Layer):
     """Multiplies each channel by a gate computed from the mean of all channels.
 
         y = x * sigmoid(W2 relu(W1 mean(x) + b1) + b2)
@@ -31,6 +34,8 @@ class SqueezeExcitation(keras.layers.Layer):
     equations 2 to 4.
     """
 
+    encoders: ClassVar = {"gate": keras.activations.serialize}
+
     def __init__(
         self,
         ratio: float = 0.25,
@@ -40,14 +45,13 @@ class SqueezeExcitation(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 0.0 < ratio <= 1.0:
-            raise ConfigError(
-                f"{self.name}: ratio must be in (0, 1]. Received: {ratio!r}. 0.25 "
-                "squeezes 64 channels into 16."
-            )
-        self.ratio = float(ratio)
+        self.ratio = checks.share(
+            ratio,
+            name=f"{self.name}: ratio",
+            hint="0.25 squeezes 64 channels into 16.",
+        )
         self.gate = keras.activations.get(gate)
-        self.data_format = _checks.data_format(self.name, data_format)
+        self.data_format = _shared.data_format(self.name, data_format)
 
     def build(self, input_shape=None):
         first = self.data_format == "channels_first"
@@ -74,11 +78,3 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "ratio": self.ratio,
-            "gate": keras.activations.serialize(self.gate),
-            "data_format": self.data_format,
-        }

@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
-from keras_dlopt.layers._checks import check_survival
+from keras_dlopt.config import Configured
+from keras_dlopt.layers import _shared
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class StochasticDepth(keras.layers.Layer):
+class StochasticDepth(Configured, keras.layers.Layer):
     """Zeroes whole examples at random in training, and keeps the mean.
 
         y = x * b / survival,  b ~ Bernoulli(survival) once per example
@@ -34,7 +35,7 @@ class StochasticDepth(keras.layers.Layer):
 
     def __init__(self, survival: float = 0.8, *, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.survival = check_survival(self.name, survival)
+        self.survival = _shared.survival(self.name, survival)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
@@ -49,10 +50,3 @@ class StochasticDepth(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "survival": self.survival,
-            "seed": self.seed,
-        }

@@ -2,8 +2,10 @@
 
 import keras
 
+from keras_dlopt import checks
+from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.layers._checks import check_choice, check_count
+from keras_dlopt.layers._shared import counts
 from keras_dlopt.layers.blocks import dropouts
 from keras_dlopt.layers.residual import Residual
 
@@ -48,7 +50,7 @@ class ResidualMLPBlock(Residual):
     ):
         owner = kwargs.get("name") or type(self).__name__
         width = 4 * units if hidden is None else hidden
-        check_count(owner, units=units, hidden=width)
+        counts(owner, units=units, hidden=width)
         dtype = kwargs.get("dtype")
         body: list[keras.layers.Layer] = []
         if normalize:
@@ -71,21 +73,9 @@ class ResidualMLPBlock(Residual):
         self.normalize, self.dropout = normalize, dropout
         self.zero_init = zero_init
 
-    def get_config(self):
-        config = super().get_config()
-        del config["body"]
-        return config | {
-            "units": self.units,
-            "hidden": self.hidden,
-            "inner": self.inner,
-            "normalize": self.normalize,
-            "dropout": self.dropout,
-            "zero_init": self.zero_init,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class SelfAttention(keras.layers.Layer):
+class SelfAttention(Configured, keras.layers.Layer):
     """Multi-head attention of a sequence to itself, as a layer of one input.
 
     Args:
@@ -117,7 +107,7 @@ class SelfAttention(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_count(self.name, units=units, heads=heads)
+        counts(self.name, units=units, heads=heads)
         if units % heads:
             raise ConfigError(
                 f"{self.name}: heads must divide units. Received: units={units} and "
@@ -145,18 +135,9 @@ class SelfAttention(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "heads": self.heads,
-            "dropout": self.dropout,
-            "causal": self.causal,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(Configured, keras.layers.Layer):
     """Self-attention and a perceptron, each with its shortcut.
 
         pre:   x <- x + attention(norm(x));   y = x + mlp(norm(x))
@@ -200,7 +181,7 @@ class TransformerBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_choice(self.name, "norm", norm, ("pre", "post"))
+        norm = checks.choice(norm, name=f"{self.name}: norm", choices=("pre", "post"))
         self.units, self.heads, self.hidden = units, heads, hidden
         self.norm, self.dropout = norm, dropout
         self.survival, self.scale = survival, scale
@@ -260,17 +241,3 @@ class TransformerBlock(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "heads": self.heads,
-            "hidden": self.hidden,
-            "norm": self.norm,
-            "dropout": self.dropout,
-            "survival": self.survival,
-            "scale": self.scale,
-            "causal": self.causal,
-            "seed": self.seed,
-        }

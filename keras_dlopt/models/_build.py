@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 
 
@@ -67,19 +68,7 @@ def pad_shortcut(x, filters: int, *, strides: int, name: str):
     return x
 
 
-def check_positive(**values: int) -> None:
-    """Raises `ConfigError` unless every value is an integer of at least 1."""
+def counts(**values: int) -> None:
+    """Raises `ConfigError` unless every value is a whole number of at least 1."""
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(
-                f"{name} must be an integer of at least 1. Received: {value!r}."
-            )
-
-
-def check_choice(name: str, value, choices: tuple) -> None:
-    """Raises `ConfigError` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ConfigError(
-            f"{name} must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {value!r}."
-        )
+        checks.count(value, name=name)

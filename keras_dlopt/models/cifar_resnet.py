@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.models import _build
 
@@ -63,8 +64,8 @@ def resnet(
     Differs from the paper: Keras' "same" padding of strided convolutions (at the end
     only); `zero_init` is from Goyal et al. (arXiv:1706.02677), section 5.1.
     """
-    _build.check_positive(depth=depth, width=width, classes=classes)
-    _build.check_choice("shortcut", shortcut, SHORTCUTS)
+    _build.counts(depth=depth, width=width, classes=classes)
+    checks.choice(shortcut, name="shortcut", choices=SHORTCUTS)
     if depth < 8 or (depth - 2) % 6:
         lower = max(8, (depth - 2) // 6 * 6 + 2)
         raise ConfigError(

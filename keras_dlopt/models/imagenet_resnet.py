@@ -99,7 +99,7 @@ def _network(
     width=64,
     name=None,
 ):
-    _build.check_positive(classes=classes, width=width)
+    _build.counts(classes=classes, width=width)
     inputs = keras.Input(input_shape, name="image")
     x = layers.ZeroPadding2D(3, name="conv1_pad")(inputs)
     x = layers.Conv2D(

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_dlopt.models._build import check_positive
+from keras_dlopt.models._build import counts
 
 
 def lenet_300_100(
@@ -28,7 +28,7 @@ def lenet_300_100(
     Source: LeCun et al., "Gradient-based learning applied to document recognition"
     (1998), section III; Han et al., "Deep Compression" (arXiv:1510.00149), table 2.
     """
-    check_positive(classes=classes)
+    counts(classes=classes)
     inputs = keras.Input(input_shape, name="image")
     x = layers.Flatten(name="flatten")(inputs)
     x = layers.Dense(300, activation="relu", name="ip1")(x)
@@ -66,7 +66,7 @@ def lenet5(
     Compression" (arXiv:1510.00149), table 3.
     Differs from the paper of 1998: wider, max pooling, no radial basis functions.
     """
-    check_positive(classes=classes)
+    counts(classes=classes)
     inputs = keras.Input(input_shape, name="image")
     x = layers.Conv2D(20, 5, activation=conv_activation, name="conv1")(inputs)
     x = layers.MaxPooling2D(2, name="pool1")(x)
@@ -100,7 +100,7 @@ def textbook_cnn(
         >>> textbook_cnn().output_shape
         (None, 10)
     """
-    check_positive(classes=classes)
+    counts(classes=classes)
     inputs = keras.Input(input_shape, name="image")
     x = inputs
     for i, filters in enumerate((32, 64), 1):

@@ -45,7 +45,7 @@ def mobilenet_small(
     Differs from the paper: fewer and narrower stages, and a stem without stride, for
     images of about 32 pixels; no last 1x1 convolution to 1280 channels.
     """
-    _build.check_positive(classes=classes, width=width, expansion=expansion)
+    _build.counts(classes=classes, width=width, expansion=expansion)
     inputs = keras.Input(input_shape, name="image")
     x = _build.conv(inputs, 2 * width, name="stem_conv")
     x = _build.norm(x, name="stem_bn", momentum=momentum)
@@ -128,7 +128,7 @@ def convnext_small(
     Source: Liu et al., "A ConvNet for the 2020s" (arXiv:2201.03545), section 2.
     Differs from the paper: three stages and a smaller stem, for small images.
     """
-    _build.check_positive(classes=classes, width=width, patch=patch)
+    _build.counts(classes=classes, width=width, patch=patch)
     inputs = keras.Input(input_shape, name="image")
     x = layers.Conv2D(width, patch, strides=patch, name="stem_conv")(inputs)
     x = _layer_norm(x, "stem_norm")
@@ -202,7 +202,7 @@ def vit_small(
     section 3.1.
     Differs from the paper: mean pooling in place of a class token.
     """
-    _build.check_positive(classes=classes, patch=patch, units=units, depth=depth)
+    _build.counts(classes=classes, patch=patch, units=units, depth=depth)
     first = keras.config.image_data_format() == "channels_first"
     sides = input_shape[1:] if first else input_shape[:2]
     if any(side % patch for side in sides):

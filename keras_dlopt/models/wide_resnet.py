@@ -45,7 +45,7 @@ def wide_resnet(
     Source: Zagoruyko and Komodakis, "Wide residual networks" (arXiv:1605.07146),
     table 1.
     """
-    _build.check_positive(depth=depth, widen=widen, classes=classes)
+    _build.counts(depth=depth, widen=widen, classes=classes)
     if depth < 10 or (depth - 4) % 6:
         raise ConfigError(
             f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, ...). "

@@ -3,9 +3,8 @@
 import keras
 import numpy as np
 
-from keras_dlopt.errors import ConfigError
-from keras_dlopt.schedules.checks import check_divisor, check_share
-from keras_dlopt.schedules.formula import FormulaSchedule
+from keras_dlopt import checks
+from keras_dlopt.schedules.base import Schedule, descent
 from keras_dlopt.schedules.parts import check_rate, check_steps
 
 MODES = ("triangular", "triangular2", "exp_range")
@@ -14,7 +13,7 @@ LAST_STEP = 2**24
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class Cyclical(FormulaSchedule):
+class Cyclical(Schedule):
     r"""Triangles between two rates.
 
     With c = floor(1 + t / (2 h)), x = |t / h - 2 c + 1|, h = half_cycle:
@@ -52,15 +51,10 @@ class Cyclical(FormulaSchedule):
     ):
         self.low = check_rate(low, name="low")
         self.high = check_rate(high, name="high")
-        if self.high < self.low:
-            raise ConfigError(
-                f"Rates must satisfy low <= high. Received: low={low}, high={high}."
-            )
+        checks.ordered(low=self.low, high=self.high)
         self.half_cycle = check_steps(half_cycle, name="half_cycle")
-        if mode not in MODES:
-            raise ConfigError(f"mode must be one of {MODES}. Received: mode={mode!r}.")
-        self.mode = mode
-        self.gamma = 1.0 if gamma == 1 else check_share(gamma, name="gamma")
+        self.mode = checks.choice(mode, name="mode", choices=MODES)
+        self.gamma = checks.share(gamma, name="gamma")
 
     def formula(self, step, xp):
         cycle = xp.floor(1.0 + step / (2.0 * self.half_cycle))
@@ -72,19 +66,9 @@ class Cyclical(FormulaSchedule):
             height = height * xp.power(self.gamma, step)
         return self.low + height
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "half_cycle": self.half_cycle,
-            "mode": self.mode,
-            "gamma": self.gamma,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class CosineRestarts(FormulaSchedule):
+class CosineRestarts(Schedule):
     r"""Cosine descents, each restarting from the top.
 
     Descent i takes n_i = round(first * growth^i) steps; at its step k
@@ -120,10 +104,8 @@ class CosineRestarts(FormulaSchedule):
     ):
         self.peak = check_rate(peak, name="peak")
         self.first = check_steps(first, name="first")
-        self.growth = check_divisor(growth, name="growth")
-        self.decay = (
-            1.0 if decay == 1 else check_share(decay, name="decay", open_low=True)
-        )
+        self.growth = checks.number(growth, name="growth", least=1)
+        self.decay = checks.share(decay, name="decay")
         self.final = check_rate(final, name="final")
         self._starts = self._restart_steps()
 
@@ -151,15 +133,4 @@ class CosineRestarts(FormulaSchedule):
             length = xp.take(np.diff(self._starts).astype("float32"), index)
         top = self.peak * xp.power(self.decay, number)
         progress = xp.clip((step - begin) / length, 0.0, 1.0)
-        cosine = 0.5 * (1.0 + xp.cos(np.pi * progress))
-        return self.final + (top - self.final) * cosine
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "peak": self.peak,
-            "first": self.first,
-            "growth": self.growth,
-            "decay": self.decay,
-            "final": self.final,
-        }
+        return self.final + (top - self.final) * descent(progress, "cosine", xp)

@@ -5,13 +5,14 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.schedules.formula import FormulaSchedule, at
-from keras_dlopt.schedules.parts import as_schedule, check_steps
+from keras_dlopt.schedules.base import Schedule
+from keras_dlopt.schedules.parts import as_schedule, at, check_steps
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class Join(FormulaSchedule):
+class Join(Schedule):
     r"""Several schedules in turn.
 
         lr(t) = s_i(t - b_i)    for b_i <= t < b_{i+1}, with b_0 = 0
@@ -52,7 +53,7 @@ class Join(FormulaSchedule):
             raise ConfigError(
                 f"boundaries must rise. Received: boundaries={list(boundaries)}."
             )
-        self.restart = bool(restart)
+        self.restart = checks.boolean(restart, name="restart")
 
     def formula(self, step, xp):
         value = at(self.schedules[0], step, xp)
@@ -60,22 +61,3 @@ class Join(FormulaSchedule):
             own = xp.maximum(step - begin, 0.0) if self.restart else step
             value = xp.where(step < begin, value, at(schedule, own, xp))
         return value
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "schedules": [
-                keras.saving.serialize_keras_object(s) for s in self.schedules
-            ],
-            "boundaries": list(self.boundaries),
-            "restart": self.restart,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Join":
-        """Builds the schedule from its `get_config()`."""
-        schedules = [
-            keras.saving.deserialize_keras_object(s) if isinstance(s, dict) else s
-            for s in config["schedules"]
-        ]
-        return cls(**{**config, "schedules": schedules})

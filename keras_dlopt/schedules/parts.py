@@ -1,48 +1,41 @@
-"""What the schedules share: checks, floats as schedules, nested configs."""
+"""What the schedules share: checks with their units, and floats as schedules."""
 
-import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt import checks
 from keras_dlopt.schedules.base import Schedule
-
-UNITS = {"steps": "training steps (batches), not epochs"}
 
 
 def check_rate(value: float, *, name: str) -> float:
-    """Returns a learning rate as a float, finite and not negative.
-
-    Raises:
-        ConfigError: otherwise.
-    """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value < 0
-    ):
-        raise ConfigError(
-            f"{name} must be a number, 0 or greater. Received: {value!r}. "
-            "Learning rates are usually between 1e-5 and 1."
-        )
-    return float(value)
+    """Returns a learning rate as a float, finite and not negative, or raises."""
+    return checks.rate(
+        value, name=name, hint="Learning rates are usually between 1e-5 and 1."
+    )
 
 
-def check_steps(value: int, *, name: str, minimum: int = 1, unit: str = "steps") -> int:
-    """Returns a number of training steps, or of another unit, as an int.
+def check_steps(
+    value: int,
+    *,
+    name: str,
+    least: int = 1,
+    unit: str = "training steps (batches), not epochs",
+) -> int:
+    """Returns a number of training steps, or of another unit, as an int, or raises."""
+    return checks.whole(value, name=name, least=least, hint=f"Count in {unit}.")
 
-    Raises:
-        ConfigError: if it is not an integer of at least `minimum`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(
-            f"{name} must be an integer, {minimum} or greater. Received: {value!r}. "
-            f"Count in {UNITS.get(unit, unit)}."
-        )
-    return int(value)
+
+def check_sparsity(value: float, *, name: str = "sparsity") -> float:
+    """Returns a share of zeros as a float in [0, 1), or raises."""
+    return checks.decay(
+        value,
+        name=name,
+        hint="0.9 keeps one weight in ten; to drop a whole layer, remove it from the "
+        "model.",
+    )
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -63,36 +56,31 @@ class Constant(Schedule):
     def __init__(self, rate: float):
         self.rate = check_rate(rate, name="rate")
 
-    def __call__(self, step):
-        return ops.cast(self.rate, "float32")
-
-    def value(self, step: int) -> float:
-        """The rate, in float64."""
+    def formula(self, step, xp):
         return self.rate
 
     def next_due(self, step: int) -> int | None:
         """None: the value never changes."""
         return None
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {"rate": self.rate}
-
 
 def as_schedule(schedule: Any) -> Any:
-    """A float as a `Constant`; schedules as they are.
+    """A number as a `Constant`; schedules as they are.
 
     Raises:
         ConfigError: for anything else.
     """
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         return schedule
-    if isinstance(schedule, int | float) and not isinstance(schedule, bool):
+    try:
         return Constant(schedule)
-    raise ConfigError(
-        "Expected a schedule (an instance of keras.optimizers.schedules."
-        f"LearningRateSchedule) or a float. Received: {schedule!r}."
-    )
+    except checks.ConfigError:
+        raise checks.refused(
+            schedule,
+            name="A schedule",
+            wanted="an instance of keras.optimizers.schedules.LearningRateSchedule, "
+            "or a number, 0 or greater",
+        ) from None
 
 
 def value_of(schedule: Any, step: int) -> float:
@@ -102,10 +90,6 @@ def value_of(schedule: Any, step: int) -> float:
     return float(ops.convert_to_numpy(schedule(step)))
 
 
-def deserialized(config: dict, *names: str) -> dict:
-    """A copy of `config` in which the named entries are objects again."""
-    config = dict(config)
-    for name in names:
-        if isinstance(config[name], dict):
-            config[name] = keras.saving.deserialize_keras_object(config[name])
-    return config
+def at(schedule: Any, step: Any, xp: Any) -> Any:
+    """Another schedule's value inside a formula."""
+    return value_of(schedule, int(step)) if xp is np else schedule(step)

@@ -1,20 +1,14 @@
 """Sparsity schedules with a rule of their own: once, exchange, rewind."""
 
-import math
 from typing import Literal
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_dlopt.errors import ConfigError
-from keras_dlopt.schedules.base import Schedule
-from keras_dlopt.schedules.parts import check_steps
-from keras_dlopt.schedules.sparsity import (
-    check_range,
-    check_sparsity,
-    next_on_grid,
-)
+from keras_dlopt import checks
+from keras_dlopt.schedules.base import Schedule, descent, next_on_grid
+from keras_dlopt.schedules.parts import check_sparsity, check_steps
+from keras_dlopt.schedules.sparsity import SparsitySchedule
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -35,31 +29,23 @@ class OneShotSparsity(Schedule):
 
     def __init__(self, sparsity: float, *, at: int = 0):
         self.sparsity = check_sparsity(sparsity)
-        self.at = check_steps(at, name="at", minimum=0)
+        self.at = check_steps(at, name="at", least=0)
 
     @property
     def end(self) -> int:
         """The step of the last change."""
         return self.at
 
-    def __call__(self, step):
-        return ops.where(ops.cast(step, "float32") >= self.at, self.sparsity, 0.0)
-
-    def value(self, step: int) -> float:
-        """The sparsity at `step`, in float64."""
-        return self.sparsity if step >= self.at else 0.0
+    def formula(self, step, xp):
+        return xp.where(step >= self.at, self.sparsity, 0.0)
 
     def next_due(self, step: int) -> int | None:
         """`at`, once."""
         return self.at if step < self.at else None
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {"sparsity": self.sparsity, "at": self.at}
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class RegrowSparsity(Schedule):
+class RegrowSparsity(SparsitySchedule):
     r"""A constant sparsity whose mask wanders: some weights go, as many come back.
 
     At `begin` the first mask is chosen by `Prune`'s score. At every later update each
@@ -93,6 +79,8 @@ class RegrowSparsity(Schedule):
     reset.
     """
 
+    end: int
+
     def __init__(
         self,
         sparsity: float,
@@ -105,51 +93,26 @@ class RegrowSparsity(Schedule):
         seed: int = 0,
     ):
         self.sparsity = check_sparsity(sparsity)
-        check_range(begin, end, frequency)
-        if not isinstance(fraction, int | float) or not 0 < fraction < 1:
-            raise ConfigError(
-                "fraction must be a share of the kept weights, in (0, 1). "
-                f"Received: fraction={fraction!r}."
-            )
-        if grow not in ("gradient", "random"):
-            raise ConfigError(f"grow must be 'gradient' or 'random'. Received: {grow}.")
-        self.begin, self.end, self.frequency = begin, end, frequency
-        self.fraction, self.grow, self.seed = float(fraction), grow, seed
+        self._set_steps(begin, check_steps(end, name="end", least=0), frequency)
+        self.fraction = checks.fraction(
+            fraction,
+            name="fraction",
+            hint="It is the share of the kept weights that is exchanged at first.",
+        )
+        self.grow = checks.choice(grow, name="grow", choices=("gradient", "random"))
+        self.seed = checks.seed(seed)
 
     def exchanged(self, step: int) -> float:
         """The share of the kept weights that is exchanged at `step`."""
         progress = (step - self.begin) / max(self.end - self.begin, 1)
-        wave = 1 + math.cos(math.pi * float(np.clip(progress, 0, 1)))
-        return self.fraction / 2 * wave
-
-    def __call__(self, step):
-        return ops.where(ops.cast(step, "float32") >= self.begin, self.sparsity, 0.0)
-
-    def value(self, step: int) -> float:
-        """The sparsity at `step`, in float64."""
-        return self.sparsity if step >= self.begin else 0.0
-
-    def next_due(self, step: int) -> int | None:
-        """The next step at which weights are exchanged."""
-        return next_on_grid(step, self.begin, self.end, self.frequency)
+        progress = float(np.clip(progress, 0, 1))
+        return float(self.fraction * descent(progress, "cosine", np))
 
     def remaining(self, step: int) -> str | None:
         """What is still to come after `step`."""
         if step >= self.end or self.next_due(step) is None:
             return None
         return f"pruned weights are exchanged until step {self.end}"
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "sparsity": self.sparsity,
-            "end": self.end,
-            "begin": self.begin,
-            "frequency": self.frequency,
-            "fraction": self.fraction,
-            "grow": self.grow,
-            "seed": self.seed,
-        }
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -191,7 +154,7 @@ class LotterySparsity(Schedule):
         self.sparsity = check_sparsity(sparsity)
         self.rounds = check_steps(rounds, name="rounds", unit="rounds of training")
         self.every = check_steps(every, name="every")
-        self.begin = check_steps(begin, name="begin", minimum=0)
+        self.begin = check_steps(begin, name="begin", least=0)
 
     @property
     def end(self) -> int:
@@ -202,14 +165,9 @@ class LotterySparsity(Schedule):
         """How many rounds are over at `step`."""
         return min(max((step - self.begin) // self.every, 0), self.rounds)
 
-    def __call__(self, step):
-        step = ops.cast(step, "float32")
-        done = ops.clip(ops.floor((step - self.begin) / self.every), 0, self.rounds)
-        return 1.0 - ops.power(1.0 - self.sparsity, done / self.rounds)
-
-    def value(self, step: int) -> float:
-        """The sparsity at `step`, in float64."""
-        return 1 - (1 - self.sparsity) ** (self.round(step) / self.rounds)
+    def formula(self, step, xp):
+        done = xp.clip(xp.floor((step - self.begin) / self.every), 0, self.rounds)
+        return 1.0 - (1.0 - self.sparsity) ** (done / self.rounds)
 
     def next_due(self, step: int) -> int | None:
         """The next step at which weights are saved, or removed and rewound."""
@@ -224,12 +182,3 @@ class LotterySparsity(Schedule):
             f"round {done} of {self.rounds} is over, at sparsity "
             f"{self.value(step):.3g} of {self.sparsity:.3g}, due at step {self.end}"
         )
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "sparsity": self.sparsity,
-            "rounds": self.rounds,
-            "every": self.every,
-            "begin": self.begin,
-        }

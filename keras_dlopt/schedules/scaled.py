@@ -4,11 +4,12 @@ import contextlib
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt import checks
 from keras_dlopt.schedules.base import Schedule
-from keras_dlopt.schedules.parts import as_schedule, deserialized, value_of
+from keras_dlopt.schedules.parts import as_schedule, at
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -33,13 +34,10 @@ class Scaled(Schedule):
     """
 
     def __init__(self, schedule: Any, *, factor: float = 1.0):
-        if not isinstance(factor, int | float) or not factor > 0:
-            raise ConfigError(
-                f"factor must be a positive number. Received: {factor!r}. "
-                "0.5 halves every rate of the schedule."
-            )
         self.schedule = as_schedule(schedule)
-        self._factor = float(factor)
+        self._factor = checks.positive(
+            factor, name="factor", hint="0.5 halves every rate of the schedule."
+        )
         self._live: Any = None
 
     @property
@@ -63,22 +61,6 @@ class Scaled(Schedule):
         finally:
             self._live = before
 
-    def __call__(self, step):
-        factor = self._factor if self._live is None else self._live
-        return self.schedule(step) * factor
-
-    def value(self, step: int) -> float:
-        """The rate at `step`, in float64."""
-        return value_of(self.schedule, step) * self.factor
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "factor": self.factor,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Scaled":
-        """Builds the schedule from its `get_config()`."""
-        return cls(**deserialized(config, "schedule"))
+    def formula(self, step, xp):
+        traced = self._factor if self._live is None else self._live
+        return at(self.schedule, step, xp) * (self.factor if xp is np else traced)

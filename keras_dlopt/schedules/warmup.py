@@ -3,19 +3,16 @@
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_dlopt.schedules.checks import check_divisor, check_share
-from keras_dlopt.schedules.formula import FormulaSchedule, at, check_shape, descent
-from keras_dlopt.schedules.parts import (
-    as_schedule,
-    check_rate,
-    check_steps,
-    deserialized,
-)
+from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.schedules.base import SHAPES, Schedule, descent
+from keras_dlopt.schedules.parts import as_schedule, at, check_rate, check_steps
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class Warmup(FormulaSchedule):
+class Warmup(Schedule):
     r"""A linear warm-up, then another schedule from its own step 0.
 
         lr(t) = start + (s(0) - start) * (t + 1) / steps    for t < steps
@@ -49,22 +46,9 @@ class Warmup(FormulaSchedule):
         after = at(self.schedule, xp.maximum(step - self.steps, 0.0), xp)
         return xp.where(step < self.steps, rising, after)
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "steps": self.steps,
-            "start": self.start,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Warmup":
-        """Builds the schedule from its `get_config()`."""
-        return cls(**deserialized(config, "schedule"))
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class OneCycle(FormulaSchedule):
+class OneCycle(Schedule):
     r"""One rise to `peak` and one long descent; the momentum does the opposite.
 
     With d a curve from 1 to 0 of the given shape, T = steps, W = warmup * T:
@@ -112,12 +96,12 @@ class OneCycle(FormulaSchedule):
     ):
         self.peak = check_rate(peak, name="peak")
         self.steps = check_steps(steps, name="steps")
-        self.warmup = check_share(warmup, name="warmup", open_low=True)
-        self.start_divisor = check_divisor(start_divisor, name="start_divisor")
-        self.final_divisor = check_divisor(final_divisor, name="final_divisor")
-        self.shape = check_shape(shape)
-        self.low_momentum = check_share(low_momentum, name="low_momentum")
-        self.high_momentum = check_share(high_momentum, name="high_momentum")
+        self.warmup = checks.fraction(warmup, name="warmup")
+        self.start_divisor = checks.number(start_divisor, name="start_divisor", least=1)
+        self.final_divisor = checks.number(final_divisor, name="final_divisor", least=1)
+        self.shape = checks.choice(shape, name="shape", choices=SHAPES)
+        self.low_momentum = checks.decay(low_momentum, name="low_momentum")
+        self.high_momentum = checks.decay(high_momentum, name="high_momentum")
 
     def formula(self, step, xp):
         return self._cycle(
@@ -130,8 +114,6 @@ class OneCycle(FormulaSchedule):
 
     def momentum(self, step: int) -> float:
         """The momentum at `step`, on the host."""
-        import numpy as np
-
         return float(self.momentum_formula(np.float64(step), np))
 
     def momentum_formula(self, step: Any, xp: Any) -> Any:
@@ -147,22 +129,9 @@ class OneCycle(FormulaSchedule):
         falling = last + (middle - last) * descent(after, self.shape, xp)
         return xp.where(step < rise, rising, falling)
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "warmup": self.warmup,
-            "start_divisor": self.start_divisor,
-            "final_divisor": self.final_divisor,
-            "shape": self.shape,
-            "low_momentum": self.low_momentum,
-            "high_momentum": self.high_momentum,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class WarmupStableDecay(FormulaSchedule):
+class WarmupStableDecay(Schedule):
     r"""A warm-up, a long constant stretch, and a decay at the end.
 
     With T = steps, W = warmup * T, D = decay * T, and d a curve from 1 to 0:
@@ -205,9 +174,14 @@ class WarmupStableDecay(FormulaSchedule):
     ):
         self.peak = check_rate(peak, name="peak")
         self.steps = check_steps(steps, name="steps")
-        self.warmup = check_share(warmup, name="warmup")
-        self.decay = check_share(decay, name="decay", rest=self.warmup)
-        self.shape = check_shape(shape)
+        self.warmup = checks.decay(warmup, name="warmup")
+        self.decay = checks.decay(decay, name="decay")
+        if self.warmup + self.decay > 1:
+            raise ConfigError(
+                "Warm-up and decay are parts of one training: their sum must be at "
+                f"most 1. Received: warmup={warmup}, decay={decay}."
+            )
+        self.shape = checks.choice(shape, name="shape", choices=SHAPES)
         self.final = check_rate(final, name="final")
 
     def formula(self, step, xp):
@@ -218,20 +192,9 @@ class WarmupStableDecay(FormulaSchedule):
         falling = self.final + (self.peak - self.final) * curve
         return xp.where(step < rise, rising, falling)
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "warmup": self.warmup,
-            "decay": self.decay,
-            "shape": self.shape,
-            "final": self.final,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class PowerCooldown(FormulaSchedule):
+class PowerCooldown(Schedule):
     r"""A rate that falls as a power of the step, with a cooldown at the end.
 
     With T = steps, C = cooldown * T:
@@ -274,19 +237,9 @@ class PowerCooldown(FormulaSchedule):
         self.steps = check_steps(steps, name="steps")
         self.knee = check_steps(knee, name="knee")
         self.power = check_rate(power, name="power")
-        self.cooldown = check_share(cooldown, name="cooldown")
+        self.cooldown = checks.decay(cooldown, name="cooldown")
 
     def formula(self, step, xp):
         falling = xp.power(xp.minimum(self.knee / (step + 1.0), 1.0), self.power)
         left = (self.steps - step) / max(self.cooldown * self.steps, 1.0)
         return self.peak * falling * xp.clip(left, 0.0, 1.0)
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {
-            "peak": self.peak,
-            "steps": self.steps,
-            "knee": self.knee,
-            "power": self.power,
-            "cooldown": self.cooldown,
-        }

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 
 Batch = tuple[Any, Any, Any]
@@ -37,8 +38,9 @@ class DrawnBatches:
                 "re-readable data to fit (arrays, tf.data, PyDataset), or a sample: "
                 "callbacks=[UpdateTransforms(data=(x, y))]."
             )
-        self.data, self.count = data, count
-        self.batch_size, self.seed = batch_size, seed
+        self.data, self.count = data, checks.count(count, name="batches")
+        self.batch_size = checks.count(batch_size, name="batch_size")
+        self.seed = checks.seed(seed)
         self._first: list[Batch] | None = None
 
     def at(self, step: int) -> list[Batch]:

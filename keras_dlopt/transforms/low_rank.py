@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.kinds import is_product
 from keras_dlopt.graph.targets import weight_targets
@@ -16,17 +17,7 @@ from keras_dlopt.transforms.lookup import without_gradient
 from keras_dlopt.transforms.recipe import Recipe
 
 Method = Literal["svd", "tucker"]
-
-
-def _check_method(method: str) -> str:
-    if method not in ("svd", "tucker"):
-        raise ConfigError(f"method must be 'svd' or 'tucker'. Received: {method!r}.")
-    return method
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ConfigError(f"{name} must be in (0, 1]. Received: {value!r}.")
+METHODS: tuple[Method, ...] = ("svd", "tucker")
 
 
 def modes(weight: np.ndarray, method: str) -> list[np.ndarray]:
@@ -112,20 +103,15 @@ class LowRank(Transform):
                 "Give one of rank (a number, or two for 'tucker') and ratio (a share "
                 f"of the full rank). Received: rank={rank!r}, ratio={ratio!r}."
             )
-        self.method = _check_method(method)
-        if ratio is not None:
-            _check_share("ratio", ratio)
-        ranks = tuple(rank) if isinstance(rank, list | tuple) else (rank,)
-        if rank is not None and (
-            not all(isinstance(r, int) and r >= 1 for r in ranks)
-            or len(ranks) > (2 if method == "tucker" else 1)
-        ):
-            raise ConfigError(
-                "rank must be a whole number of at least 1; 'tucker' also takes two. "
-                f"Received: rank={rank!r}, method={method!r}."
-            )
-        self.rank: Any = ranks if len(ranks) == 2 else ranks[0]
-        self.ratio = ratio
+        self.method = checks.choice(method, name="method", choices=METHODS)
+        self.ratio = checks.optional(checks.share, ratio, name="ratio")
+        if isinstance(rank, list | tuple) and len(rank) == 1:
+            rank = rank[0]
+        self.rank: Any = None
+        if isinstance(rank, list | tuple) and method == "tucker":
+            self.rank = checks.several(rank, checks.count, name="rank", length=2)
+        elif rank is not None:
+            self.rank = checks.count(rank, name="rank", hint="'tucker' also takes two.")
 
     def ranks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The ranks of a weight of this shape: one for svd, two for tucker."""
@@ -219,8 +205,9 @@ def low_rank_recipe(
             "Give one of energy and budget, each a share in (0, 1]. Received: "
             f"energy={energy!r}, budget={budget!r}."
         )
-    _check_method(method)
-    _check_share("energy" if budget is None else "budget", energy or budget or 0.0)
+    checks.choice(method, name="method", choices=METHODS)
+    energy = checks.optional(checks.share, energy, name="energy")
+    budget = checks.optional(checks.share, budget, name="budget")
     chosen = select or named("kernel")
     targets = [
         t

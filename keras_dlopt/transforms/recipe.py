@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from keras_dlopt import checks
 from keras_dlopt.config import decode, encode
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
@@ -135,10 +136,9 @@ class Recipe:
         return cls.from_dict(data)
 
 
+_EXAMPLE = "a Recipe, such as Recipe([(named('kernel'), Prune(0.9))])"
+
+
 def check_recipe(given: Any) -> None:
     """Raises `ConfigError` for anything but a `Recipe`."""
-    if not isinstance(given, Recipe):
-        raise ConfigError(
-            "A recipe is needed, such as Recipe([(named('kernel'), Prune(0.9))]). "
-            f"Received: {given!r}."
-        )
+    checks.instance(given, Recipe, name="The recipe", wanted=_EXAMPLE)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.base import State, Transform
@@ -53,7 +54,7 @@ class Share(Transform):
     own_weight = True
 
     def __init__(self, *, scale: bool = False):
-        self.scale = scale
+        self.scale = checks.boolean(scale, name="scale")
 
     def init(self, target, weight):
         return self.init_group([target], [weight])[0]
@@ -144,13 +145,9 @@ class HashedWeights(Transform):
     own_weight = True
 
     def __init__(self, ratio: float, *, signs: bool = True, seed: int = 0):
-        if not 0 < ratio < 1:
-            raise ConfigError(
-                f"ratio must be between 0 and 1, such as 1/8. Received: {ratio!r}."
-            )
-        if seed < 0:
-            raise ConfigError(f"seed must be at least 0. Received: {seed!r}.")
-        self.ratio, self.signs, self.seed = ratio, signs, seed
+        self.ratio = checks.fraction(ratio, name="ratio", hint="Such as 1/8.")
+        self.signs = checks.boolean(signs, name="signs")
+        self.seed = checks.seed(seed)
 
     def init(self, target, weight):
         buckets = max(1, round(self.ratio * weight.size))

@@ -1,11 +1,13 @@
 """The callback that runs scheduled updates between training steps."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
+from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.batches import fit_data
 from keras_dlopt.transforms.host import TransformHost, hosts
@@ -15,7 +17,7 @@ __all__ = ["UpdateTransforms", "hosts"]
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class UpdateTransforms(keras.callbacks.Callback):
+class UpdateTransforms(Configured, keras.callbacks.Callback):
     """Updates masks, centroids and other scheduled state between training steps.
 
     `TransformedModel.fit` adds it by itself. A model built by hand from
@@ -46,6 +48,8 @@ class UpdateTransforms(keras.callbacks.Callback):
         >>> callbacks = [UpdateTransforms()]
     """
 
+    encoders: ClassVar = {"data": lambda data: None}
+
     def __init__(
         self,
         data: Any = None,
@@ -55,13 +59,9 @@ class UpdateTransforms(keras.callbacks.Callback):
         seed: int = 0,
     ):
         super().__init__()
-        for name, value in (("batches", batches), ("batch_size", batch_size or 1)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"{name} must be a whole number, at least 1. Received: {value!r}."
-                )
-        self.data, self.batches = data, batches
-        self.batch_size, self.seed = batch_size, seed
+        self.data, self.batches = data, checks.count(batches, name="batches")
+        self.batch_size = checks.optional(checks.count, batch_size, name="batch_size")
+        self.seed = checks.seed(seed)
         self._fit_data: Any = None
         self._fit_batch_size: int | None = None
         self._hosts: list[TransformHost] = []
@@ -128,17 +128,3 @@ class UpdateTransforms(keras.callbacks.Callback):
             host.update_transforms(step, statistics=self._statistics)
         due = [host.next_update() for host in self._hosts]
         self._due = min((d for d in due if d is not None), default=None)
-
-    def get_config(self) -> dict:
-        """The constructor's arguments, without the data."""
-        return {
-            "data": None,
-            "batches": self.batches,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "UpdateTransforms":
-        """Builds the callback from its `get_config()`."""
-        return cls(**config)

@@ -121,9 +121,12 @@ def test_schedule_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"low": 0.0}, r"low must be a number in \(0, inf\)"),
-        ({"low": 1.0, "high": 0.1}, r"low < high\. Received: low=1\.0, high=0\.1"),
-        ({"steps": 5}, r"steps must be an integer, 10 or greater"),
+        ({"low": 0.0}, r"low must be a positive number"),
+        (
+            {"low": 1.0, "high": 0.1},
+            r"low < high must hold\. Received: low=1\.0, high=0\.1",
+        ),
+        ({"steps": 5}, r"steps must be a whole number, 10 or greater"),
     ],
 )
 def test_bad_arguments_are_named(arguments, text):

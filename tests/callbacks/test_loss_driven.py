@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_dlopt.callbacks import LossDrivenLearningRate
-from keras_dlopt.callbacks.loss_driven import START, State, loss_driven_rule
+from keras_dlopt.callbacks.loss_driven import START, LossState, loss_driven_rule
 from keras_dlopt.errors import ConfigError, ModelError
 from reference.callbacks import LossDriven
 
@@ -28,7 +28,7 @@ def _rule_rates(losses, config, *, rate, total):
     callback = LossDrivenLearningRate(**config)
     full = callback.get_config()
     begin = min(full["start"], rate)
-    rates, state = [], State(*START)._replace(total=float(total))
+    rates, state = [], LossState(*START)._replace(total=float(total))
     rule = callback.controller.rule
     for loss in losses:
         state, factor = loss_driven_rule(
@@ -286,11 +286,11 @@ def test_model_without_a_loss_mean_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"start": -1.0}, r"start must be a number in \(0, inf\).*Received: start=-1"),
-        ({"climb": 1.0}, r"climb must be a number in \(1, inf\)"),
+        ({"start": -1.0}, r"start must be a positive number.*Received: start=-1"),
+        ({"climb": 1.0}, r"climb must be a number above 1"),
         ({"down": 1.0}, r"down must be a number in \(0, 1\)"),
         ({"anneal": 1.0}, r"anneal must be a number in \[0, 1\)"),
-        ({"patience": 0}, r"patience must be an integer, 1 or greater"),
+        ({"patience": 0}, r"patience must be a whole number, 1 or greater"),
         ({"min_rate": 1.0}, r"min_rate <= start <= max_rate"),
     ],
 )

@@ -126,8 +126,8 @@ def test_missing_value_is_named():
     ("arguments", "text"),
     [
         ({"factor": 1.5}, r"factor must be a number in \(0, 1\)"),
-        ({"mode": "auto"}, r"mode must be one of"),
-        ({"patience": 0}, r"patience must be an integer, 1 or greater.*in epochs"),
+        ({"mode": "auto"}, r"mode must be 'min' or 'max'"),
+        ({"patience": 0}, r"patience must be a whole number, 1 or greater.*in epochs"),
     ],
 )
 def test_bad_arguments_are_named(arguments, text):

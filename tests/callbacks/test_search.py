@@ -134,10 +134,10 @@ def test_without_optuna(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"low": -1.0}, r"low must be a number"),
+        ({"low": -1.0}, r"low must be a positive number"),
         ({"low": 1.0}, r"low < high"),
         ({"mode": "auto"}, r"mode must be 'min' or 'max'"),
-        ({"folds": 0}, r"folds must be an integer, 1 or greater"),
+        ({"folds": 0}, r"folds must be a whole number, 1 or greater"),
     ],
 )
 def test_bad_arguments_are_named(arguments, text):

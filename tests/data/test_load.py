@@ -254,14 +254,23 @@ def test_unknown_names_and_paths(tmp_path):
 
 
 def test_arguments_that_do_not_fit(tmp_path):
-    with pytest.raises(ConfigError, match="dtype must be one of float32, uint8"):
+    with pytest.raises(
+        ConfigError, match="dtype must be 'float32' or 'uint8'. Received: 'float16'"
+    ):
         load(dtype="float16")
     with pytest.raises(ConfigError, match="folder goes with mnist or fashion_mnist"):
         load("digits", folder=tmp_path)
     with pytest.raises(ConfigError, match="image_size applies to folders of images"):
         load("digits", image_size=(8, 8))
-    for bad in (1437, -1, 1.0, True):
-        with pytest.raises(ConfigError, match="validation must be a share"):
+    for bad in (1437, 1.0, np.float32(1), np.int64(1437)):
+        with pytest.raises(
+            ConfigError, match="validation must be a share.*the 1437 tr"
+        ):
+            load("digits", validation=bad)
+    for bad in (-1, True, "a"):
+        with pytest.raises(
+            ConfigError, match=r"number, 0 or greater.*a share in \[0, 1"
+        ):
             load("digits", validation=bad)
 
 

@@ -34,7 +34,9 @@ def test_augment_sees_batches_of_x():
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+    with pytest.raises(
+        ConfigError, match="batch_size must be a whole number, 1 or greater"
+    ):
         batches(np.zeros(3), np.zeros(3), batch_size=0)
     with pytest.raises(DataError, match="3 examples and 2 labels"):
         batches(np.zeros(3), np.zeros(2))

@@ -208,23 +208,35 @@ def test_blocks_start_as_their_shortcut(make):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: layers.BasicBlock(0), "filters must be an integer of at least 1"),
-        (lambda: layers.BasicBlock(4, strides=1.5), "strides must be an integer"),
+        (lambda: layers.BasicBlock(0), "filters must be a whole number, 1 or greater"),
+        (lambda: layers.BasicBlock(4, strides=1.5), "strides must be a whole number"),
         (lambda: layers.BottleneckBlock(6, groups=4), "Near it are 4 and 8 filters"),
         (
             lambda: layers.PreActivationBlock(4, dropout=1.0),
-            r"dropout must be in \[0, 1\)",
+            r"dropout must be a number in \[0, 1\)",
         ),
-        (lambda: layers.SqueezeExcitation(0), r"ratio must be in \(0, 1\]"),
-        (lambda: layers.SqueezeExcitation(data_format="x"), "data_format must be one"),
-        (lambda: layers.LayerScale(data_format="x"), "data_format must be one"),
+        (lambda: layers.SqueezeExcitation(0), r"ratio must be a number in \(0, 1\]"),
+        (
+            lambda: layers.SqueezeExcitation(data_format="x"),
+            "data_format must be 'channels_last' or",
+        ),
+        (
+            lambda: layers.LayerScale(data_format="x"),
+            "data_format must be 'channels_last' or",
+        ),
         (lambda: layers.SelfAttention(6, heads=4), "heads must divide units"),
-        (lambda: layers.TransformerBlock(8, norm="mid"), "norm must be one of 'pre'"),
+        (
+            lambda: layers.TransformerBlock(8, norm="mid"),
+            "norm must be 'pre' or 'post'",
+        ),
         (
             lambda: layers.TransformerBlock(8, dropout=2.0),
-            r"dropout must be in \[0, 1\)",
+            r"dropout must be a number in \[0, 1\)",
         ),
-        (lambda: layers.BasicBlock(4, data_format="x"), "data_format must be one"),
+        (
+            lambda: layers.BasicBlock(4, data_format="x"),
+            "data_format must be 'channels_last' or",
+        ),
     ],
 )
 def test_impossible_arguments(make, text):

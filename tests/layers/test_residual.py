@@ -210,18 +210,27 @@ def test_the_dtype_policy_reaches_the_inner_layers():
             "shortcut must be one of 'auto'",
         ),
         (lambda: Residual(_dense(4), scale="big"), "scale must be one of None"),
-        (lambda: Residual(_dense(4), distance="l1"), "distance must be one of 'mse'"),
+        (
+            lambda: Residual(_dense(4), distance="l1"),
+            "distance must be 'mse' or 'cosine'",
+        ),
         (
             lambda: Residual(_dense(4), shortcut_loss=-1),
             "shortcut_loss must be a number",
         ),
-        (lambda: Residual(_dense(4), survival=0), r"survival must be in \(0, 1\]"),
+        (
+            lambda: Residual(_dense(4), survival=0),
+            r"survival must be a number in \(0, 1\]",
+        ),
         (lambda: Residual(_dense(4), survival=1.5), r"Received: 1\.5"),
-        (lambda: StochasticDepth(True), r"survival must be in \(0, 1\]"),
+        (lambda: StochasticDepth(True), r"survival must be a number in \(0, 1\]"),
         (lambda: Residual([]), "body must be a Keras layer or a list"),
         (lambda: Residual(lambda x: x), "body must be a Keras layer or a list"),
         (lambda: Residual([lambda x: x]), r"Wrap a function in keras\.layers\.Lambda"),
-        (lambda: Residual(_dense(4), data_format="NHWC"), "data_format must be one of"),
+        (
+            lambda: Residual(_dense(4), data_format="NHWC"),
+            "data_format must be 'channels_last' or",
+        ),
     ],
 )
 def test_unknown_arguments(make, text):

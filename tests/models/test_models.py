@@ -189,7 +189,7 @@ def test_channels_first_networks_have_the_same_weights():
         (lambda: models.resnet(depth=21), "near it are 20 and 26"),
         (lambda: models.resnet(depth=2), "near it are 8 and 14"),
         (lambda: models.resnet(shortcut="skip"), "shortcut must be one of 'pad'"),
-        (lambda: models.resnet(width=0), "width must be an integer of at least 1"),
+        (lambda: models.resnet(width=0), "width must be a whole number, 1 or greater"),
         (lambda: models.wide_resnet(depth=20), r"depth must be 6n \+ 4"),
         (lambda: models.vit_small(patch=5), "patch must divide both sides"),
         (lambda: models.resnet(input_shape=(8, 8, 20)), None),

@@ -194,29 +194,35 @@ BAD = [
     ),
     (lambda: S.Constant(float("nan")), r"Received: nan"),
     (lambda: S.Constant("fast"), r"Received: 'fast'"),
-    (lambda: S.Warmup(0.1, steps=0), r"steps must be an integer, 1 or greater.*epochs"),
+    (
+        lambda: S.Warmup(0.1, steps=0),
+        r"steps must be a whole number, 1 or greater.*epochs",
+    ),
     (lambda: S.Warmup(0.1, steps=2.5), r"Received: 2\.5"),
-    (lambda: S.Warmup("adam", steps=2), r"Expected a schedule.*Received: 'adam'"),
+    (lambda: S.Warmup("adam", steps=2), r"A schedule must be an instance of keras.*Received: 'adam'"),
     (
         lambda: S.OneCycle(0.1, steps=5, warmup=1.0),
         r"warmup must be a number in \(0, 1\)",
     ),
-    (lambda: S.OneCycle(0.1, steps=5, final_divisor=0.5), r"must be 1 or greater"),
+    (
+        lambda: S.OneCycle(0.1, steps=5, final_divisor=0.5),
+        r"must be a number, 1 or greater",
+    ),
     (lambda: S.OneCycle(0.1, steps=5, shape="step"), r"shape must be one of"),
     (
         lambda: S.WarmupStableDecay(0.1, steps=5, warmup=0.6, decay=0.6),
-        r"exceed the whole: decay=0\.6 and 0\.6 before it",
+        r"their sum must be at most 1\. Received: warmup=0\.6, decay=0\.6",
     ),
     (lambda: S.Cyclical(0.2, 0.1, half_cycle=3), r"low <= high.*low=0\.2, high=0\.1"),
     (lambda: S.Cyclical(0.1, 0.2, half_cycle=3, mode="round"), r"mode must be one of"),
     (
         lambda: S.CosineRestarts(0.1, first=3, growth=0.5),
-        r"growth must be 1 or greater",
+        r"growth must be a number, 1 or greater",
     ),
     (lambda: S.Join([0.1], boundaries=[3]), r"one boundary between every two"),
     (lambda: S.Join([0.1, 0.2, 0.3], boundaries=[3, 3]), r"boundaries must rise"),
     (lambda: S.Scaled(0.1, factor=0.0), r"factor must be a positive number"),
-    (lambda: S.plot(0.1, 0), r"steps must be an integer"),
+    (lambda: S.plot(0.1, 0), r"steps must be a whole number"),
 ]
 
 

@@ -227,15 +227,19 @@ def test_a_start_of_ones_own():
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigError, match="at least 2. Received: 1"):
+    with pytest.raises(ConfigError, match="a whole number, 2 or greater. Received: 1"):
         dlopt.Cluster(1)
-    with pytest.raises(ConfigError, match="begin must be a training step"):
+    with pytest.raises(ConfigError, match="begin must be a whole number, 0 or greater"):
         dlopt.Cluster(4, begin=-1)
     with pytest.raises(ConfigError, match="'linear', 'kmeans.*'magic'"):
         dlopt.Cluster(4, initial="magic")
-    with pytest.raises(ConfigError, match="iterations must be at least 0"):
+    with pytest.raises(
+        ConfigError, match="iterations must be a whole number, 0 or greater"
+    ):
         dlopt.Cluster(4, iterations=-1)
-    with pytest.raises(ConfigError, match="reassign must be a number of steps"):
+    with pytest.raises(
+        ConfigError, match="reassign must be a whole number, 1 or greater, or None"
+    ):
         dlopt.Cluster(4, reassign=0)
     with pytest.raises(ConfigError, match="gradient must be 'sum' or 'mean'"):
         dlopt.Cluster(4, gradient="median")

@@ -117,11 +117,13 @@ def test_training_pulls_the_weights_together():
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigError, match="at least 2. Received: 1"):
+    with pytest.raises(ConfigError, match="a whole number, 2 or greater. Received: 1"):
         SoftWeightSharing(1)
-    with pytest.raises(ConfigError, match="strength must be positive"):
+    with pytest.raises(ConfigError, match="strength must be a positive number"):
         SoftWeightSharing(strength=0)
-    with pytest.raises(ConfigError, match="zero_share must be between 0 and 1"):
+    with pytest.raises(
+        ConfigError, match="zero_share must be a number in .0, 1.. Received"
+    ):
         SoftWeightSharing(zero_share=1.0)
-    with pytest.raises(ConfigError, match="join must be at least 0"):
+    with pytest.raises(ConfigError, match="join must be a number, 0 or greater"):
         SoftWeightSharing(join=-1)

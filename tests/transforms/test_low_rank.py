@@ -116,7 +116,7 @@ def test_energy_decides_the_rank():
 def test_what_low_rank_refuses():
     with pytest.raises(ConfigError, match="Give one of rank .* and ratio"):
         dlopt.LowRank()
-    with pytest.raises(ConfigError, match="ratio must be in .0, 1."):
+    with pytest.raises(ConfigError, match="ratio must be a number in .0, 1., or None"):
         dlopt.LowRank(ratio=2.0)
     with pytest.raises(ConfigError, match="'tucker' also takes two"):
         dlopt.LowRank((2, 2))
@@ -127,7 +127,7 @@ def test_what_low_rank_refuses():
     model = keras.Sequential([keras.Input((4,)), L.Dense(4)])
     with pytest.raises(ConfigError, match="Give one of energy and budget"):
         dlopt.low_rank_recipe(model)
-    with pytest.raises(ConfigError, match="budget must be in .0, 1."):
+    with pytest.raises(ConfigError, match="budget must be a number in .0, 1., or None"):
         dlopt.low_rank_recipe(model, budget=0.0)
     with pytest.raises(ConfigError, match="found no weight of two or more"):
         dlopt.low_rank_recipe(model, energy=0.5, select=dlopt.named("bias"))

@@ -449,9 +449,11 @@ def test_weights_that_are_not_finite_are_refused():
 def test_other_things_than_recipes_and_models_are_named():
     net = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     for make in (dlopt.transform, dlopt.TransformedModel):
-        with pytest.raises(ConfigError, match="A recipe is needed.*Received: Prune"):
+        with pytest.raises(
+            ConfigError, match="The recipe must be a Recipe.*Received: Prune"
+        ):
             make(net, dlopt.Prune(0.5))
-    with pytest.raises(ConfigError, match="A recipe is needed"):
+    with pytest.raises(ConfigError, match="The recipe must be a Recipe, such as"):
         dlopt.TransformedLayer(layers.Dense(2), [(KERNELS, dlopt.Prune(0.5))])
     with pytest.raises(ModelError, match="takes a keras.Model. Received: 'net'"):
         dlopt.finalize("net")

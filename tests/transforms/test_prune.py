@@ -170,9 +170,11 @@ def test_sparsity_of_another_type():
 
 
 def test_steps_out_of_order():
-    with pytest.raises(ConfigError, match="0 <= begin <= end.*begin=5, end=3"):
+    with pytest.raises(ConfigError, match="begin <= end must hold.*begin=5, end=3"):
         PolynomialSparsity(0.5, begin=5, end=3)
-    with pytest.raises(ConfigError, match="frequency must be at least 1"):
+    with pytest.raises(
+        ConfigError, match="frequency must be a whole number, 1 or greater"
+    ):
         PolynomialSparsity(0.5, end=3, frequency=0)
-    with pytest.raises(ConfigError, match="power must be positive"):
+    with pytest.raises(ConfigError, match="power must be a positive number"):
         PolynomialSparsity(0.5, end=3, power=0)

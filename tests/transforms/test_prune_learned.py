@@ -168,17 +168,22 @@ def test_gates_and_their_price():
 
 
 def test_arguments():
-    with pytest.raises(ConfigError, match="examples must be an integer, 1 or greater"):
+    with pytest.raises(
+        ConfigError, match="examples must be a whole number, 1 or greater"
+    ):
         dlopt.VariationalDropout(0)
-    with pytest.raises(ConfigError, match="begins to count.*begin=5, warm_up=3"):
+    with pytest.raises(
+        ConfigError,
+        match="begin <= warm_up must hold.*begin=5, warm_up=3.*begins to count",
+    ):
         dlopt.VariationalDropout(10, begin=5, warm_up=3)
-    with pytest.raises(ConfigError, match="frequency must be an integer"):
+    with pytest.raises(ConfigError, match="frequency must be a whole number"):
         dlopt.VariationalDropout(10, frequency=0)
     with pytest.raises(ConfigError, match="penalty must be a number, 0 or greater"):
         dlopt.L0(-1)
     with pytest.raises(ConfigError, match="Gates stand for single weights or.*Blocks"):
         dlopt.L0(0.1, pattern=Blocks((2, 2)))
-    with pytest.raises(ConfigError, match=r"closed must be a share.*in \(0, 1\)"):
+    with pytest.raises(ConfigError, match=r"closed must be a number in \(0, 1\)"):
         dlopt.L0(0.1, closed=1.0)
     with pytest.raises(ConfigError, match="rank 2 or more"):
         dlopt.L0(0.1, pattern=Columns()).init(Target("bias"), np.ones(3))

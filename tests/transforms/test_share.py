@@ -122,7 +122,9 @@ def test_what_is_refused():
     model = keras.Sequential([keras.Input((6,)), L.Dense(4), L.Dense(2)])
     with pytest.raises(ConfigError, match="Share ties weights of one shape"):
         dlopt.transform(model, dlopt.Recipe([(dlopt.named("kernel"), dlopt.Share())]))
-    with pytest.raises(ConfigError, match="ratio must be between 0 and 1"):
+    with pytest.raises(
+        ConfigError, match="ratio must be a number in .0, 1.\\. Received"
+    ):
         dlopt.HashedWeights(1.0)
-    with pytest.raises(ConfigError, match="seed must be at least 0"):
+    with pytest.raises(ConfigError, match="seed must be a whole number, 0 or greater"):
         dlopt.HashedWeights(0.5, seed=-1)

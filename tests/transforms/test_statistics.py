@@ -303,7 +303,9 @@ def test_what_cannot_be_measured_on():
     kernel = small.groups[0].slots[0].target.variable
     with pytest.raises(ConfigError, match="gradients are empty"):
         dlopt.Statistics(small, [])(kernel, "gradient", 0)
-    with pytest.raises(ConfigError, match="batches must be a whole number, at least 1"):
+    with pytest.raises(
+        ConfigError, match="batches must be a whole number, 1 or greater"
+    ):
         dlopt.UpdateTransforms(batches=0)
     with pytest.raises(ConfigError, match="batch_size must be a whole number"):
         dlopt.UpdateTransforms(batch_size=-1)

@@ -11,7 +11,7 @@ from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.interop.tfmot.wrapping import WEIGHTS, wrap
 from keras_dlopt.schedules import Schedule
-from keras_dlopt.schedules.sparsity import check_sparsity
+from keras_dlopt.schedules.parts import check_sparsity
 from keras_dlopt.select import Selector, at
 from keras_dlopt.transforms import Prune, Recipe, UpdateTransforms, finalize
 from keras_dlopt.transforms.prune.pattern import Blocks, NofM, Pattern, Unstructured

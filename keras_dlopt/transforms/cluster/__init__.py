@@ -1,12 +1,13 @@
 """Weight clustering: few shared values, found by k-means or by a trained mixture."""
 
+from keras_dlopt import moved
 from keras_dlopt.transforms.cluster.kmeans import kmeans, nearest
 from keras_dlopt.transforms.cluster.mixture import SoftWeightSharing
 from keras_dlopt.transforms.cluster.starts import (
     Density,
     KMeansPlusPlus,
-    Linear,
-    Random,
+    LinearStart,
+    RandomStart,
     Start,
     start_of,
 )
@@ -16,11 +17,13 @@ __all__ = [
     "Cluster",
     "Density",
     "KMeansPlusPlus",
-    "Linear",
-    "Random",
+    "LinearStart",
+    "RandomStart",
     "SoftWeightSharing",
     "Start",
     "kmeans",
     "nearest",
     "start_of",
 ]
+
+__getattr__ = moved.names(__name__)

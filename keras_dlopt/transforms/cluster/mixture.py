@@ -4,10 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.codecs.hints import Codebook
-from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.base import State, Transform
-from keras_dlopt.transforms.cluster.transform import check_clusters
 
 # Gamma priors of the precisions (shape, rate), from the authors' published settings:
 # the zero component is kept narrow harder than the others.
@@ -62,20 +61,14 @@ class SoftWeightSharing(Transform):
         zero_share: float = 0.99,
         join: float = 1.0,
     ):
-        self.clusters = check_clusters(clusters)
-        if strength <= 0:
-            raise ConfigError(
-                "strength must be positive, such as 0.005 divided by the number of "
-                f"training examples. Received: {strength!r}."
-            )
-        if not 0 < zero_share < 1:
-            raise ConfigError(
-                "zero_share must be between 0 and 1, such as 0.99. Received: "
-                f"{zero_share!r}."
-            )
-        if join < 0:
-            raise ConfigError(f"join must be at least 0. Received: {join!r}.")
-        self.strength, self.zero_share, self.join = strength, zero_share, join
+        self.clusters = checks.whole(clusters, name="clusters", least=2)
+        self.strength = checks.positive(
+            strength,
+            name="strength",
+            hint="Such as 0.005 divided by the number of training examples.",
+        )
+        self.zero_share = checks.fraction(zero_share, name="zero_share")
+        self.join = checks.number(join, name="join", least=0)
 
     def init(self, target, weight):
         return self.init_group([target], [weight])[0]

@@ -1,16 +1,16 @@
 """Where k-means starts: small frozen values, or their names."""
 
 import dataclasses
-from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt import checks
+from keras_dlopt.config import Value
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class Start(Value):
     """The first centroids of a clustering.
 
     Subclasses write `__call__`. To be saved, a new one must be registered with
@@ -30,25 +30,16 @@ class Start:
         """
         raise TypeError(f"{type(self).__name__} does not say where k-means starts.")
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Start":
-        """Builds the start from its `get_config()`."""
-        return cls(**config)
-
-
-@keras.saving.register_keras_serializable("keras_dlopt")
+@keras.saving.register_keras_serializable("keras_dlopt", name="Linear")
 @dataclasses.dataclass(frozen=True)
-class Linear(Start):
+class LinearStart(Start):
     """Evenly spaced from the smallest to the largest number.
 
     Keeps the few large weights, which Han et al. found to matter most.
 
     Example:
-        >>> Linear()(np.array([0.0, 3.0, 1.0]), 4, seed=0).tolist()
+        >>> LinearStart()(np.array([0.0, 3.0, 1.0]), 4, seed=0).tolist()
         [0.0, 1.0, 2.0, 3.0]
     """
 
@@ -70,14 +61,13 @@ class Density(Start):
         return np.quantile(values, (np.arange(clusters) + 0.5) / clusters)
 
 
-# `prune.Random` has the plain name.
 @keras.saving.register_keras_serializable("keras_dlopt", name="cluster_Random")
 @dataclasses.dataclass(frozen=True)
-class Random(Start):
+class RandomStart(Start):
     """Drawn evenly between the smallest and the largest number.
 
     Example:
-        >>> Random()(np.array([0.0, 1.0]), 3, seed=0).round(2).tolist()
+        >>> RandomStart()(np.array([0.0, 1.0]), 3, seed=0).round(2).tolist()
         [0.04, 0.27, 0.64]
     """
 
@@ -114,10 +104,10 @@ class KMeansPlusPlus(Start):
 
 
 _NAMES = {
-    "linear": Linear(),
+    "linear": LinearStart(),
     "kmeans++": KMeansPlusPlus(),
     "density": Density(),
-    "random": Random(),
+    "random": RandomStart(),
 }
 
 
@@ -129,9 +119,7 @@ def start_of(initial: str | Start) -> Start:
     """
     if isinstance(initial, Start):
         return initial
-    if initial not in _NAMES:
-        raise ConfigError(
-            f"initial must be one of {', '.join(map(repr, _NAMES))}, or a Start of "
-            f"your own. Received: {initial!r}."
-        )
-    return _NAMES[initial]
+    known = checks.choice(
+        initial, name="initial", choices=_NAMES, hint="Or give a Start of your own."
+    )
+    return _NAMES[known]

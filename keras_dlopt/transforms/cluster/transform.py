@@ -1,30 +1,20 @@
 """Weight clustering: few shared values, trained together."""
 
-import numbers
 from typing import Literal
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.codecs.hints import Codebook
-from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
+from keras_dlopt.schedules.parts import check_steps
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.cluster.kmeans import kmeans, nearest
 from keras_dlopt.transforms.cluster.starts import Start, start_of
 from keras_dlopt.transforms.lookup import lookup
 from keras_dlopt.transforms.quantize.weight import channel_axes
-
-
-def check_clusters(clusters: int) -> int:
-    """Returns `clusters` if it is a whole number of at least 2, or raises."""
-    whole = isinstance(clusters, numbers.Integral) and not isinstance(clusters, bool)
-    if not whole or clusters < 2:
-        raise ConfigError(
-            f"clusters must be a whole number of at least 2. Received: {clusters!r}"
-        )
-    return int(clusters)
 
 
 def spread(
@@ -109,30 +99,21 @@ class Cluster(Transform):
         split_signs: bool = False,
         seed: int = 0,
     ):
-        self.clusters = check_clusters(clusters)
-        if begin < 0:
-            raise ConfigError(
-                f"begin must be a training step, at least 0. Received: {begin!r}."
-            )
-        if iterations < 0:
-            raise ConfigError(
-                "iterations must be at least 0 (0 keeps the starting points). "
-                f"Received: {iterations!r}."
-            )
-        if reassign is not None and reassign < 1:
-            raise ConfigError(
-                "reassign must be a number of steps, at least 1, or None to keep every "
-                f"weight in its cluster. Received: {reassign!r}."
-            )
-        if gradient not in ("sum", "mean"):
-            raise ConfigError(
-                f"gradient must be 'sum' or 'mean'. Received: {gradient!r}."
-            )
+        self.clusters = checks.whole(clusters, name="clusters", least=2)
+        self.begin = check_steps(begin, name="begin", least=0)
         start_of(initial)
-        self.begin, self.initial, self.per_channel = begin, initial, per_channel
-        self.iterations, self.reassign = iterations, reassign
-        self.gradient, self.preserve_zeros = gradient, preserve_zeros
-        self.split_signs, self.seed = split_signs, seed
+        self.initial = initial
+        self.per_channel = checks.boolean(per_channel, name="per_channel")
+        self.iterations = checks.whole(
+            iterations, name="iterations", least=0, hint="0 keeps the starting points."
+        )
+        self.reassign = checks.optional(check_steps, reassign, name="reassign")
+        self.gradient = checks.choice(
+            gradient, name="gradient", choices=("sum", "mean")
+        )
+        self.preserve_zeros = checks.boolean(preserve_zeros, name="preserve_zeros")
+        self.split_signs = checks.boolean(split_signs, name="split_signs")
+        self.seed = checks.seed(seed)
 
     @property
     def fixed_from(self) -> int | None:  # type: ignore[override]

@@ -1,5 +1,6 @@
 """How a sparsity is shared out between the weights of a recipe entry."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -8,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from keras_dlopt import checks
+from keras_dlopt.config import Value
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
-from keras_dlopt.transforms.prune.value import Value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,10 +109,7 @@ class Global(Distribution):
     limit: float = 1.0
 
     def __post_init__(self):
-        if not isinstance(self.limit, int | float) or not 0 < self.limit <= 1:
-            raise ConfigError(
-                f"limit must be a share in (0, 1]. Received: limit={self.limit!r}."
-            )
+        object.__setattr__(self, "limit", checks.share(self.limit, name="limit"))
 
     def counts(self, group, sparsity):
         scores, owner, weight = [], [], []
@@ -195,10 +194,7 @@ class BySensitivity(Distribution):
                 "of must map paths of weights to shares of zeros, such as "
                 f"{{'conv1/kernel': 0.5}}, or to curves. Received: {self.of!r}."
             )
-        if not isinstance(self.limit, int | float) or not 0 < self.limit <= 1:
-            raise ConfigError(
-                f"limit must be a share in (0, 1]. Received: limit={self.limit!r}."
-            )
+        object.__setattr__(self, "limit", checks.share(self.limit, name="limit"))
         checked = {path: _checked(path, value) for path, value in self.of.items()}
         if len({isinstance(v, float) for v in checked.values()}) > 1:
             raise ConfigError(
@@ -211,14 +207,6 @@ class BySensitivity(Distribution):
     def says_how_many(self) -> bool:
         """Whether it holds shares, so that no sparsity is needed."""
         return isinstance(next(iter(self.of.values())), float)
-
-    def get_config(self):
-        """The constructor's arguments, in order."""
-        of = {
-            path: value if isinstance(value, float) else [list(p) for p in value]
-            for path, value in self.of.items()
-        }
-        return {"of": of, "limit": self.limit}
 
     def shares(self, group, sparsity):
         entries = [self._entry(units.target) for units in group]
@@ -250,8 +238,8 @@ class BySensitivity(Distribution):
 
 
 def _checked(path, value):
-    if isinstance(value, int | float) and 0 <= value < 1:
-        return float(value)
+    with contextlib.suppress(ConfigError):
+        return checks.decay(value, name=path)
     try:
         points = tuple((float(s), float(loss)) for s, loss in value)
     except (TypeError, ValueError):

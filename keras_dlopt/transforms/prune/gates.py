@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.prune.pattern import Pattern, Slices, Unstructured
@@ -62,23 +63,18 @@ class L0(Transform):
         closed: float = 0.2,
         seed: int = 0,
     ):
-        if not isinstance(penalty, int | float) or not penalty >= 0:
-            raise ConfigError(
-                "penalty must be a number, 0 or greater, such as 1e-6. "
-                f"Received: {penalty!r}."
-            )
+        self.penalty = checks.number(
+            penalty, name="penalty", least=0, hint="Such as 1e-6."
+        )
         if not isinstance(pattern, Unstructured | Slices):
             raise ConfigError(
                 "Gates stand for single weights or for slices: pattern must be "
                 "Unstructured(), Rows(), Columns() or Filters(). "
                 f"Received: {pattern!r}."
             )
-        if not isinstance(closed, int | float) or not 0 < closed < 1:
-            raise ConfigError(
-                f"closed must be a share of gates, in (0, 1). Received: {closed!r}."
-            )
-        self.penalty, self.pattern = float(penalty), pattern
-        self.closed, self.seed = float(closed), seed
+        self.pattern = pattern
+        self.closed = checks.fraction(closed, name="closed")
+        self.seed = checks.seed(seed)
 
     def init(self, target, weight):
         return self.init_group([target], [weight])[0]

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from keras_dlopt import checks
+from keras_dlopt.config import Value
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.channels import input_axes, output_axes
 from keras_dlopt.graph.targets import Target
@@ -14,14 +16,8 @@ from keras_dlopt.transforms.prune.masks import (
     mask_from_threshold,
     mask_without,
 )
-from keras_dlopt.transforms.prune.value import Value
 
 Pooling = Literal["mean", "max"]
-
-
-def _check_pooling(pooling: str) -> None:
-    if pooling not in ("mean", "max"):
-        raise ConfigError(f"pooling must be 'mean' or 'max'. Received: {pooling!r}.")
 
 
 class Pattern(Value):
@@ -77,8 +73,7 @@ class Unstructured(Pattern):
     ties: Ties = "index"
 
     def __post_init__(self):
-        if self.ties not in ("index", "keep"):
-            raise ConfigError(f"ties must be 'index' or 'keep'. Received: {self.ties}.")
+        checks.choice(self.ties, name="ties", choices=("index", "keep"))
 
     def mask(self, units, zeros, sparsity):
         if self.ties == "keep":
@@ -117,12 +112,15 @@ class NofM(Pattern):
     axis: int = -2
 
     def __post_init__(self):
-        whole = all(isinstance(v, int) for v in (self.n, self.m, self.axis))
-        if not whole or not 1 <= self.n < self.m:
-            raise ConfigError(
-                "NofM(n, m) keeps n of every m weights, with 1 <= n < m. "
-                f"Received: n={self.n!r}, m={self.m!r}, axis={self.axis!r}."
+        for name, least in (("n", 1), ("m", 2), ("axis", None)):
+            plain = checks.whole(
+                getattr(self, name),
+                name=name,
+                least=least,
+                hint="NofM(n, m) keeps n of every m weights along an axis.",
             )
+            object.__setattr__(self, name, plain)
+        checks.ordered(strict=True, n=self.n, m=self.m)
 
     @property
     def fixed(self) -> float:  # type: ignore[override]
@@ -179,14 +177,11 @@ class Blocks(Pattern):
     pooling: Pooling = "mean"
 
     def __post_init__(self):
-        sizes = self.shape if isinstance(self.shape, list | tuple) else ()
-        if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise ConfigError(
-                "shape must be a tuple of positive whole numbers, such as (4, 1). "
-                f"Received: {self.shape!r}."
-            )
-        _check_pooling(self.pooling)
-        object.__setattr__(self, "shape", tuple(sizes))
+        sizes = checks.several(
+            self.shape, checks.count, name="shape", hint="It is as in Blocks((4, 1))."
+        )
+        checks.choice(self.pooling, name="pooling", choices=("mean", "max"))
+        object.__setattr__(self, "shape", sizes)
 
     def check(self, target, shape):
         if len(self.shape) > len(shape):
@@ -241,7 +236,7 @@ class Slices(Pattern):
     pooling: Pooling = "mean"
 
     def __post_init__(self):
-        _check_pooling(self.pooling)
+        checks.choice(self.pooling, name="pooling", choices=("mean", "max"))
 
     def axes(self, target: Target, rank: int) -> tuple[int, ...]:
         """The axes whose indices name a slice."""

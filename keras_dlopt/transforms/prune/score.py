@@ -5,9 +5,9 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt import checks
+from keras_dlopt.config import Value
 from keras_dlopt.transforms.base import Member, State
-from keras_dlopt.transforms.prune.value import Value
 
 
 class Score(Value):
@@ -161,10 +161,7 @@ class Random(Score):
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigError(
-                f"seed must be a whole number, 0 or greater. Received: {self.seed!r}."
-            )
+        object.__setattr__(self, "seed", checks.seed(self.seed))
 
     def __call__(self, member):
         return np.random.default_rng([self.seed, member.place]).random(

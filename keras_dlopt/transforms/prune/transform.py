@@ -1,11 +1,11 @@
 """Pruning: score x pattern x distribution x schedule."""
 
-import numbers
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import (
     LotterySparsity,
@@ -13,7 +13,7 @@ from keras_dlopt.schedules import (
     RegrowSparsity,
     Schedule,
 )
-from keras_dlopt.schedules.sparsity import check_sparsity
+from keras_dlopt.schedules.parts import check_sparsity
 from keras_dlopt.transforms.base import Member, State, Transform
 from keras_dlopt.transforms.prune.distribution import (
     BySensitivity,
@@ -83,14 +83,11 @@ class Prune(Transform):
             ("pattern", pattern, Pattern),
             ("distribution", distribution, Distribution),
         ):
-            if not isinstance(value, kind):
-                raise ConfigError(
-                    f"{name} must be a {kind.__name__}, such as {_EXAMPLES[name]}. "
-                    f"Received: {value!r}."
-                )
+            wanted = f"a {kind.__name__}, such as {_EXAMPLES[name]}"
+            checks.instance(value, kind, name=name, wanted=wanted)
         self.sparsity = _sparsity(sparsity, pattern, distribution)
         self.score, self.pattern, self.distribution = score, pattern, distribution
-        self.regrow = bool(regrow)
+        self.regrow = checks.boolean(regrow, name="regrow")
         self._check()
 
     def _check(self) -> None:
@@ -243,13 +240,18 @@ def _sparsity(sparsity: Any, pattern: Pattern, distribution: Distribution) -> An
             return None
     if isinstance(sparsity, Schedule):
         return sparsity
-    if not isinstance(sparsity, numbers.Real):
-        raise ConfigError(
-            "sparsity must be a number in [0, 1) or a schedule such as "
-            f"PolynomialSparsity(0.9, end=1000). Received: {sparsity!r}. Only NofM, "
-            "and BySensitivity with shares, say by themselves how many zeros there are."
-        )
-    return check_sparsity(float(sparsity))
+    try:
+        checks.number(sparsity, name="sparsity")
+    except ConfigError:
+        raise checks.refused(
+            sparsity,
+            name="sparsity",
+            wanted="a number in [0, 1) or a schedule such as "
+            "PolynomialSparsity(0.9, end=1000)",
+            hint="Only NofM, and BySensitivity with shares, say by themselves how many "
+            "zeros there are.",
+        ) from None
+    return check_sparsity(sparsity)
 
 
 def _check_n_of_m(pattern: NofM, distribution: Distribution, sparsity: Any) -> None:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt import checks
 from keras_dlopt.schedules.parts import check_steps
 from keras_dlopt.transforms.base import State, Transform
 
@@ -71,15 +71,17 @@ class VariationalDropout(Transform):
         frequency: int = 100,
     ):
         self.examples = check_steps(examples, name="examples", unit="training examples")
-        self.begin = check_steps(begin, name="begin", minimum=0)
-        self.warm_up = check_steps(warm_up, name="warm_up", minimum=0)
+        self.begin = check_steps(begin, name="begin", least=0)
+        self.warm_up = check_steps(warm_up, name="warm_up", least=0)
         self.frequency = check_steps(frequency, name="frequency")
-        if self.begin > self.warm_up:
-            raise ConfigError(
-                "The divergence begins to count at step `begin` and counts in full at "
-                f"step `warm_up`. Received: begin={begin}, warm_up={warm_up}."
-            )
-        self.threshold, self.initial = float(threshold), float(initial)
+        checks.ordered(
+            begin=self.begin,
+            warm_up=self.warm_up,
+            hint="The divergence begins to count at step `begin` and counts in full at "
+            "step `warm_up`.",
+        )
+        self.threshold = checks.number(threshold, name="threshold")
+        self.initial = checks.number(initial, name="initial")
 
     def factor(self, step: int) -> float:
         """What the divergence is multiplied with at `step`, from 0 to 1."""
