@@ -158,6 +158,24 @@ RECIPE = dlopt.Recipe(
         (dlopt.inside("Dense") & dlopt.at("a/b"), dlopt.LowRank(2)),
     ]
 )
+
+
+def test_the_entry_and_the_key_of_a_recipe_are_named():
+    data = RECIPE.to_dict()
+    data[1]["transform"] = {"class": "Magnitude", "config": {}}
+    text = (
+        "entry 1 of the recipe, 'transform': expected a transform. Received: {'class'"
+    )
+    with pytest.raises(ConfigError, match=text):
+        dlopt.Recipe.from_dict(data)
+    data = RECIPE.to_dict()
+    data[1]["select"] = {"named": 5}
+    with pytest.raises(
+        ConfigError, match="entry 1 of the recipe, 'select': 'named' of"
+    ):
+        dlopt.Recipe.from_dict(data)
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (

@@ -118,6 +118,23 @@ def test_bad_plain_data(data):
         selector_from_dict(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"named": 5}, "'named' of a selector takes a list. Received: 5"),
+        ({"at": "a/b"}, "'at' of a selector takes a list. Received: 'a/b'"),
+        ({"rank": ["2"]}, "'rank' of a selector takes a list of whole numbers"),
+        ({"inside": [3]}, "'inside' of a selector takes a list of texts"),
+        ({"all": {"named": ["a"]}}, "'all' of a selector takes a list"),
+        ({"not": 3}, "A selector is a dict with one key of"),
+        ({"matching": 3}, "matching.. takes a regular expression. Received: 3"),
+    ],
+)
+def test_bad_parts_of_plain_data(data, text):
+    with pytest.raises(ConfigError, match=text):
+        selector_from_dict(data)
+
+
 def test_combining_with_something_else():
     with pytest.raises(ConfigError, match="combines with selectors only"):
         named("kernel") & "conv"

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import checks
 from keras_dlopt.layers._shared import channel_axis, data_format
 from keras_dlopt.layers.batch_normalization import BatchNormalization
 
@@ -28,8 +29,12 @@ class Parts:
     @classmethod
     def of(cls, owner: str, kwargs: dict, momentum: float, epsilon: float) -> "Parts":
         """The parts of the block `owner`, from what `Residual` will be given."""
-        form = data_format(owner, kwargs.get("data_format"))
-        return cls(form, kwargs.get("dtype"), momentum, epsilon)
+        return cls(
+            data_format(owner, kwargs.get("data_format")),
+            kwargs.get("dtype"),
+            checks.probability(momentum, name=f"{owner}: momentum"),
+            checks.positive(epsilon, name=f"{owner}: epsilon"),
+        )
 
     def conv(
         self, filters: int, size: int, *, name: str, strides: int = 1, groups: int = 1

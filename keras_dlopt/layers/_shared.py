@@ -9,10 +9,9 @@ from keras_dlopt import checks
 Shape = tuple[int | None, ...]
 
 
-def counts(owner: str, **values: Any) -> None:
-    """Raises `ConfigError` unless every value is a whole number of at least 1."""
-    for name, value in values.items():
-        checks.count(value, name=f"{owner}: {name}")
+def counts(owner: str, **values: Any) -> tuple[int, ...]:
+    """Returns whole numbers of at least 1 as ints, in order, or raises."""
+    return tuple(checks.count(v, name=f"{owner}: {k}") for k, v in values.items())
 
 
 def survival(owner: str, value: float) -> float:

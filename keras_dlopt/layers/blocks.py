@@ -63,7 +63,7 @@ class BasicBlock(_NormalizedBlock):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
-        counts(owner, filters=filters, strides=strides)
+        filters, strides = counts(owner, filters=filters, strides=strides)
         parts = Parts.of(owner, kwargs, momentum, epsilon)
         body = [
             parts.conv(filters, 3, strides=strides, name="conv1"),
@@ -74,7 +74,8 @@ class BasicBlock(_NormalizedBlock):
         ]
         super().__init__(body, **{"activation": "relu", **kwargs})
         self.filters, self.strides = filters, strides
-        self.momentum, self.epsilon, self.zero_init = momentum, epsilon, zero_init
+        self.momentum, self.epsilon = parts.momentum, parts.epsilon
+        self.zero_init = checks.boolean(zero_init, name=f"{owner}: zero_init")
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -118,7 +119,7 @@ class BottleneckBlock(_NormalizedBlock):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
-        counts(
+        filters, strides, expansion, groups = counts(
             owner, filters=filters, strides=strides, expansion=expansion, groups=groups
         )
         if filters % groups:
@@ -141,7 +142,8 @@ class BottleneckBlock(_NormalizedBlock):
         super().__init__(body, **{"activation": "relu", **kwargs})
         self.filters, self.strides = filters, strides
         self.expansion, self.groups = expansion, groups
-        self.momentum, self.epsilon, self.zero_init = momentum, epsilon, zero_init
+        self.momentum, self.epsilon = parts.momentum, parts.epsilon
+        self.zero_init = checks.boolean(zero_init, name=f"{owner}: zero_init")
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -184,7 +186,7 @@ class PreActivationBlock(_NormalizedBlock):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
-        counts(owner, filters=filters, strides=strides)
+        filters, strides = counts(owner, filters=filters, strides=strides)
         parts = Parts.of(owner, kwargs, momentum, epsilon)
         body = [
             parts.norm(name="bn1"),
@@ -197,7 +199,8 @@ class PreActivationBlock(_NormalizedBlock):
         ]
         super().__init__(body, **kwargs)
         self.filters, self.strides = filters, strides
-        self.dropout, self.momentum, self.epsilon = dropout, momentum, epsilon
+        self.dropout = checks.decay(dropout, name=f"{owner}: dropout")
+        self.momentum, self.epsilon = parts.momentum, parts.epsilon
 
     def _make_projection(self, rank, channels, strides):
         # The residual's plain projection: nothing normalizes it here.

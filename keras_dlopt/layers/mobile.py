@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_dlopt import checks
 from keras_dlopt.layers._parts import Parts
 from keras_dlopt.layers._shared import channel_axis, counts
 from keras_dlopt.layers.residual import Residual
@@ -59,7 +60,7 @@ class InvertedResidualBlock(Residual):
     ):
         owner = kwargs.get("name") or type(self).__name__
         inside = filters if in_filters is None else in_filters
-        counts(
+        filters, strides, expansion, inside, kernel_size = counts(
             owner,
             filters=filters,
             strides=strides,
@@ -67,6 +68,7 @@ class InvertedResidualBlock(Residual):
             in_filters=inside,
             kernel_size=kernel_size,
         )
+        squeeze = checks.probability(squeeze, name=f"{owner}: squeeze")
         parts = Parts.of(owner, kwargs, momentum, epsilon)
         body: list[keras.layers.Layer] = []
         if expansion > 1:
@@ -93,9 +95,11 @@ class InvertedResidualBlock(Residual):
         ]
         super().__init__(body, **kwargs)
         self.filters, self.strides, self.expansion = filters, strides, expansion
-        self.in_filters, self.kernel_size = in_filters, kernel_size
-        self.squeeze, self.momentum = squeeze, momentum
-        self.epsilon, self.zero_init = epsilon, zero_init
+        self.in_filters = None if in_filters is None else inside
+        self.kernel_size = kernel_size
+        self.squeeze = squeeze
+        self.momentum, self.epsilon = parts.momentum, parts.epsilon
+        self.zero_init = checks.boolean(zero_init, name=f"{owner}: zero_init")
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -124,7 +128,9 @@ class ConvNeXtBlock(Residual):
         self, filters: int, *, kernel_size: int = 7, expansion: int = 4, **kwargs
     ):
         owner = kwargs.get("name") or type(self).__name__
-        counts(owner, filters=filters, kernel_size=kernel_size, expansion=expansion)
+        filters, kernel_size, expansion = counts(
+            owner, filters=filters, kernel_size=kernel_size, expansion=expansion
+        )
         parts = Parts.of(owner, kwargs, momentum=0.9, epsilon=1e-6)
         form, dtype = parts.data_format, parts.dtype
 

@@ -113,7 +113,7 @@ class Residual(Configured, keras.layers.Layer):
         )
         self.activation = keras.activations.get(activation)
         self.data_format = _shared.data_format(self.name, data_format)
-        self.seed = seed
+        self.seed = checks.optional(checks.seed, seed, name=f"{owner}: seed")
         self.projection: list[keras.layers.Layer] = []
         self.adds = True
         self.pad: tuple[tuple[int, ...], int] | None = None

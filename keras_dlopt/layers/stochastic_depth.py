@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.config import Configured
 from keras_dlopt.layers import _shared
 
@@ -36,7 +37,7 @@ class StochasticDepth(Configured, keras.layers.Layer):
     def __init__(self, survival: float = 0.8, *, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.survival = _shared.survival(self.name, survival)
-        self.seed = seed
+        self.seed = checks.optional(checks.seed, seed, name=f"{self.name}: seed")
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
 

@@ -5,6 +5,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.layers import _shared
 from keras_dlopt.layers._shared import counts
 from keras_dlopt.layers.blocks import dropouts
 from keras_dlopt.layers.residual import Residual
@@ -49,8 +50,10 @@ class ResidualMLPBlock(Residual):
         **kwargs,
     ):
         owner = kwargs.get("name") or type(self).__name__
+        (units,) = counts(owner, units=units)
         width = 4 * units if hidden is None else hidden
-        counts(owner, units=units, hidden=width)
+        (width,) = counts(owner, hidden=width)
+        dropout = checks.decay(dropout, name=f"{owner}: dropout")
         dtype = kwargs.get("dtype")
         body: list[keras.layers.Layer] = []
         if normalize:
@@ -69,7 +72,8 @@ class ResidualMLPBlock(Residual):
             ),
         ]
         super().__init__(body, **kwargs)
-        self.units, self.hidden, self.inner = units, hidden, inner
+        self.units, self.hidden = units, None if hidden is None else width
+        self.inner = inner
         self.normalize, self.dropout = normalize, dropout
         self.zero_init = zero_init
 
@@ -107,15 +111,15 @@ class SelfAttention(Configured, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        counts(self.name, units=units, heads=heads)
+        units, heads = counts(self.name, units=units, heads=heads)
         if units % heads:
             raise ConfigError(
                 f"{self.name}: heads must divide units. Received: units={units} and "
                 f"heads={heads}."
             )
-        dropouts(self.name, dropout, None)
         self.units, self.heads = units, heads
-        self.dropout, self.causal = dropout, causal
+        self.dropout = checks.decay(dropout, name=f"{self.name}: dropout")
+        self.causal = causal
         self.attention = keras.layers.MultiHeadAttention(
             heads,
             units // heads,
@@ -181,7 +185,13 @@ class TransformerBlock(Configured, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        norm = checks.choice(norm, name=f"{self.name}: norm", choices=("pre", "post"))
+        owner = self.name
+        units, heads = counts(owner, units=units, heads=heads)
+        hidden = checks.optional(checks.count, hidden, name=f"{owner}: hidden")
+        norm = checks.choice(norm, name=f"{owner}: norm", choices=("pre", "post"))
+        dropout = checks.decay(dropout, name=f"{owner}: dropout")
+        survival = _shared.survival(owner, survival)
+        seed = checks.optional(checks.seed, seed, name=f"{owner}: seed")
         self.units, self.heads, self.hidden = units, heads, hidden
         self.norm, self.dropout = norm, dropout
         self.survival, self.scale = survival, scale

@@ -286,7 +286,7 @@ def test_model_without_a_loss_mean_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"start": -1.0}, r"start must be a positive number.*Received: start=-1"),
+        ({"start": -1.0}, r"start must be a positive number.*Received: -1\.0"),
         ({"climb": 1.0}, r"climb must be a number above 1"),
         ({"down": 1.0}, r"down must be a number in \(0, 1\)"),
         ({"anneal": 1.0}, r"anneal must be a number in \[0, 1\)"),

@@ -10,6 +10,8 @@ import pytest
 
 from catalogue import all_cases
 from contracts.building import trial
+from keras_dlopt.config import arguments
+from keras_dlopt.errors import ConfigError
 
 CASES = all_cases()
 
@@ -86,6 +88,25 @@ def test_config_keys_are_the_constructor_arguments_in_order(case):
         assert set(arguments) <= set(obj.get_config())
     else:
         assert keys == arguments
+
+
+@_cases("config", kinds=("schedule", "callback", "layer", "transform"))
+def test_numbers_get_one_verdict(case):
+    """NumPy's numbers are numbers; NaN, infinities and bools are not."""
+    obj = case.make()
+    config = obj.get_config()
+    for name in arguments(type(obj)):
+        value = config[name]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        kinds = (np.int64, np.asarray) if isinstance(value, int) else (np.float64,)
+        for kind in kinds:
+            again = type(obj).from_config({**config, name: kind(value)}).get_config()
+            assert type(again[name]) is type(value), name
+            assert again[name] == value, name
+        for bad in (True, np.nan, np.inf, "1"):
+            with pytest.raises(ConfigError, match=rf"{name} must"):
+                type(obj).from_config({**config, name: bad})
 
 
 @_cases("keras_file", kinds=("optimizer", "schedule", "layer", "transform", "model"))

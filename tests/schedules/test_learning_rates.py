@@ -199,7 +199,10 @@ BAD = [
         r"steps must be a whole number, 1 or greater.*epochs",
     ),
     (lambda: S.Warmup(0.1, steps=2.5), r"Received: 2\.5"),
-    (lambda: S.Warmup("adam", steps=2), r"A schedule must be an instance of keras.*Received: 'adam'"),
+    (
+        lambda: S.Warmup("adam", steps=2),
+        r"A schedule must be an instance of keras.*Received: 'adam'",
+    ),
     (
         lambda: S.OneCycle(0.1, steps=5, warmup=1.0),
         r"warmup must be a number in \(0, 1\)",
@@ -230,3 +233,35 @@ BAD = [
 def test_bad_arguments_are_named(make, text):
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+def test_schedules_inside_schedules_load_from_files_of_before():
+    inner, theirs = (
+        S.OneCycle(0.1, steps=5),
+        keras.optimizers.schedules.CosineDecay(1, 9),
+    )
+    for schedule in (inner, theirs):
+        form = keras.saving.serialize_keras_object(schedule)
+        for made in (
+            S.Warmup.from_config({"schedule": form, "steps": 2, "start": 0.0}),
+            S.Scaled.from_config({"schedule": form, "factor": 1.0}),
+            S.Join.from_config(
+                {"schedules": [form], "boundaries": [], "restart": True}
+            ),
+        ):
+            assert type(made).from_config(made.get_config()) == made
+            assert float(made(3)) > 0
+    assert S.Warmup(inner, steps=2) == S.Warmup(S.OneCycle(0.1, steps=5), steps=2)
+
+
+def test_a_schedule_may_be_a_call_alone():
+    class Half(S.Schedule):
+        def __call__(self, step):
+            return step * 0.5
+
+    class Nothing(S.Schedule):
+        pass
+
+    assert Half().value(3) == 1.5
+    with pytest.raises(TypeError, match="Nothing must define `formula`"):
+        Nothing().value(3)

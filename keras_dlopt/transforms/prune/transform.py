@@ -1,5 +1,6 @@
 """Pruning: score x pattern x distribution x schedule."""
 
+import numbers
 from typing import Any
 
 import keras
@@ -240,18 +241,16 @@ def _sparsity(sparsity: Any, pattern: Pattern, distribution: Distribution) -> An
             return None
     if isinstance(sparsity, Schedule):
         return sparsity
-    try:
-        checks.number(sparsity, name="sparsity")
-    except ConfigError:
-        raise checks.refused(
-            sparsity,
-            name="sparsity",
-            wanted="a number in [0, 1) or a schedule such as "
-            "PolynomialSparsity(0.9, end=1000)",
-            hint="Only NofM, and BySensitivity with shares, say by themselves how many "
-            "zeros there are.",
-        ) from None
-    return check_sparsity(sparsity)
+    if isinstance(sparsity, numbers.Real | np.ndarray):
+        return check_sparsity(sparsity)
+    raise checks.refused(
+        sparsity,
+        name="sparsity",
+        wanted="a number in [0, 1) or a schedule such as "
+        "PolynomialSparsity(0.9, end=1000)",
+        hint="Only NofM, and BySensitivity with shares, say by themselves how many "
+        "zeros there are.",
+    )
 
 
 def _check_n_of_m(pattern: NofM, distribution: Distribution, sparsity: Any) -> None:
