@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules.base import Schedule
 
 
@@ -74,7 +75,7 @@ def as_schedule(schedule: Any) -> Any:
         return schedule
     try:
         return Constant(schedule)
-    except checks.ConfigError:
+    except ConfigError:
         raise checks.refused(
             schedule,
             name="A schedule",

@@ -31,16 +31,13 @@ KNOWN: dict[str, set[tuple[str, str]]] = {
         ("model_parallel/pipeline.py", "model.layers"),
     },
     "classes_mean_one_thing": {
-        ("callbacks/loss_driven.py", "State"),
         ("codecs/tensor.py", "Tensor"),
-        ("config.py", "Value"),
         ("model_parallel/functional.py", "State"),
         ("model_parallel/layout.py", "Layout"),
         ("model_parallel/tf_state.py", "Cell"),
         ("optimizers/_cells.py", "Cell"),
         ("storage/contents.py", "Tensor"),
         ("transforms/base.py", "State"),
-        ("transforms/prune/value.py", "Value"),
         ("transforms/quantize/layout.py", "Layout"),
     },
 }

@@ -242,7 +242,7 @@ def _sparsity(sparsity: Any, pattern: Pattern, distribution: Distribution) -> An
     if isinstance(sparsity, Schedule):
         return sparsity
     if isinstance(sparsity, numbers.Real | np.ndarray):
-        return check_sparsity(sparsity)
+        return check_sparsity(sparsity)  # type: ignore[arg-type]
     raise checks.refused(
         sparsity,
         name="sparsity",
