@@ -75,7 +75,7 @@ class Residual(Configured, keras.layers.Layer):
 
     encoders: ClassVar = {
         "activation": keras.activations.serialize,
-        "body": lambda body: [keras.saving.serialize_keras_object(b) for b in body],
+        "body": keras.saving.serialize_keras_object,
     }
     # Blocks whose papers leave the shortcut out where shapes differ say so here.
     _shortcut_may_be_absent = False

@@ -38,7 +38,7 @@ class StochasticDepth(Configured, keras.layers.Layer):
         super().__init__(**kwargs)
         self.survival = _shared.survival(self.name, survival)
         self.seed = checks.optional(checks.seed, seed, name=f"{self.name}: seed")
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
     def call(self, inputs, training=False):

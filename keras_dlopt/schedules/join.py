@@ -1,7 +1,7 @@
 """Schedules one after the other."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -32,6 +32,8 @@ class Join(Schedule):
         >>> [steps.value(t) for t in (9, 10, 25)]
         [0.1, 0.01, 0.001]
     """
+
+    encoders: ClassVar = {"schedules": keras.saving.serialize_keras_object}
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A schedule times a factor that callbacks may change while training."""
 
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -32,6 +32,8 @@ class Scaled(Schedule):
         >>> Scaled(0.1, factor=0.5).value(0)
         0.05
     """
+
+    encoders: ClassVar = {"schedule": keras.saving.serialize_keras_object}
 
     def __init__(self, schedule: Any, *, factor: float = 1.0):
         self.schedule = as_schedule(schedule)

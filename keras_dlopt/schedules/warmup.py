@@ -1,6 +1,6 @@
 """Warm-up in front of anything, and schedules with a warm-up of their own."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -33,6 +33,8 @@ class Warmup(Schedule):
     Source: Goyal et al., "Accurate, Large Minibatch SGD" (arXiv:1706.02677),
     section 2.2, gradual warm-up.
     """
+
+    encoders: ClassVar = {"schedule": keras.saving.serialize_keras_object}
 
     def __init__(self, schedule: Any, *, steps: int, start: float = 0.0):
         self.schedule = as_schedule(schedule)

@@ -10,7 +10,7 @@ import pytest
 
 from catalogue import all_cases
 from contracts.building import trial
-from keras_dlopt.config import arguments
+from keras_dlopt.config import Configured, arguments, decode
 from keras_dlopt.errors import ConfigError
 
 CASES = all_cases()
@@ -90,23 +90,29 @@ def test_config_keys_are_the_constructor_arguments_in_order(case):
         assert keys == arguments
 
 
+# Classes whose folders still have checks of their own.
+UNCHECKED = ("keras_dlopt.interop", "keras_dlopt.transforms.quantize")
+
+
 @_cases("config", kinds=("schedule", "callback", "layer", "transform"))
 def test_numbers_get_one_verdict(case):
     """NumPy's numbers are numbers; NaN, infinities and bools are not."""
     obj = case.make()
-    config = obj.get_config()
-    for name in arguments(type(obj)):
-        value = config[name]
+    make, config = type(obj), obj.get_config()
+    if not isinstance(obj, Configured) or make.__module__.startswith(UNCHECKED):
+        pytest.skip("takes its arguments as its parent does")
+    given = {name: decode(config[name]) for name in arguments(make)}
+    for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         kinds = (np.int64, np.asarray) if isinstance(value, int) else (np.float64,)
         for kind in kinds:
-            again = type(obj).from_config({**config, name: kind(value)}).get_config()
+            again = make(**{**given, name: kind(value)}).get_config()
             assert type(again[name]) is type(value), name
             assert again[name] == value, name
         for bad in (True, np.nan, np.inf, "1"):
             with pytest.raises(ConfigError, match=rf"{name} must"):
-                type(obj).from_config({**config, name: bad})
+                make(**{**given, name: bad})
 
 
 @_cases("keras_file", kinds=("optimizer", "schedule", "layer", "transform", "model"))
