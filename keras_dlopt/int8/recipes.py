@@ -14,9 +14,7 @@ from keras_dlopt.int8.placement import Places, place
 from keras_dlopt.select import at
 from keras_dlopt.transforms.base import Chain, Transform
 from keras_dlopt.transforms.model import TransformedModel
-from keras_dlopt.transforms.quantize.activation import FakeQuantActivation
-from keras_dlopt.transforms.quantize.observers import MinMax
-from keras_dlopt.transforms.quantize.weight import FakeQuant
+from keras_dlopt.transforms.quantize import FakeQuant, FakeQuantActivation, MinMax
 from keras_dlopt.transforms.recipe import Recipe
 
 _BY_HAND = (

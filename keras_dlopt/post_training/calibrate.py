@@ -12,7 +12,6 @@ from keras_dlopt.graph.targets import Target
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.host import Slot
-from keras_dlopt.transforms.quantize.grids import IntegerGrid
 from keras_dlopt.transforms.quantize.observers import (
     MovingAverage,
     Observer,
@@ -48,7 +47,7 @@ class _Seen:
         before = 0 if self.histogram is None else self.histogram
         self.histogram = before + counts
 
-    def range(self, observer: Observer, grid: IntegerGrid) -> tuple[float, float]:
+    def range(self, observer: Observer, grid: Any) -> tuple[float, float]:
         low, high = self.ends
         if isinstance(observer, MovingAverage):
             return _averaged(self.lows, observer), _averaged(self.highs, observer)
@@ -122,12 +121,7 @@ def calibrate(
     for transform, slot, found in places:
         if not found.count:
             continue  # not on any path of inference
-        grid = IntegerGrid(
-            transform.bits,
-            symmetric=False,
-            narrow=getattr(transform, "symmetric", False),
-        )
-        low, high = found.range(observer, grid)
+        low, high = found.range(observer, transform.grid)
         magnitude = found.total / found.count
         for name, value in transform.calibrated(low, high, magnitude).items():
             slot.write(name, value)

@@ -3,6 +3,7 @@
 import keras_dlopt as dlopt
 from catalogue import Case
 from keras_dlopt import transforms as t
+from keras_dlopt.transforms import quantize as q
 
 
 def _case(name, make, **kwargs):
@@ -61,6 +62,53 @@ CASES = [
     _case("LSQActivation", lambda: t.LSQActivation(bits=3, begin=2)),
     _case("LSQPlusActivation", lambda: t.LSQPlusActivation(bits=3, begin=2)),
     _case("PACT", lambda: t.PACT(bits=4, initial=2.0, decay=1e-3)),
+    # Combined by hand.
+    _case("Quantizer", lambda: t.Quantizer()),
+    _case(
+        "Quantizer-learned-from-mse",
+        lambda: t.Quantizer(
+            q.IntegerGrid(3),
+            gradient=q.LearnedStep(offset=True, clip_gradient=0.5),
+            start=q.FromRange(),
+            observer="mse",
+            begin=2,
+        ),
+    ),
+    _case(
+        "Quantizer-clipped",
+        lambda: t.Quantizer(
+            q.IntegerGrid(4), gradient=q.LearnedLevel(decay=1e-3), group_size=2
+        ),
+    ),
+    _case(
+        "Quantizer-powers-frozen",
+        lambda: t.Quantizer(
+            q.PowerOfTwoGrid(4), observer=q.MovingAverage(0.5), begin=2, freeze=4
+        ),
+    ),
+    _case(
+        "Quantizer-three-levels-a-channel",
+        lambda: t.Quantizer(q.TernaryGrid(0.5), gradient=q.LearnedLevels()),
+    ),
+    _case("ActivationQuantizer", lambda: t.ActivationQuantizer(begin=2, freeze=4)),
+    _case(
+        "ActivationQuantizer-powers",
+        lambda: t.ActivationQuantizer(
+            q.PowerOfTwoGrid(4),
+            gradient=q.StraightThrough(clip_gradient=0.5),
+            start=q.GivenRange(0.0, 2.0),
+            observer="mse",
+        ),
+    ),
+    _case(
+        "ActivationQuantizer-clipped",
+        lambda: t.ActivationQuantizer(
+            q.IntegerGrid(4),
+            gradient=q.LearnedLevel(decay=1e-3),
+            observer=q.Percentile(99.0),
+            begin=2,
+        ),
+    ),
     # The model of the contract has no such layer; tests/transforms has one that has.
     Case(
         "FreezeBatchNormalization",

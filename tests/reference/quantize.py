@@ -61,6 +61,29 @@ def pact(x, upstream, level, bits):
     return out, d_x, d_level
 
 
+def clipped(x, upstream, level, low, high):
+    """PACT with codes from `low` to `high`: value, gradients of x and the level."""
+    bottom = level * low / high
+    out, d_x, d_level = np.zeros(x.shape), np.zeros(x.shape), 0.0
+    for i, v in np.ndenumerate(x):
+        out[i] = round(clip(v, bottom, level) * high / level) * level / high
+        d_x[i] = upstream[i] if bottom <= v < level else 0.0
+        d_level += upstream[i] * (1 if v >= level else low / high if v < bottom else 0)
+    return out, d_x, d_level
+
+
+def through_scale(column, upstream, value):
+    """d(a c)/dx for a = mean|x| over c != 0, with dc/dx = 1 where |x| <= 1."""
+    codes = [math.copysign(1, v) if v else 0.0 for v in value]
+    used = [abs(float(x)) for x, c in zip(column, codes, strict=True) if c]
+    scale = sum(used) / len(used)
+    along = sum(u * c for u, c in zip(upstream, codes, strict=True)) / len(used)
+    return [
+        along * c + (scale * u if abs(x) <= 1 else 0.0)
+        for x, u, c in zip(column, upstream, codes, strict=True)
+    ]
+
+
 def binary(column, upstream):
     """XNOR-Net for one output channel: value, and the exact derivative."""
     n = len(column)

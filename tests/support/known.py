@@ -33,11 +33,9 @@ KNOWN: dict[str, set[tuple[str, str]]] = {
     "classes_mean_one_thing": {
         ("codecs/tensor.py", "Tensor"),
         ("model_parallel/functional.py", "State"),
-        ("model_parallel/layout.py", "Layout"),
         ("model_parallel/tf_state.py", "Cell"),
         ("optimizers/_cells.py", "Cell"),
         ("storage/contents.py", "Tensor"),
         ("transforms/base.py", "State"),
-        ("transforms/quantize/layout.py", "Layout"),
     },
 }

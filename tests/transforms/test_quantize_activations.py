@@ -11,7 +11,6 @@ from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context
 from keras_dlopt.transforms.quantize.fake_quant import fake_quant
-from keras_dlopt.transforms.quantize.pact import clipped_at
 from reference import quantize as twin
 
 HERE = Target("r/output", kind="activation")
@@ -98,7 +97,7 @@ def test_pact_equals_its_paper():
         tape.watch(level)
         given = tf.constant(x)
         tape.watch(given)
-        y = clipped_at(given, level, 2)
+        y = t.PACT(bits=2).apply(given, {"level": level}, Context(HERE))
         loss = tf.reduce_sum(y * upstream)
     d_x, d_level = tape.gradient(loss, [given, level])
     want, d_want, d_wanted = twin.pact(x.astype("float64"), upstream, 0.9, 2)
@@ -197,11 +196,14 @@ def test_ranges_begin_and_freeze():
         (lambda: t.FakeQuantActivation(observer="kl"), "histogram of all data"),
         (lambda: t.FakeQuantActivation(initial=(1, 2)), "initial must be"),
         (lambda: t.FakeQuantActivation(begin=-1), "0 <= begin <= freeze"),
-        (lambda: t.LSQActivation(begin=0), "at least 1: the steps before it"),
-        (lambda: t.LSQActivation(bits=1, signed=True), "from 2 to 16"),
-        (lambda: t.LSQPlusActivation(bits=0), "from 1 to 16"),
-        (lambda: t.PACT(initial=0.0), "initial > 0"),
-        (lambda: t.PACT(bits=17), "from 1 to 16"),
+        (
+            lambda: t.LSQActivation(begin=0),
+            "begin must be a whole number, 1 or greater.*before it",
+        ),
+        (lambda: t.LSQActivation(bits=1, signed=True), r"in \[2, 16\]"),
+        (lambda: t.LSQPlusActivation(bits=0), r"in \[1, 16\]"),
+        (lambda: t.PACT(initial=0.0), "initial must be a positive number.*clipped"),
+        (lambda: t.PACT(bits=17), r"in \[1, 16\]"),
     ],
 )
 def test_bad_arguments(make, text):

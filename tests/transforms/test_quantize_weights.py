@@ -417,33 +417,54 @@ def test_soft_rounding_must_decide_more_and_more():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: t.FakeQuant(bits=1), "from 2 to 16.*Binary"),
+        (lambda: t.FakeQuant(bits=1), r"in \[2, 16\].*Binary"),
         (
             lambda: t.FakeQuant(bits=1, symmetric=False, narrow_range=True),
             "One bit has",
         ),
-        (lambda: t.FakeQuant(per_channel=1), "per_channel must be a bool"),
-        (lambda: t.FakeQuant(axis=1.5), "axis must be the number"),
+        (lambda: t.FakeQuant(per_channel=1), "per_channel must be True or False"),
+        (
+            lambda: t.FakeQuant(axis=1.5),
+            "axis must be a whole number, or None.*a scale each",
+        ),
         (lambda: t.FakeQuant(axis=0, per_channel=False), "Leave one of the two"),
-        (lambda: t.FakeQuant(group_size=0), "group_size must be a whole number"),
+        (
+            lambda: t.FakeQuant(group_size=0),
+            "group_size must be a whole number, 1 or greater",
+        ),
         (
             lambda: t.FakeQuant(group_size=4, per_channel=False),
-            "needs per_channel=True",
+            "group_size=4 divides the scales of per_channel=True",
         ),
         (lambda: t.FakeQuant(begin=5, freeze=3), "0 <= begin <= freeze"),
-        (lambda: t.FakeQuant(frequency=0), "at least 1 step"),
-        (lambda: t.FakeQuant(clip_gradient=0.0), "positive bound"),
+        (
+            lambda: t.FakeQuant(frequency=0),
+            "frequency must be a whole number, 1 or greater",
+        ),
+        (
+            lambda: t.FakeQuant(clip_gradient=0.0),
+            "clip_gradient must be a positive number",
+        ),
         (lambda: t.FakeQuant(observer="max"), "An observer is one of"),
-        (lambda: t.Percentile(40.0), r"percentile must be in \(50, 100\]"),
-        (lambda: t.MovingAverage(1.0), r"momentum must be in \[0, 1\)"),
-        (lambda: t.MSE(2), "at least 5"),
-        (lambda: t.KL(5), "at least 128"),
-        (lambda: t.LSQ(bits=1), "from 2 to 16"),
-        (lambda: t.Ternary(threshold=0.0), r"threshold must be in \(0, 4"),
-        (lambda: t.TrainedTernary(threshold=1.0), r"threshold must be in \(0, 1"),
-        (lambda: t.PowerOfTwo(bits=2), "bits from 3 to 8.*Ternary"),
-        (lambda: t.MinMaxInteger(bits=0), "from 1 to 16"),
-        (lambda: t.SoftRounding(t.FakeQuant(), steps=0), "steps >= 1"),
+        (lambda: t.Percentile(40.0), r"percentile must be a number in \(50, 100\]"),
+        (lambda: t.MovingAverage(1.0), r"momentum must be a number in \[0, 1\)"),
+        (lambda: t.MSE(2), "steps must be a whole number, 5 or greater"),
+        (lambda: t.KL(5), "bins must be a whole number, 128 or greater"),
+        (lambda: t.LSQ(bits=1), r"in \[2, 16\]"),
+        (lambda: t.Ternary(threshold=0.0), r"threshold must be a number in \(0, 4"),
+        (
+            lambda: t.TrainedTernary(threshold=1.0),
+            r"threshold must be a number in \(0, 1",
+        ),
+        (
+            lambda: t.PowerOfTwo(bits=2),
+            r"bits must be a whole number in \[3, 8\].*Ternary",
+        ),
+        (lambda: t.MinMaxInteger(bits=0), r"in \[1, 16\]"),
+        (
+            lambda: t.SoftRounding(t.FakeQuant(), steps=0),
+            "steps must be a whole number, 1 or greater",
+        ),
     ],
 )
 def test_bad_arguments(make, text):
@@ -459,10 +480,10 @@ def test_weights_that_do_not_fit():
 
 
 def test_base_classes_say_what_is_missing():
-    from keras_dlopt.transforms.quantize.lsq_activation import LearnedActivation
     from keras_dlopt.transforms.quantize.observers import Observer
+    from keras_dlopt.transforms.quantize.starts import ScaleStart
 
     with pytest.raises(TypeError, match="does not define find"):
         Observer().find(np.zeros((1, 1)), None, t.FakeQuant().grid)
-    with pytest.raises(TypeError, match="does not define start"):
-        LearnedActivation().start({})
+    with pytest.raises(TypeError, match="does not define range"):
+        ScaleStart().range({}, t.FakeQuant().grid)

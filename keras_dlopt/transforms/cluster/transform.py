@@ -14,7 +14,7 @@ from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.cluster.kmeans import kmeans, nearest
 from keras_dlopt.transforms.cluster.starts import Start, start_of
 from keras_dlopt.transforms.lookup import lookup
-from keras_dlopt.transforms.quantize.weight import channel_axes
+from keras_dlopt.transforms.quantize.layout import channel_axes
 
 
 def spread(

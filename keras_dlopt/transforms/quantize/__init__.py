@@ -1,14 +1,27 @@
 """Quantization: few levels for weights and activations."""
 
-from keras_dlopt.transforms.quantize.activation import FakeQuantActivation
-from keras_dlopt.transforms.quantize.batch_norm import FreezeBatchNormalization
-from keras_dlopt.transforms.quantize.codes import IntegerCodes
-from keras_dlopt.transforms.quantize.few_levels import Binary, Ternary, TrainedTernary
-from keras_dlopt.transforms.quantize.levels import MinMaxInteger, PowerOfTwo
-from keras_dlopt.transforms.quantize.lsq import LSQ
-from keras_dlopt.transforms.quantize.lsq_activation import (
+from keras_dlopt.transforms.quantize.activation_methods import (
+    PACT,
+    FakeQuantActivation,
     LSQActivation,
     LSQPlusActivation,
+)
+from keras_dlopt.transforms.quantize.activation_quantizer import ActivationQuantizer
+from keras_dlopt.transforms.quantize.batch_norm import FreezeBatchNormalization
+from keras_dlopt.transforms.quantize.codes import IntegerCodes, SoftRounding
+from keras_dlopt.transforms.quantize.gradients import (
+    LearnedLevel,
+    LearnedLevels,
+    LearnedStep,
+    StraightThrough,
+    ThroughScale,
+)
+from keras_dlopt.transforms.quantize.grids import (
+    BinaryGrid,
+    IntegerGrid,
+    MinMaxGrid,
+    PowerOfTwoGrid,
+    TernaryGrid,
 )
 from keras_dlopt.transforms.quantize.observers import (
     KL,
@@ -18,29 +31,58 @@ from keras_dlopt.transforms.quantize.observers import (
     Observer,
     Percentile,
 )
-from keras_dlopt.transforms.quantize.pact import PACT
-from keras_dlopt.transforms.quantize.soft_rounding import SoftRounding
-from keras_dlopt.transforms.quantize.weight import FakeQuant
+from keras_dlopt.transforms.quantize.quantizer import Quantizer
+from keras_dlopt.transforms.quantize.starts import (
+    FromMagnitude,
+    FromMeans,
+    FromRange,
+    GivenRange,
+)
+from keras_dlopt.transforms.quantize.weight_methods import (
+    LSQ,
+    Binary,
+    FakeQuant,
+    MinMaxInteger,
+    PowerOfTwo,
+    Ternary,
+    TrainedTernary,
+)
 
 __all__ = [
     "KL",
     "LSQ",
     "MSE",
     "PACT",
+    "ActivationQuantizer",
     "Binary",
+    "BinaryGrid",
     "FakeQuant",
     "FakeQuantActivation",
     "FreezeBatchNormalization",
+    "FromMagnitude",
+    "FromMeans",
+    "FromRange",
+    "GivenRange",
     "IntegerCodes",
+    "IntegerGrid",
     "LSQActivation",
     "LSQPlusActivation",
+    "LearnedLevel",
+    "LearnedLevels",
+    "LearnedStep",
     "MinMax",
+    "MinMaxGrid",
     "MinMaxInteger",
     "MovingAverage",
     "Observer",
     "Percentile",
     "PowerOfTwo",
+    "PowerOfTwoGrid",
+    "Quantizer",
     "SoftRounding",
+    "StraightThrough",
     "Ternary",
+    "TernaryGrid",
+    "ThroughScale",
     "TrainedTernary",
 ]

@@ -1,31 +1,15 @@
 """How a weight is cut into the parts that share one scale."""
 
 import dataclasses
-import numbers
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.channels import is_depthwise, output_axes
 from keras_dlopt.graph.targets import Target
-
-
-def check_bits(bits: int, *, least: int = 2) -> int:
-    """Returns `bits` if it is a whole number from `least` to 16.
-
-    Raises:
-        ConfigError: for anything else.
-    """
-    whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
-    if not whole or not least <= bits <= 16:
-        raise ConfigError(
-            f"bits must be a whole number from {least} to 16. Received: {bits!r}. "
-            "LiteRT runs 8 bits (weights also 4); fewer make smaller files. One bit a "
-            "weight is Binary()."
-        )
-    return int(bits)
 
 
 def channel_axes(target: Target, rank: int) -> tuple[int, ...]:
@@ -42,34 +26,21 @@ def check_granularity(
     per_channel: bool, axis: int | None, group_size: int | None
 ) -> None:
     """Raises `ConfigError` for choices that contradict each other."""
-    if not isinstance(per_channel, bool):
-        raise ConfigError(f"per_channel must be a bool. Received: {per_channel!r}.")
-    if axis is not None and (not isinstance(axis, int) or isinstance(axis, bool)):
-        raise ConfigError(
-            "axis must be the number of the axis that keeps a scale each, or None for "
-            f"the output channels. Received: {axis!r}."
-        )
-    if axis is not None and not per_channel:
-        raise ConfigError(
-            f"axis={axis} names the channels of per_channel=True, but per_channel is "
-            "False. Leave one of the two out."
-        )
-    if group_size is None:
-        return
-    if not isinstance(group_size, int) or group_size < 1:
-        raise ConfigError(
-            "group_size must be a whole number of input channels, at least 1, or None. "
-            f"Received: {group_size!r}."
-        )
-    if not per_channel:
-        raise ConfigError(
-            "Groups divide the inputs of each output channel: group_size needs "
-            "per_channel=True."
-        )
+    checks.boolean(per_channel, name="per_channel")
+    hint = "It is the axis that keeps a scale each; None are the output channels."
+    checks.optional(checks.whole, axis, name="axis", hint=hint)
+    hint = "It is a number of input channels."
+    checks.optional(checks.count, group_size, name="group_size", hint=hint)
+    for name, value in (("axis", axis), ("group_size", group_size)):
+        if value is not None and not per_channel:
+            raise ConfigError(
+                f"{name}={value} divides the scales of per_channel=True, but "
+                "per_channel is False. Leave one of the two out."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class ScaleLayout:
     """A weight's shape, cut into groups, and the axes that share a scale.
 
     Attributes:
@@ -110,7 +81,7 @@ class Layout:
 
     def broadcast(self, scales: np.ndarray) -> np.ndarray:
         """Scales in a shape that broadcasts to the weight."""
-        if self.grouped is None:
+        if self.grouped is None or not scales.ndim:
             return scales
         # A group's scale stands once for each of its members along the cut axis.
         axis = self.grouped
@@ -127,7 +98,7 @@ def layout(
     per_channel: bool,
     axis: int | None = None,
     group_size: int | None = None,
-) -> Layout:
+) -> ScaleLayout:
     """The layout of one weight.
 
     Args:
@@ -146,15 +117,15 @@ def layout(
     shape = tuple(int(n) for n in shape)
     rank = len(shape)
     if not per_channel or rank < 2:
-        return Layout(shape, shape, tuple(range(rank)))
+        return ScaleLayout(shape, shape, tuple(range(rank)))
     if axis is not None and not -rank <= axis < rank:
         raise ConfigError(f"{target.path!r} has the shape {shape}, and no axis {axis}.")
     kept = channel_axes(target, rank) if axis is None else (axis % rank,)
     reduced = tuple(a for a in range(rank) if a not in kept)
     if group_size is None:
-        return Layout(shape, shape, reduced)
+        return ScaleLayout(shape, shape, reduced)
     if len(kept) > 1 and axis is None:
-        return Layout(shape, shape, reduced)  # depthwise: one input channel each
+        return ScaleLayout(shape, shape, reduced)  # depthwise: one input channel each
     inputs = reduced[-1]
     if shape[inputs] % group_size:
         raise ConfigError(
@@ -166,15 +137,4 @@ def layout(
     split = (*shape[:inputs], groups, group_size, *shape[inputs + 1 :])
     # Axes after the split one move up by one.
     moved = tuple(a if a < inputs else a + 1 for a in reduced)
-    return Layout(shape, split, moved, inputs)
-
-
-def layout_of(transform: Any, target: Target, shape: Any) -> Layout:
-    """The layout that a transform's `per_channel`, `axis` and `group_size` ask for."""
-    return layout(
-        target,
-        tuple(shape),
-        per_channel=transform.per_channel,
-        axis=transform.axis,
-        group_size=transform.group_size,
-    )
+    return ScaleLayout(shape, split, moved, inputs)

@@ -10,25 +10,31 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from keras_dlopt import checks
+from keras_dlopt.config import Value
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.transforms.quantize.grids import IntegerGrid
+from keras_dlopt.transforms.quantize.batch import batch_range, replica_values
+from keras_dlopt.transforms.quantize.grids import IntegerGrid, QuantizationGrid
 
 _A_BIN = 64  # values that a bin of a histogram needs to say anything
 
 
-class Observer:
+class Observer(Value):
     """Chooses a range (low, high) that contains 0 from values, or from a histogram.
 
     Attributes:
         host: whether the range is found in NumPy between steps, instead of in the
             graph at every step.
+        grids: the kinds of grid that it is defined on.
     """
 
     host: bool = True
+    grids: tuple[type[QuantizationGrid], ...] = (QuantizationGrid,)
 
     def find(
-        self, values: np.ndarray, counts: np.ndarray | None, grid: IntegerGrid
+        self, values: np.ndarray, counts: np.ndarray | None, grid: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ranges of several sets of values.
 
@@ -42,14 +48,9 @@ class Observer:
         """
         raise TypeError(f"{type(self).__name__} does not define find().")
 
-    def get_config(self) -> dict[str, Any]:
-        """The fields as JSON-ready data."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Observer":
-        """Builds the observer from its `get_config()`."""
-        return cls(**config)
+    def of_batch(self, x: Any, grid: Any) -> tuple[Any, Any]:
+        """The range of the global batch's activations, in the graph."""
+        return batch_range(x)
 
 
 def _ends(values: np.ndarray, counts: np.ndarray | None):
@@ -88,10 +89,7 @@ class MovingAverage(Observer):
     host = False
 
     def __post_init__(self):
-        if not 0.0 <= self.momentum < 1.0:
-            raise ConfigError(
-                f"momentum must be in [0, 1). Received: {self.momentum!r}."
-            )
+        checks.decay(self.momentum, name="momentum")
 
     def find(self, values, counts, grid):
         return _ends(values, counts)
@@ -113,11 +111,8 @@ class Percentile(Observer):
     percentile: float = 99.99
 
     def __post_init__(self):
-        if not 50.0 < self.percentile <= 100.0:
-            raise ConfigError(
-                "percentile must be in (50, 100], such as 99.99. "
-                f"Received: {self.percentile!r}."
-            )
+        share, hint = self.percentile, "Such as 99.99."
+        checks.number(share, name="percentile", above=50, most=100, hint=hint)
 
     def find(self, values, counts, grid):
         share = self.percentile / 100
@@ -129,6 +124,11 @@ class Percentile(Observer):
             high = values[rows, (inside >= share - 1e-12).argmax(axis=1)]
             low = values[rows, (inside > 1 - share + 1e-12).argmax(axis=1)]
         return np.minimum(low, 0.0), np.maximum(high, 0.0)
+
+    def of_batch(self, x, grid):
+        share = self.percentile / 100
+        ends = ops.quantile(replica_values(x), ops.array([1 - share, share]))
+        return ends[0], ends[1]
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -148,17 +148,14 @@ class MSE(Observer):
     steps: int = 100
 
     def __post_init__(self):
-        if not isinstance(self.steps, int) or self.steps < 5:
-            raise ConfigError(
-                f"steps must be a whole number of at least 5. Received: {self.steps!r}."
-            )
+        checks.whole(self.steps, name="steps", least=5)
 
     def find(self, values, counts, grid):
         low, high = _ends(values, counts)
         best = np.full(len(values), np.inf)
         chosen = np.ones(len(values))
         for share in self.shares():
-            got = grid.values(values, share * low[:, None], share * high[:, None])
+            got = grid.rounded(values, share * low[:, None], share * high[:, None])
             error = np.square(got - values)
             error = (error if counts is None else error * counts).sum(axis=1)
             better = error < best
@@ -167,6 +164,19 @@ class MSE(Observer):
                 np.where(better, share, chosen),
             )
         return chosen * low, chosen * high
+
+    def of_batch(self, x, grid):
+        x = replica_values(x)
+        low, high = ops.minimum(ops.min(x), 0.0), ops.maximum(ops.max(x), 0.0)
+        # Each is a pass over the batch in every step: fewer than in NumPy.
+        shares = np.linspace(1.0, 0.2, 20).astype("float32")
+        errors = []
+        for share in shares:
+            numbers = grid.fit(share * low, share * high, ops)
+            got = grid.values(grid.place(x, numbers, ops)[0], numbers, ops)
+            errors.append(ops.mean(ops.square(got - x)))
+        best = ops.take(ops.convert_to_tensor(shares), ops.argmin(ops.stack(errors)))
+        return best * low, best * high
 
     def shares(self) -> np.ndarray:
         """The fractions of the widest range that are tried, the widest first."""
@@ -193,12 +203,10 @@ class KL(Observer):
     """
 
     bins: int = 2048
+    grids = (IntegerGrid,)
 
     def __post_init__(self):
-        if not isinstance(self.bins, int) or self.bins < 128:
-            raise ConfigError(
-                f"bins must be a whole number of at least 128. Received: {self.bins!r}."
-            )
+        checks.whole(self.bins, name="bins", least=128)
 
     def find(self, values, counts, grid):
         low, high = _ends(values, counts)
