@@ -1,10 +1,10 @@
 """The main job, end to end: train, compress, save, reload, export, report."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from typing import Any
 
 import keras
 
@@ -139,22 +139,37 @@ def run(settings: Settings, *, progress: report.Progress | None = None) -> Resul
     progress.stage("loading the data", 0)
     dataset = dlopt.data.load(settings.data)
     numbers = plan(settings, dataset)
-    train = Training(dataset, numbers, settings.seed, progress)
+    fit = functools.partial(_fit, dataset, numbers, settings.seed, progress)
     x, y = dataset.test
     keras.utils.set_random_seed(settings.seed)
     with files.workspace(settings.out) as folder:
-        parent, first = train.parent()
+        # A float model, its learning rate driven by the loss.
+        parent = dlopt.models.resnet(
+            depth=8,
+            width=numbers.width,
+            input_shape=dataset.input_shape,
+            classes=dataset.classes,
+        )
+        progress.stage("training in float", numbers.epochs * numbers.steps)
+        follow = dlopt.callbacks.LossDrivenLearningRate()
+        first = fit("float training", parent, numbers.epochs, 1e-3, follow)
         parent.save(folder / PARENT)
         before = parent.predict(x, batch_size=BATCH, verbose=0)
 
-        transformed, second = train.compressed(parent)
+        # Pruned, then clustered, then tuned, by one recipe in one `fit`.
+        transformed = dlopt.transform(parent, recipe(numbers))
+        progress.stage("pruning, clustering, tuning", numbers.epochs * numbers.steps)
+        second = fit("compressing", transformed, numbers.epochs, COMPRESS_RATE)
         progress.stage("saving, reading in a fresh process", 0)
         small = dlopt.finalize(transformed)
         ledger = dlopt.save_compressed(small, folder / COMPRESSED)
         after = report.predict_elsewhere(folder / COMPRESSED, x, batch_size=BATCH)
         report.check_equal(small.predict(x, batch_size=BATCH, verbose=0), after)
 
-        int8, third = train.int8(parent)
+        # Trained on with int8 weights and activations.
+        int8 = dlopt.transform(parent, dlopt.int8_recipe(parent))
+        progress.stage("training for int8", numbers.int8_epochs * numbers.steps)
+        third = fit("int8", int8, numbers.int8_epochs, INT8_RATE)
         progress.stage("exporting int8 LiteRT", 0)
         export = dlopt.export.litert(int8, folder / INT8, data=x)
         outputs = dlopt.export.run_litert(folder / INT8, x)
@@ -192,67 +207,35 @@ def recipe(plan: DemoPlan) -> dlopt.Recipe:
     return dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(sparsity) >> clusters)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """The three trainings, and what they share."""
-
-    dataset: dlopt.data.Dataset
-    plan: DemoPlan
-    seed: int
-    progress: report.Progress
-
-    def parent(self) -> tuple[keras.Model, report.Recording]:
-        """The float model, its learning rate driven by the loss."""
-        model = dlopt.models.resnet(
-            depth=8,
-            width=self.plan.width,
-            input_shape=self.dataset.input_shape,
-            classes=self.dataset.classes,
-        )
-        rule = dlopt.callbacks.LossDrivenLearningRate()
-        name, epochs = "float training", self.plan.epochs
-        return model, self._fit(model, name, "training in float", epochs, 1e-3, rule)
-
-    def compressed(
-        self, parent: keras.Model
-    ) -> tuple[dlopt.TransformedModel, report.Recording]:
-        """Pruned, then clustered, then tuned, by one recipe in one `fit`."""
-        model = dlopt.transform(parent, recipe(self.plan))
-        stage, epochs = "pruning, clustering, tuning", self.plan.epochs
-        rate = self._cosine(COMPRESS_RATE, epochs)
-        return model, self._fit(model, "compressing", stage, epochs, rate)
-
-    def int8(
-        self, parent: keras.Model
-    ) -> tuple[dlopt.TransformedModel, report.Recording]:
-        """Trained on with int8 weights and activations."""
-        model = dlopt.transform(parent, dlopt.int8_recipe(parent))
-        epochs = self.plan.int8_epochs
-        rate = self._cosine(INT8_RATE, epochs)
-        return model, self._fit(model, "int8", "training for int8", epochs, rate)
-
-    def _cosine(self, rate: float, epochs: int) -> Any:
-        steps = epochs * self.plan.steps
-        return keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
-
-    def _fit(
-        self, model: keras.Model, name: str, stage: str, epochs: int, rate: Any, *rules
-    ) -> report.Recording:
-        self.progress.stage(stage, epochs * self.plan.steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer=keras.optimizers.Adam(rate), loss=loss)
-        recorder = report.Recorder(self.progress)
-        data = dlopt.data.batches(
-            *self.dataset.train,
-            batch_size=self.plan.batch_size,
-            shuffle=True,
-            drop_remainder=True,
-            seed=self.seed,
-        )
-        # The batches are shuffled already.
-        calls = [*rules, recorder]
-        model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=calls)
-        return recorder.recording(name)
+def _fit(
+    dataset: dlopt.data.Dataset,
+    plan: DemoPlan,
+    seed: int,
+    progress: report.Progress,
+    name: str,
+    model: keras.Model,
+    epochs: int,
+    rate: float,
+    *callbacks: keras.callbacks.Callback,
+) -> report.Recording:
+    """Trains; without a callback that drives the rate, under cosine decay."""
+    cosine = keras.optimizers.schedules.CosineDecay(rate, epochs * plan.steps, 0.01)
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate if callbacks else cosine),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    recorder = report.Recorder(progress)
+    data = dlopt.data.batches(
+        *dataset.train,
+        batch_size=plan.batch_size,
+        shuffle=True,
+        drop_remainder=True,
+        seed=seed,
+    )
+    rules = [*callbacks, recorder]
+    # The batches are shuffled already.
+    model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=rules)
+    return recorder.recording(name)
 
 
 def plan(settings: Settings, dataset: dlopt.data.Dataset) -> DemoPlan:

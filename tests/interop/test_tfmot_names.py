@@ -198,8 +198,8 @@ def test_what_cannot_be_annotated():
 
 def test_wrong_arguments_are_named():
     for match, arguments in (
-        ("block_size must be two whole numbers.*Received: 4", {"block_size": 4}),
-        ("sparsity_m_by_n must be two whole", {"sparsity_m_by_n": 4}),
+        ("block_size must be a tuple of 2. Received: 4", {"block_size": 4}),
+        ("sparsity_m_by_n must be a tuple of 2, or None", {"sparsity_m_by_n": 4}),
         ("are two patterns", {"block_size": (2, 2), "sparsity_m_by_n": (2, 4)}),
         ("must be an object with the methods", {"pruning_policy": "dense"}),
     ):

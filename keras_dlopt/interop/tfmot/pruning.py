@@ -1,12 +1,14 @@
 """Pruning under TFMOT's names."""
 
 import contextlib
+import functools
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.interop.tfmot.wrapping import WEIGHTS, wrap
@@ -113,17 +115,6 @@ class PolynomialDecay(_TfmotSchedule):
         rest = np.power(one - progress, np.float32(self.power))
         return float(fall * rest + np.float32(self.final_sparsity))
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "initial_sparsity": self.initial_sparsity,
-            "final_sparsity": self.final_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "power": self.power,
-            "frequency": self.frequency,
-        }
-
 
 # `schedules.ConstantSparsity` has the plain name.
 @keras.saving.register_keras_serializable("keras_dlopt", name="tfmot_ConstantSparsity")
@@ -163,15 +154,6 @@ class ConstantSparsity(_TfmotSchedule):
     def value(self, step: int) -> float:
         """The sparsity at `step`."""
         return self.target_sparsity if step >= self.begin_step else 0.0
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "target_sparsity": self.target_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "frequency": self.frequency,
-        }
 
 
 def prune_low_magnitude(
@@ -213,10 +195,11 @@ def prune_low_magnitude(
         'TransformedLayer'
     """
     schedule = pruning_schedule or ConstantSparsity(0.5, 0)
+    pair = functools.partial(checks.several, check=checks.whole, length=2)
     pattern = _pattern(
-        _pair("block_size", block_size),
+        pair(block_size, name="block_size"),
         block_pooling_type,
-        None if sparsity_m_by_n is None else _pair("sparsity_m_by_n", sparsity_m_by_n),
+        checks.optional(pair, sparsity_m_by_n, name="sparsity_m_by_n"),
     )
     selector = WEIGHTS
     if pruning_policy is not None:
@@ -226,15 +209,6 @@ def prune_low_magnitude(
         prune = Prune(pattern=pattern)  # TFMOT does it once, at the start
     recipe = Recipe([(selector, prune)])
     return wrap(to_prune, lambda _: recipe, function="prune_low_magnitude", **kwargs)
-
-
-def _pair(name: str, given: Any) -> tuple[int, int]:
-    pair = tuple(given) if isinstance(given, list | tuple) else ()
-    if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
-        raise ConfigError(
-            f"{name} must be two whole numbers, such as (2, 4). Received: {given!r}."
-        )
-    return pair
 
 
 def _pattern(block_size, pooling, m_by_n) -> Pattern:
@@ -249,10 +223,7 @@ def _pattern(block_size, pooling, m_by_n) -> Pattern:
         return NofM(group - zeros, group)
     if block_size == (1, 1):
         return Unstructured(ties="keep")
-    if pooling not in _POOLING:
-        raise ConfigError(
-            f"block_pooling_type must be 'AVG' or 'MAX'. Received: {pooling!r}."
-        )
+    checks.choice(pooling, name="block_pooling_type", choices=tuple(_POOLING))
     return Blocks(block_size, _POOLING[pooling])  # type: ignore[arg-type]
 
 
