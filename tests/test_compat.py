@@ -109,23 +109,36 @@ def test_optimizers_know_the_place_of_a_variable():
     v, w = keras.Variable([1.0]), keras.Variable([2.0])
     optimizer = keras.optimizers.SGD()
     optimizer.build([v, w])
-    mend = "see Optimizer._index in optimizers/base.py"
-    assert optimizer._get_variable_index(w) == 1, mend
-    with pytest.raises(KeyError):
-        optimizer._get_variable_index(keras.Variable([3.0]))
+    mend = "see place_of in _compat/state.py"
+    assert _compat.place_of(optimizer, w) == 1, mend
+    assert _compat.place_of(optimizer, keras.Variable([3.0])) is None, mend
+
+
+def test_state_is_tracked_without_an_attribute_of_its_own(tmp_path):
+    import tensorflow as tf
+
+    optimizer = keras.optimizers.SGD()
+    optimizer.build([keras.Variable([1.0])])
+    made = keras.Variable([3.0], name="made")
+    _compat.track_state(optimizer, made)
+    mend = "see track_state in _compat/state.py"
+    assert optimizer.variables[-1] is made, mend
+    path = tf.train.Checkpoint(optimizer=optimizer).save(str(tmp_path / "state"))
+    keys = [key for key, _ in tf.train.list_variables(path)]
+    place = len(optimizer.variables) - 1
+    assert any(key.startswith(f"optimizer/_variables/{place}/") for key in keys), mend
 
 
 def test_checkpoints_ask_a_variable_for_its_tensors(tmp_path):
     import tensorflow as tf
 
     from keras_dlopt import optimizers
-    from keras_dlopt.optimizers._slab import SlabSlice
 
     variables = [keras.Variable(np.ones(n)) for n in (2, 3, 4, 5)]
     adam = optimizers.Adam(0.1)
     adam.apply([keras.ops.ones(v.shape) for v in variables], variables)
-    pieces = [v for v in adam.variables if isinstance(v, SlabSlice)]
-    mend = "see SlabSlice in optimizers/_slab.py"
+    pieces = [v for v in adam.variables if isinstance(v, _compat.SlabSlice)]
+    mend = "see SlabSlice in _compat/state.py"
     path = tf.train.Checkpoint(optimizer=adam).save(str(tmp_path / "state"))
     stored = {key.rsplit("/.ATT")[0] for key, _ in tf.train.list_variables(path)}
     assert len(stored) >= len(adam.variables), mend
@@ -136,6 +149,93 @@ def test_checkpoints_ask_a_variable_for_its_tensors(tmp_path):
     for piece, value in zip(pieces, held, strict=True):
         np.testing.assert_array_equal(piece.numpy(), value, err_msg=mend)
         assert np.all(value != 0), mend
+
+
+def test_slots_are_made_on_the_device_of_their_weight():
+    optimizer, asked = keras.optimizers.SGD(0.1, momentum=0.9), []
+    plain = optimizer.add_variable_from_reference
+
+    def noted(reference_variable, *args, **kwargs):
+        asked.append(reference_variable.path)
+        return plain(reference_variable, *args, **kwargs)
+
+    optimizer.add_variable_from_reference = noted
+    _compat.state_beside_weights(optimizer)
+    weight = keras.Variable([1.0], name="weight")
+    optimizer.build([weight])
+    mend = "see state_beside_weights in _compat/state.py"
+    assert asked == [weight.path], mend
+    assert optimizer.variables[-1].value.device == weight.value.device, mend
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop"])
+def test_optimizers_of_keras_step_on_values_in_place_of_variables(name):
+    weight, other = keras.Variable([1.0, 2.0]), keras.Variable([1.0, 2.0])
+    ours, theirs = (getattr(keras.optimizers, name)(0.1) for _ in range(2))
+    ours.build([weight])
+    held = [
+        (v, keras.ops.convert_to_tensor(v.value)) for v in (weight, *ours.variables)
+    ]
+    scope = _compat.PureScope(held)
+    with scope:
+        ours.apply([keras.ops.array([1.0, -1.0])], [weight])
+    theirs.apply([keras.ops.array([1.0, -1.0])], [other])
+    mend = "see PureVariable and PureScope in _compat/pure.py"
+    np.testing.assert_array_equal(weight.numpy(), [1.0, 2.0], err_msg=mend)
+    expected = [other, *theirs.variables]
+    for value, variable in zip(scope.values(), expected, strict=True):
+        np.testing.assert_allclose(value, variable.numpy(), rtol=1e-6, err_msg=mend)
+
+
+def test_methods_of_one_model_are_replaced_and_restored():
+    model, called = _compiled(), []
+    plain, mend = model.train_step, "see replace_method in _compat/training.py"
+
+    def step(data):
+        called.append("step")
+        return plain(data)
+
+    apply = model.optimizer.apply
+
+    def noted(*arguments):
+        called.append("apply")
+        return apply(*arguments)
+
+    _compat.replace_method(model, "train_step", step)
+    _compat.replace_method(model.optimizer, "apply", noted)
+    model.make_train_function(force=True)
+    x, y = np.ones((2, 2), "float32"), np.ones((2, 1), "float32")
+    model.fit(x, y, verbose=0)
+    assert set(called) == {"step", "apply"}, mend
+    for owner, name in ((model, "train_step"), (model.optimizer, "apply")):
+        _compat.restore_method(owner, name)
+        _compat.restore_method(owner, name)
+    called.clear()
+    model.make_train_function(force=True)
+    model.fit(x, y, verbose=0)
+    assert not called, mend
+
+
+def test_what_is_attached_to_a_model_is_saved_with_its_weights_alone(tmp_path):
+    class Note(keras.layers.Layer):
+        def save_own_variables(self, store):
+            store["note"] = np.ones(1)
+
+        def load_own_variables(self, store):
+            self.loaded = np.asarray(store["note"])
+
+    model, note = _compiled(), Note(name="note")
+    weights = len(model.weights)
+    assert _compat.attached(model, "note") is None
+    _compat.attach(model, "note", note)
+    mend = "see attach in _compat/training.py"
+    assert _compat.attached(model, "note") is note, mend
+    assert len(model.layers) == 1, mend
+    assert len(model.weights) == weights, mend
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    model.load_weights(path)
+    assert note.loaded.tolist() == [1.0], mend
 
 
 # -- training under tf.distribute: more in tests/distribute/on_devices.py --------------

@@ -12,20 +12,36 @@ from keras_dlopt._compat.calls import (
 )
 from keras_dlopt._compat.formats import limited_variables, unnamed_operations
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
+from keras_dlopt._compat.pure import PureScope, PureVariable
+from keras_dlopt._compat.state import (
+    SlabSlice,
+    place_of,
+    state_beside_weights,
+    track_state,
+)
 from keras_dlopt._compat.training import (
+    attach,
+    attached,
     batch_count,
     build_from_spec,
     build_metrics,
     do_not_ask_for_more,
     input_sharding,
     keep_losses_apart,
+    replace_method,
     replace_train_functions,
     replace_update,
+    restore_method,
     watch_losses,
 )
 
 __all__ = [
+    "PureScope",
+    "PureVariable",
+    "SlabSlice",
     "WeightOverlay",
+    "attach",
+    "attached",
     "batch_count",
     "build_from_spec",
     "build_metrics",
@@ -36,11 +52,16 @@ __all__ = [
     "instance_call",
     "keep_losses_apart",
     "limited_variables",
+    "place_of",
+    "replace_method",
     "replace_train_functions",
     "replace_update",
+    "restore_method",
     "set_class",
     "set_instance_call",
+    "state_beside_weights",
     "sublayers",
+    "track_state",
     "unnamed_operations",
     "watch_losses",
 ]

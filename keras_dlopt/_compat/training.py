@@ -235,3 +235,33 @@ def _plain_backend(base: type) -> Iterator[None]:
         finally:
             for name, function in own.items():
                 setattr(home, name, function)
+
+
+def replace_method(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    """Has one model or optimizer call `function` in place of its method `name`.
+
+    Relies on: `fit` and the train function look up `train_step`, `fit`, `evaluate`,
+    `predict_on_batch` and `optimizer.apply` on the instance at each call or trace;
+    attribute tracking, which is passed by, does not look at functions.
+    """
+    object.__setattr__(owner, name, function)
+
+
+def restore_method(owner: Any, name: str) -> None:
+    """Undoes `replace_method`; does nothing where there is nothing to undo."""
+    if name in vars(owner):
+        object.__delattr__(owner, name)
+
+
+def attach(owner: Any, name: str, value: Any) -> None:
+    """Keeps a value on a model or an optimizer without its taking it for a part.
+
+    Relies on: `object.__setattr__` goes past the tracking of layers and variables;
+    `save_weights` walks plain attributes all the same, and finds a layer there.
+    """
+    object.__setattr__(owner, name, value)
+
+
+def attached(owner: Any, name: str) -> Any:
+    """What `attach` keeps on this object itself, or None."""
+    return vars(owner).get(name)

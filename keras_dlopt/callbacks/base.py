@@ -2,9 +2,10 @@
 
 import keras
 
-from keras_dlopt.callbacks.in_graph import Controller, hub_of
-from keras_dlopt.callbacks.state import host
+from keras_dlopt.callbacks.controller import Controller
+from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.config import Configured
+from keras_dlopt.runtime import to_numpy
 
 
 class InGraphCallback(Configured, keras.callbacks.Callback):
@@ -59,4 +60,4 @@ class InGraphCallback(Configured, keras.callbacks.Callback):
 
     def state(self) -> list:
         """The controller's state as NumPy arrays."""
-        return [host(v) for v in hub_of(self.model).slots(self.controller)]
+        return [to_numpy(v) for v in hub_of(self.model).slots(self.controller)]

@@ -9,10 +9,11 @@ from keras import ops
 
 from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
+from keras_dlopt.callbacks.controller import Controller, Seen
+from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.callbacks.snapshot import Snapshot
-from keras_dlopt.callbacks.state import host
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
 
 LEAST_STEPS = 10
@@ -193,12 +194,12 @@ class LearningRateFinder(InGraphCallback):
         hub.rate.set(self.low)
 
     def on_train_batch_end(self, batch, logs=None):
-        if float(host(self._slots[0])) >= self.steps:
+        if float(to_numpy(self._slots[0])) >= self.steps:
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        losses = host(self._slots[1]).astype("float64")
-        done = min(int(host(self._slots[0])), self.steps)
+        losses = to_numpy(self._slots[1]).astype("float64")
+        done = min(int(to_numpy(self._slots[0])), self.steps)
         super().on_train_end(logs)
         assert self._snapshot is not None
         self._snapshot.restore()

@@ -10,9 +10,10 @@ from keras import ops
 
 from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
+from keras_dlopt.callbacks.controller import Controller, Seen
+from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.callbacks.snapshot import Snapshot
-from keras_dlopt.callbacks.state import host
+from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
 
 # A loss near zero may rise tenfold without harm: explosions are measured from here.
@@ -152,10 +153,10 @@ class DivergenceGuard(InGraphCallback):
     @property
     def undone(self) -> int:
         """Steps taken back since training began."""
-        return int(host(self._slot)[5])
+        return int(to_numpy(self._slot)[5])
 
     def _check(self) -> None:
-        state = host(self._slot)  # the model is left alone: JAX would synchronize
+        state = to_numpy(self._slot)  # the model is left alone: JAX would synchronize
         if state[4] < 0.5:
             return
         assert self._copy is not None

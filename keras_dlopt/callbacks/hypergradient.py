@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.in_graph import Controller, Seen
+from keras_dlopt.callbacks.controller import Controller, Seen
 
 
 def cosine(gradients, changes):

@@ -28,7 +28,6 @@ Mechanism, public Keras API only, one `StepHub` per model:
 """
 
 import contextlib
-import dataclasses
 import threading
 from typing import Any
 
@@ -36,68 +35,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt import _compat
+from keras_dlopt.callbacks import in_graph_jax, in_graph_tf
+from keras_dlopt.callbacks.controller import Controller, Seen
 from keras_dlopt.callbacks.rate import Rate, rate_of
 from keras_dlopt.callbacks.state import make_slot
 from keras_dlopt.callbacks.step_state import NAME, StepState
 from keras_dlopt.errors import ModelError
 
 _HUB = "dlopt_step_hub"
-
-
-@dataclasses.dataclass
-class Seen:
-    """What a controller sees of one train step.
-
-    Attributes:
-        loss: mean loss of the (global) batch, a scalar tensor.
-        rate: learning rate that the step used, a scalar tensor.
-        before: trainable weights before the step, if the controller asked.
-        after: trainable weights after the step, if the controller asked.
-        gradients: gradients that the optimizer got, if the controller asked; under a
-            strategy this replica's share, to be added up with `total`.
-        variables: every weight and optimizer variable after the step, if the
-            controller can undo steps.
-        total: adds a tensor up over the replicas.
-    """
-
-    loss: Any
-    rate: Any
-    before: list[Any] | None = None
-    after: list[Any] | None = None
-    gradients: list[Any] | None = None
-    variables: list[Any] | None = None
-    total: Any = None
-
-
-class Controller:
-    """Pure step of one callback, traced into the train step.
-
-    Attributes:
-        key: name of the state in checkpoints.
-        wants_weights: set to see the weights before and after the step.
-        wants_gradients: set to see the gradients.
-        undoes: set if `after_step` may ask to take the step back.
-    """
-
-    key = "controller"
-    wants_weights = False
-    wants_gradients = False
-    undoes = False
-
-    def initial(self, model: keras.Model) -> list[np.ndarray]:
-        """The state at the start of `fit`, float32 arrays."""
-        raise TypeError(f"{type(self).__name__} must define `initial`.")
-
-    def after_step(self, state: list[Any], seen: Seen) -> tuple[list[Any], Any, Any]:
-        """Returns the next state, the factor for the rate, and whether to keep.
-
-        The last is a boolean tensor, or None to keep the step always.
-        """
-        raise TypeError(f"{type(self).__name__} must define `after_step`.")
-
-    def scheduled(self, step: Any) -> tuple[str, Any] | None:
-        """An attribute of the optimizer and its value in the step being traced."""
-        return None
 
 
 class StepHub:
@@ -168,18 +114,18 @@ class StepHub:
         self._numbers.clear()
         self._rate = rate_of(model)
         self.rate.install()
-        object.__setattr__(model, "train_step", self._step)
-        object.__setattr__(model, NAME, self.state)
+        _compat.replace_method(model, "train_step", self._step)
+        _compat.attach(model, NAME, self.state)
 
     def uninstall(self) -> None:
         """Gives the model its own train step back."""
         model = self.model
         self.controllers.clear()
         self._release_apply()
-        object.__delattr__(model, "train_step")
-        object.__delattr__(model, NAME)
+        _compat.restore_method(model, "train_step")
+        _compat.restore_method(model, NAME)
         if self._original != model.train_step:  # it was an instance attribute
-            object.__setattr__(model, "train_step", self._original)
+            _compat.replace_method(model, "train_step", self._original)
         self._original = None
         self.rate.uninstall()
         model.make_train_function(force=True)
@@ -263,8 +209,6 @@ class StepHub:
     # -- the train step --------------------------------------------------------
 
     def _step(self, *args):
-        from keras_dlopt.callbacks import in_graph_jax, in_graph_tf
-
         if keras.backend.backend() == "jax":
             return in_graph_jax.step(self, self._original, *args)
         return in_graph_tf.step(self, self._original, *args)
@@ -294,12 +238,12 @@ class StepHub:
         for name, value in pairs.items():
             # Replicas enter one after the other before the first one leaves.
             self._numbers.setdefault(name, getattr(optimizer, name))
-            object.__setattr__(optimizer, name, value)
+            _compat.attach(optimizer, name, value)
         try:
             yield
         finally:
             for name in pairs:
-                object.__setattr__(optimizer, name, self._numbers[name])
+                _compat.attach(optimizer, name, self._numbers[name])
 
     def wants(self, what: str) -> bool:
         """Whether any controller has the attribute `what` set."""
@@ -320,11 +264,11 @@ class StepHub:
             self._caught[threading.get_ident()] = list(grads)
             return plain(grads, trainable_variables)
 
-        object.__setattr__(optimizer, "apply", apply)
+        _compat.replace_method(optimizer, "apply", apply)
 
     def _release_apply(self) -> None:
         self._caught.clear()
-        self.model.optimizer.__dict__.pop("apply", None)
+        _compat.restore_method(self.model.optimizer, "apply")
 
     def take_gradients(self) -> list[Any] | None:
         """The gradients that the optimizer got in the step just traced."""
@@ -362,8 +306,8 @@ def hub_of(model: keras.Model) -> StepHub:
             f"backend: {keras.backend.backend()!r}. Use keras.callbacks."
             "ReduceLROnPlateau or a schedule instead."
         )
-    hub = model.__dict__.get(_HUB)
+    hub = _compat.attached(model, _HUB)
     if hub is None:
         hub = StepHub(model)
-        object.__setattr__(model, _HUB, hub)
+        _compat.attach(model, _HUB, hub)
     return hub

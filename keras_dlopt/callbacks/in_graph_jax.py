@@ -1,13 +1,15 @@
 """The hooked train step on JAX: the state is a fifth part of the trainer's tuple."""
 
+from typing import Any
+
 from keras import ops
 
-from keras_dlopt.callbacks.in_graph import Seen, StepHub
+from keras_dlopt.callbacks.controller import Seen
 from keras_dlopt.callbacks.state import index_of
 
 
-def step(hub: StepHub, original, state, data):
-    """Runs `original(state, data)`, then the controllers of `hub`."""
+def step(hub: Any, original, state, data):
+    """Runs `original(state, data)`, then the controllers of a `StepHub`."""
     trainable, rest, optimizer, metrics, values = state
     model = hub.model
     metric = hub.loss_metric()

@@ -4,12 +4,12 @@ from typing import Any
 
 from keras import ops
 
-from keras_dlopt.callbacks.in_graph import Seen, StepHub
-from keras_dlopt.callbacks.state import read
+from keras_dlopt import runtime
+from keras_dlopt.callbacks.controller import Seen
 
 
-def step(hub: StepHub, original, data):
-    """Runs `original(data)`, then the controllers of `hub`."""
+def step(hub: Any, original, data):
+    """Runs `original(data)`, then the controllers of a `StepHub`."""
     metric = hub.loss_metric()
     total, count = metric.variables[:2]
     held = _read([total, count])
@@ -21,13 +21,13 @@ def step(hub: StepHub, original, data):
     old = _read(undo)
     rate = hub.rate.current()
 
-    with hub.scheduled(read(hub.inner_optimizer.variables[0])):
+    with hub.scheduled(runtime.value(hub.inner_optimizer.variables[0])):
         logs = original(data)
 
     new = _read([total, count])
     total.assign(held[0] + new[0])
     count.assign(held[1] + new[1])
-    both = _total(ops.stack(new))
+    both = runtime.total(ops.stack(new))
     seen = Seen(
         loss=both[0] / both[1],
         rate=rate,
@@ -35,7 +35,7 @@ def step(hub: StepHub, original, data):
         after=_read(trainable) if before is not None else None,
         gradients=hub.take_gradients(),
         variables=_read(undo),
-        total=_total,
+        total=runtime.total,
     )
     variables = [v for _, v in hub.named_variables()]
     values, factor, keep = hub.advance(_read(variables), seen)
@@ -50,20 +50,10 @@ def step(hub: StepHub, original, data):
 
 
 def _read(variables) -> list[Any]:
-    return [read(variable) for variable in variables]
+    return [runtime.value(variable) for variable in variables]
 
 
-def _total(tensor):
-    """The sum over the replicas."""
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return tensor
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
-
-
-def _undoable(hub: StepHub) -> list[Any]:
+def _undoable(hub: Any) -> list[Any]:
     model = hub.model
     return [
         *model.trainable_variables,
@@ -77,16 +67,4 @@ def _select(variables, keep, new, old) -> None:
     import tensorflow as tf
 
     values = [tf.where(keep, n, o) for n, o in zip(new, old, strict=True)]
-
-    def update(strategy, values):
-        for variable, value in zip(variables, values, strict=True):
-            strategy.extended.update(
-                variable.value, lambda v, x: v.assign(x), args=(value,), group=False
-            )
-
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync > 1:
-        context.merge_call(update, args=(values,))
-    else:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+    runtime.assign_on_each(variables, values)

@@ -9,10 +9,11 @@ from keras import ops
 
 from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.in_graph import Controller, Seen, hub_of
+from keras_dlopt.callbacks.controller import Controller, Seen
+from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.callbacks.rate import ScheduledRate
-from keras_dlopt.callbacks.state import host
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
 
 
@@ -304,5 +305,5 @@ class LossDrivenLearningRate(InGraphCallback):
         if not epochs or not steps:
             return
         (slot,) = hub_of(self.model).slots(self.controller)
-        state = LossState(*host(slot))
+        state = LossState(*to_numpy(slot))
         slot.assign(list(state._replace(total=state.step + (epochs - epoch) * steps)))

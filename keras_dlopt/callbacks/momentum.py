@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.in_graph import Controller, hub_of
+from keras_dlopt.callbacks.controller import Controller
+from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.errors import ConfigError
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
-from keras_dlopt.callbacks.in_graph import Controller, hub_of
-from keras_dlopt.callbacks.state import host
+from keras_dlopt.callbacks.controller import Controller
+from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
 
 MODES = ("min", "max")
@@ -99,7 +100,7 @@ class ReduceOnPlateau(InGraphCallback):
             )
         hub = hub_of(self.model)
         (slot,) = hub.slots(self.controller)
-        state = host(slot)
+        state = to_numpy(slot)
         *state, lower = self._judge(float(logs[self.monitor]), *map(float, state))
         slot.assign(state)
         rate = self.current_rate()

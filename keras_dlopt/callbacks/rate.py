@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlopt.callbacks.state import host, index_of, make_slot, read
+from keras_dlopt import runtime
+from keras_dlopt.callbacks.state import index_of, make_slot
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import Scaled
 
@@ -36,7 +37,7 @@ class Rate:
 
     def current(self):
         """The rate of the coming step (TensorFlow graph)."""
-        return read(self.optimizer.learning_rate)
+        return runtime.value(self.optimizer.learning_rate)
 
     def set(self, value: float) -> None:
         """Sets the rate of the coming step, on the host."""
@@ -44,7 +45,7 @@ class Rate:
 
     def position(self) -> float:
         """What `multiply` multiplies, on the host: the rate, or a schedule's factor."""
-        return float(host(self.optimizer.learning_rate))
+        return float(runtime.to_numpy(self.optimizer.learning_rate))
 
     def set_position(self, value: float) -> None:
         """Sets what `position` returns."""
@@ -53,7 +54,7 @@ class Rate:
     def multiply(self, factor) -> None:
         """Multiplies the rate (TensorFlow graph, or host)."""
         variable = self.optimizer.learning_rate
-        variable.assign(ops.cast(read(variable) * factor, variable.dtype))
+        variable.assign(ops.cast(runtime.value(variable) * factor, variable.dtype))
 
     def traced(self, optimizer_values, values):
         """The rate of the coming step, from the JAX trainer's state."""
@@ -105,13 +106,13 @@ class ScheduledRate(Rate):
         )
 
     def position(self) -> float:
-        return float(host(self._slot))
+        return float(runtime.to_numpy(self._slot))
 
     def set_position(self, value: float) -> None:
         self._slot.assign(value)
 
     def multiply(self, factor) -> None:
-        self._slot.assign(read(self._slot) * factor)
+        self._slot.assign(runtime.value(self._slot) * factor)
 
     def traced(self, optimizer_values, values):
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_dlopt.callbacks.state import host
+from keras_dlopt.runtime import to_numpy
 
 
 class Snapshot:
@@ -17,7 +17,7 @@ class Snapshot:
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
         self._held = [
-            (variable, host(variable).copy())
+            (variable, to_numpy(variable).copy())
             for variable in [
                 *model.trainable_variables,
                 *model.non_trainable_variables,

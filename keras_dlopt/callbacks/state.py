@@ -5,24 +5,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
-
-
-def host(variable: keras.Variable) -> np.ndarray:
-    """The value of a variable, mirrored or not, as a NumPy array."""
-    return np.asarray(ops.convert_to_numpy(variable.value))
-
-
-def read(variable: keras.Variable) -> Any:
-    """The value of a variable now, as a tensor that later assignments leave alone.
-
-    `ops.convert_to_tensor` hands a Keras variable back as it is on TensorFlow.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.identity(variable.value)
-    return variable.value
 
 
 def make_slot(model: keras.Model, value: Any) -> keras.Variable:

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.callbacks.state import host
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.runtime import to_numpy
 
 # Attribute of the model while it trains, and the group in its weight files.
 NAME = "dlopt_step_state"
@@ -22,7 +22,7 @@ class StepState(keras.layers.Layer):
     def save_own_variables(self, store):
         store["optimizer"] = _label(self.hub.optimizer_name)
         for key, variable in self.hub.named_variables():
-            store[key] = host(variable)
+            store[key] = to_numpy(variable)
 
     def load_own_variables(self, store):
         if "optimizer" not in store.keys():  # noqa: SIM118  (a store is no dict)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from keras_dlopt import runtime
 from keras_dlopt.distribute.compression import Compression, Wire
 
 
@@ -47,7 +48,6 @@ class Exchange:
         """The replicas' sums; called in a replica, and the same on all."""
         import tensorflow as tf
 
-        context = tf.distribute.get_replica_context()
         weight = self._weights.get(threading.get_ident())
         grads = [tf.convert_to_tensor(g) for g in grads]  # tf.IndexedSlices too
         if weight is not None:
@@ -56,9 +56,10 @@ class Exchange:
                 tf.math.multiply_no_nan(g, tf.cast(weight, g.dtype)) for g in grads
             ]
         if self.compression is None:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+            return runtime.total(grads)
+        context = tf.distribute.get_replica_context()
         wire = Wire(
-            add=lambda t: context.all_reduce(tf.distribute.ReduceOp.SUM, t),
+            add=runtime.total,
             gather=lambda t: context.all_gather(t, axis=0),
             replicas=context.num_replicas_in_sync,
         )
@@ -76,22 +77,6 @@ class Exchange:
         for name, value in state.items():
             held[name].assign(value)
         return tf.cast(total, given)
-
-
-@contextlib.contextmanager
-def already_added() -> Iterator[None]:
-    """Inside, `all_reduce` of this replica gives back what it is given.
-
-    For the update of an optimizer that adds gradients up itself, after `Exchange` did.
-    """
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    context.all_reduce = lambda op, value, options=None: value
-    try:
-        yield
-    finally:
-        del context.all_reduce
 
 
 def _make_states(

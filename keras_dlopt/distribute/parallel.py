@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_dlopt import _compat
+from keras_dlopt import _compat, runtime
 from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.distribute.compression import Compression
-from keras_dlopt.distribute.exchange import Exchange, already_added
+from keras_dlopt.distribute.exchange import Exchange
 from keras_dlopt.distribute.functions import EpochLength, Runner, compiled_step
 from keras_dlopt.distribute.normalization import unsynchronized
 from keras_dlopt.distribute.seeds import spread_seeds
@@ -63,7 +63,7 @@ def data_parallel(
             data-parallel already, or is Keras' `Distiller`.
     """
     require_tensorflow("data_parallel")
-    if model.__dict__.get(_MARK) is not None:
+    if _compat.attached(model, _MARK) is not None:
         raise ModelError(
             f"The model {model.name!r} is data-parallel already. Call data_parallel "
             "once per model."
@@ -87,7 +87,7 @@ def data_parallel(
             stacklevel=2,
         )
     parallel = _Parallel(model, compression, replica_seeds)
-    object.__setattr__(model, _MARK, parallel)
+    _compat.attach(model, _MARK, parallel)
     parallel.install()
     return model
 
@@ -136,7 +136,7 @@ class _Parallel:
             wrapped = functools.wraps(plain)(
                 functools.partial(getattr(self, name), plain)
             )
-            object.__setattr__(model, name, wrapped)
+            _compat.replace_method(model, name, wrapped)
 
     # -- in place of the model's methods -----------------------------------------------
 
@@ -223,7 +223,7 @@ class _Parallel:
         if hasattr(optimizer, "inner_optimizer"):
             check_loss_scaling(optimizer, self.compression)
         elif isinstance(optimizer, Optimizer):
-            _hook_ours(optimizer, self.exchange)
+            optimizer.exchange = self.exchange
         else:
             _compat.replace_update(optimizer, self.exchange)
 
@@ -232,22 +232,6 @@ def _by_name(function: Any, arguments: Any, options: Any) -> dict[str, Any]:
     """The arguments of a call by their names."""
     given = inspect.signature(function).bind_partial(*arguments, **options).arguments
     return {**given.get("kwargs", {}), **given}
-
-
-def _hook_ours(optimizer: Optimizer, exchange: Exchange) -> None:
-    plain = optimizer._apply_known
-
-    def apply(grads, variables):
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return plain(grads, variables)
-        total = exchange(grads, variables)
-        with already_added():
-            return plain(total, variables)
-
-    object.__setattr__(optimizer, "_apply_known", apply)
 
 
 def _is_keras_step(model: keras.Model) -> bool:
@@ -275,15 +259,11 @@ def check_values(loss: Any, values: Any) -> None:
     Raises:
         ModelError: for one number in place of one per example, on several replicas.
     """
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    alone = context is None or context.num_replicas_in_sync == 1
     own = getattr(loss, "reduction", None) in (None, "none")  # divides by itself
-    if not alone and not own and len(values.shape) == 0:
+    if runtime.on_several() and not own and len(values.shape) == 0:
         raise ModelError(
             f"The compiled loss {loss.name!r} gives one number for a batch. Keras "
-            f"divides only values per example by the {context.num_replicas_in_sync} "
+            f"divides only values per example by the {runtime.replica_count()} "
             "replicas, so that the steps would be too large. Return one value per "
             "example: leave the last mean out, and give a keras.losses object that it "
             "calls reduction=None."

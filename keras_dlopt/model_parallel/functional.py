@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_dlopt import runtime
 from keras_dlopt.errors import ModelError
-from keras_dlopt.model_parallel import tf_state
 
 
 class State(NamedTuple):
@@ -73,9 +73,7 @@ class FunctionalStep:
         self.optimizer = model.optimizer
         self.optimizer.build(model.trainable_variables)
         if backend == "tensorflow":
-            self.optimizer = tf_state.pure_copy(
-                self.optimizer, model.trainable_variables
-            )
+            self.optimizer = _apart(self.optimizer, model.trainable_variables)
         self._gradient = _tf_gradient if backend == "tensorflow" else _jax_gradient
         self._update = _tf_update if backend == "tensorflow" else _jax_update
 
@@ -193,4 +191,27 @@ def _tf_gradient(
 
 
 def _tf_update(step: FunctionalStep, state: State, gradients: list[Any]) -> Any:
-    return tf_state.apply(step.optimizer, step.variables, state, gradients)
+    """Keras' optimizers write to `tf.Variable`s, so `stateless_apply` fails here."""
+    weights, _, own = step.variables
+    after = runtime.pure_call(
+        lambda: step.optimizer.apply(list(gradients), weights),
+        [
+            *zip(weights, state.trainable, strict=True),
+            *zip(own, state.optimizer, strict=True),
+        ],
+    )
+    return after[: len(weights)], after[len(weights) :]
+
+
+def _apart(optimizer: Any, trainable: Sequence[Any]) -> Any:
+    """A copy of an optimizer and its state, each variable's apart from the others'.
+
+    The optimizers of this package join the state of small weights in one flat variable,
+    but not where steps are pure.
+    """
+    copy = type(optimizer).from_config(optimizer.get_config())
+    with runtime.pure():
+        copy.build(list(trainable))
+    for new, old in zip(copy.variables, optimizer.variables, strict=True):
+        new.assign(old)
+    return copy

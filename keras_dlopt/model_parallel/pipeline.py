@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph import hooks
 from keras_dlopt.graph.walk import is_functional
-from keras_dlopt.optimizers import Optimizer
 
 
 class Pipeline(keras.Model):
@@ -103,7 +103,7 @@ class Pipeline(keras.Model):
         """As `keras.Model.compile`; the optimizer's state goes to the stages."""
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if self.optimizer is not None and not self.optimizer.built:
-            _beside_their_weights(self.optimizer)
+            _compat.state_beside_weights(self.optimizer)
             self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -254,18 +254,3 @@ def _split(value: Any, sizes: Any, parts: int) -> list[Any]:
         tf.nest.pack_sequence_as(value, list(piece))
         for piece in zip(*pieces, strict=True)
     ]
-
-
-def _beside_their_weights(optimizer: Any) -> None:
-    """Makes an optimizer create each slot on the device of its weight."""
-    import tensorflow as tf
-
-    if isinstance(optimizer, Optimizer):
-        optimizer._plan_slab = lambda variables: None  # type: ignore[method-assign]
-    create = optimizer.add_variable_from_reference
-
-    def beside(reference_variable, *args, **kwargs):
-        with tf.device(reference_variable.value.device):
-            return create(reference_variable, *args, **kwargs)
-
-    optimizer.add_variable_from_reference = beside

@@ -4,6 +4,43 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlopt import runtime
+
+
+def prepare(
+    grads: list[Any],
+    weights: list[Any],
+    *,
+    center: bool,
+    adaptive_clip: float | None,
+    clipnorm: float | None,
+    global_clipnorm: float | None,
+    clipvalue: float | None,
+) -> list[Any]:
+    """Centralizes and clips gradients, in this order, as far as it is asked for.
+
+    Args:
+        grads: one gradient per weight, in the precision that the rule computes in.
+        weights: their variables.
+        center: see `centralize`.
+        adaptive_clip: see `clip_adaptively`.
+        clipnorm: see `clip_each`.
+        global_clipnorm: see `clip_together`.
+        clipvalue: see `clip_values`.
+    """
+    if center:
+        grads = [centralize(g) for g in grads]
+    if adaptive_clip is not None:
+        grads = [
+            clip_adaptively(g, runtime.read(w), adaptive_clip)
+            for g, w in zip(grads, weights, strict=True)
+        ]
+    if clipnorm:
+        return clip_each(grads, clipnorm)
+    if global_clipnorm:
+        return clip_together(grads, global_clipnorm)
+    return clip_values(grads, clipvalue) if clipvalue else grads
+
 
 def clip_each(grads: list[Any], norm: float) -> list[Any]:
     """Each gradient scaled down to an L2 norm of at most `norm`."""

@@ -4,73 +4,67 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import variable_target
 from keras_dlopt.select import Selector, selector_from_dict
 
 
-def check_rate(rate: Any, *, name: str = "learning_rate") -> None:
-    """Raises `ConfigError` for a negative rate; schedules and callables pass."""
-    if isinstance(rate, int | float) and not rate >= 0.0:
-        raise ConfigError(
-            f"{name} must not be negative. Received: {rate}. Weights move against the "
-            "gradient already; to maximize, negate the loss."
-        )
-
-
-def check_beta(value: float, *, name: str) -> float:
-    """Returns a decay rate of a running mean, or raises outside [0, 1)."""
-    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-        raise ConfigError(
-            f"{name} must be in [0, 1). Received: {value}. It is the share of the "
-            "running mean that is kept at each step; 0 keeps nothing."
-        )
-    return float(value)
-
-
-def check_positive(value: float, *, name: str) -> float:
-    """Returns a positive number, or raises."""
-    if not isinstance(value, int | float) or not value > 0.0:
-        raise ConfigError(f"{name} must be positive. Received: {value}.")
-    return float(value)
-
-
-def check_count(value: int, *, name: str, least: int = 1) -> int:
-    """Returns a whole number of at least `least`, or raises."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(
-            f"{name} must be a whole number of at least {least}. Received: {value!r}."
-        )
-    return value
-
-
-def selector(value: Any, *, name: str) -> Selector | None:
-    """A selector from itself, its `to_dict()`, or None."""
-    if isinstance(value, dict):
-        return selector_from_dict(value)
-    if value is None or isinstance(value, Selector):
+def learning_rate(value: Any, *, name: str) -> Any:
+    """Returns a rate that is not negative; schedules and callables pass."""
+    if callable(value):
         return value
-    raise ConfigError(
-        f"{name} must be a selector. Received: {value!r}. Write for example "
-        "keras_dlopt.named('kernel')."
+    return checks.rate(
+        value,
+        name=name,
+        hint="Weights move against the gradient already; to maximize, negate the "
+        "loss. A schedule or a function without arguments will do, too.",
     )
 
 
-def multiplier_pairs(pairs: Sequence[Any]) -> tuple[tuple[Selector, float], ...]:
+def decay_rate(value: Any, *, name: str) -> Any:
+    """Returns a rate that is not negative; Keras itself refuses None."""
+    return None if value is None else checks.rate(value, name=name)
+
+
+def share_kept(value: Any, *, name: str, **limits: Any) -> float:
+    """Returns the share of a running mean that is kept, or raises outside [0, 1)."""
+    return checks.number(
+        value,
+        name=name,
+        **{"least": 0, "below": 1, **limits},
+        hint="It is the share of the running mean that is kept at each step; 0 keeps "
+        "nothing.",
+    )
+
+
+def selector(value: Any, *, name: str) -> Selector:
+    """A selector from itself or its `to_dict()`."""
+    if isinstance(value, dict):
+        return selector_from_dict(value)
+    return checks.instance(
+        value,
+        Selector,
+        name=name,
+        wanted="a selector",
+        hint="Write for example keras_dlopt.named('kernel').",
+    )
+
+
+def multipliers(pairs: Sequence[Any], *, name: str) -> tuple[Any, ...]:
     """(selector, factor) pairs, checked."""
     checked = []
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ConfigError(
-                "multipliers must be (selector, factor) pairs. "
+                f"{name} must be (selector, factor) pairs. "
                 f"Received: {pair!r}. Write for example [(named('bias'), 2.0)]."
             )
         chooser, factor = pair
-        check_rate(factor, name="A factor in multipliers")
-        chooser = selector(chooser, name="The first of each pair in multipliers")
         if chooser is None:
-            raise ConfigError("multipliers holds a pair without a selector.")
-        checked.append((chooser, float(factor)))
+            raise ConfigError(f"{name} holds a pair without a selector.")
+        chooser = selector(chooser, name=f"The first of each pair in {name}")
+        checked.append((chooser, checks.rate(factor, name=f"A factor in {name}")))
     return tuple(checked)
 
 
@@ -118,10 +112,3 @@ def drop_missing(grads: list[Any], variables: list[Any]) -> tuple[list[Any], lis
             stacklevel=3,
         )
     return [g for g, _ in kept], [v for _, v in kept]
-
-
-def check_above(value: float, limit: float, *, name: str) -> float:
-    """Returns a number above `limit`, or raises."""
-    if not isinstance(value, int | float) or not value > limit:
-        raise ConfigError(f"{name} must be above {limit}. Received: {value}.")
-    return float(value)

@@ -1,30 +1,13 @@
 """AdaBelief: Adam that divides by the surprise, not by the size, of the gradient."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean, unbias
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def adabelief_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    step: Any,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One AdaBelief step: what to subtract, and the new moments."""
-    m = mean(slots["momentum"], gradient, beta_1)
-    s = mean(slots["surprise"], ops.square(gradient - m), beta_2) + epsilon
-    root = ops.sqrt(unbias(s, beta_2, step)) + epsilon
-    return lr * unbias(m, beta_1, step) / root, {"momentum": m, "surprise": s}
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -61,36 +44,14 @@ class AdaBelief(Optimizer):
     slot_names = ("momentum", "surprise")
     elementwise = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-16,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept)
+    epsilon: float = hyper(default=1e-16, check=checks.rate)
 
     def rule(self, gradient, weight, slots, lr, step):
-        return adabelief_rule(
-            gradient,
-            slots,
-            lr=lr,
-            step=step,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
+        m = mean(slots["momentum"], gradient, self.beta_1)
+        surprise = ops.square(gradient - m)
+        s = mean(slots["surprise"], surprise, self.beta_2) + self.epsilon
+        root = ops.sqrt(unbias(s, self.beta_2, step)) + self.epsilon
+        change = lr * unbias(m, self.beta_1, step) / root
+        return change, {"momentum": m, "surprise": s}

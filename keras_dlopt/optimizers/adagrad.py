@@ -1,20 +1,11 @@
 """Adagrad, the formulas of Keras on TensorFlow's fused kernel."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def adagrad_rule(
-    gradient: Any, slots: dict[str, Any], *, lr: Any, epsilon: float
-) -> tuple[Any, dict[str, Any]]:
-    """One Adagrad step: what to subtract, and the new sum of squares."""
-    total = slots["accumulator"] + ops.square(gradient)
-    return lr * gradient / ops.sqrt(total + epsilon), {"accumulator": total}
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -54,29 +45,19 @@ class Adagrad(Optimizer, keras.optimizers.Adagrad):
     elementwise = True
     takes_sparse = True
     couples_weights = True  # its state does not start at 0
+    by_position = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        initial_accumulator_value: float = 0.1,
-        epsilon: float = 1e-7,
-        **options: Any,
-    ):
-        _options.check_rate(initial_accumulator_value, name="initial_accumulator_value")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(
-            learning_rate=learning_rate,
-            initial_accumulator_value=initial_accumulator_value,
-            epsilon=epsilon,
-            **options,
-        )
+    initial_accumulator_value: float = hyper(default=0.1, check=checks.rate)
+    epsilon: float = hyper(default=1e-7, check=checks.rate)
 
     @property
     def fusable(self) -> bool:
         return self.epsilon <= 1e-6 * self.initial_accumulator_value
 
     def rule(self, gradient, weight, slots, lr, step):
-        return adagrad_rule(gradient, slots, lr=lr, epsilon=self.epsilon)
+        total = slots["accumulator"] + ops.square(gradient)
+        change = lr * gradient / ops.sqrt(total + self.epsilon)
+        return change, {"accumulator": total}
 
     def fused(self, gradient, weight, slots, lr, step):
         import tensorflow as tf

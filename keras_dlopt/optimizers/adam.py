@@ -5,7 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
+from keras_dlopt.optimizers._options import decay_rate, share_kept
 from keras_dlopt.optimizers.base import Optimizer
 
 
@@ -80,27 +82,12 @@ class Adam(Optimizer, keras.optimizers.Adam):
     elementwise = True
     takes_sparse = True
     follows_momentum = True
+    by_position = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        amsgrad: bool = False,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            amsgrad=amsgrad,
-            **options,
-        )
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept)
+    epsilon: float = hyper(default=1e-7, check=checks.rate)
+    amsgrad: bool = hyper(default=False, check=checks.boolean)
 
     @property
     def fuses_anywhere(self) -> bool:
@@ -191,23 +178,8 @@ class AdamW(Adam, keras.optimizers.AdamW):
     learning rate itself, not by its schedule alone, as in Keras.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        weight_decay: float = 0.004,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        amsgrad: bool = False,
-        **options: Any,
-    ):
-        _options.check_rate(weight_decay, name="weight_decay")
-        super().__init__(
-            learning_rate=learning_rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            **options,
-        )
+    weight_decay: float = hyper(default=0.004, check=decay_rate)
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept)
+    epsilon: float = hyper(default=1e-7, check=checks.rate)
+    amsgrad: bool = hyper(default=False, check=checks.boolean)

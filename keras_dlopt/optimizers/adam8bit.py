@@ -1,12 +1,14 @@
 """Adam8bit: Adam whose moments take one byte each."""
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
-from keras_dlopt.optimizers._cells import compute_dtype
+from keras_dlopt import checks, runtime
+from keras_dlopt.optimizers._hyper import hyper
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.adam import adam_rule
 from keras_dlopt.optimizers.base import Optimizer
 
@@ -92,66 +94,45 @@ class Adam8bit(Optimizer):
     tree code (no table look-ups), blocks of 256 instead of 2048, and dithering.
     """
 
-    slot_names = ()
-
     couples_weights = True  # its state is not one tensor per slot
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        min_size: int = 4096,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_rate(epsilon, name="epsilon")
-        _options.check_count(min_size, name="min_size")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2 = beta_1, beta_2
-        self.epsilon, self.min_size = epsilon, min_size
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept)
+    epsilon: float = hyper(default=1e-7, check=checks.rate)
+    min_size: int = hyper(default=4096, check=checks.count)
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
         for slot, dtype in (("momentum", "int8"), ("velocity", "uint8")):
-            exact, codes, scales = [], [], []
-            for variable in variables:
-                size = _size(variable)
-                packed = size >= self.min_size
-                blocks = -(-size // BLOCK)
-                exact.append(None if packed else self._exact(variable, slot))
-                codes.append(
-                    self._add(variable, (blocks, BLOCK), f"{slot}_codes", dtype)
-                    if packed
-                    else None
-                )
-                scales.append(
-                    self._add(variable, (blocks, 1), f"{slot}_scales")
-                    if packed
-                    else None
-                )
-            self._state.slots[slot] = exact
-            self._state.slots[f"{slot}_codes"] = codes
-            self._state.slots[f"{slot}_scales"] = scales
+            names = (slot, f"{slot}_codes", f"{slot}_scales")
+            rows = [self._made(v, names, dtype) for v in variables]
+            columns = zip(*rows, strict=True)
+            self._built.slots |= {
+                name: list(column) for name, column in zip(names, columns, strict=True)
+            }
 
-    def _exact(self, variable: Any, slot: str) -> Any:
-        return self._add(variable, variable.shape, slot, compute_dtype(variable))
-
-    def _add(self, variable: Any, shape: Any, slot: str, dtype: str = "float32") -> Any:
-        path = getattr(variable, "path", variable.name).replace("/", "_")
-        return self.add_variable(tuple(shape), dtype=dtype, name=f"{path}_{slot}")
+    def _made(self, variable: Any, names: Any, dtype: str) -> tuple[Any, Any, Any]:
+        """State of one variable: exact, or codes and scales; None for the others."""
+        exact, codes, scales = names
+        size = math.prod(variable.shape)
+        if size < self.min_size:
+            wide = runtime.compute_dtype(variable)
+            return self.state_beside(variable, exact, variable.shape, wide), None, None
+        blocks = -(-size // BLOCK)
+        return (
+            None,
+            self.state_beside(variable, codes, (blocks, BLOCK), dtype),
+            self.state_beside(variable, scales, (blocks, 1), "float32"),
+        )
 
     def rule(self, gradient, weight, slots, lr, step):
         common = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         if "momentum" in slots:
             return adam_rule(gradient, slots, lr=lr, step=step, **common)
         blocks, shape = slots["momentum_codes"].shape[0], tuple(gradient.shape)
-        size = _size(gradient)
+        size = math.prod(gradient.shape)
         flat = ops.reshape(ops.cast(gradient, "float32"), (-1,))
         padded = ops.pad(flat, ((0, blocks * BLOCK - size),))
         moments = {
@@ -171,23 +152,7 @@ class Adam8bit(Optimizer):
         change = ops.reshape(ops.reshape(change, (-1,))[:size], shape)
         return ops.cast(change, weight.dtype), new
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "min_size": self.min_size,
-        }
-
 
 def _load(slots: dict[str, Any], slot: str, *, power: int, levels: int) -> Any:
     codes = ops.cast(slots[f"{slot}_codes"], "float32")
     return unpack(codes, slots[f"{slot}_scales"], power=power, levels=levels)
-
-
-def _size(tensor: Any) -> int:
-    size = 1
-    for length in tensor.shape:
-        size *= int(length)
-    return size

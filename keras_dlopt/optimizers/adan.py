@@ -1,34 +1,13 @@
 """Adan: Nesterov momentum from gradient differences."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean, unbias
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def adan_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    step: Any,
-    betas: tuple[float, float, float],
-    epsilon: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One Adan step: what to subtract, and the new state."""
-    b1, b2, b3 = betas
-    difference = ops.where(step > 1, gradient - slots["previous"], 0 * gradient)
-    m = mean(slots["momentum"], gradient, b1)
-    v = mean(slots["trend"], difference, b2)
-    n = mean(slots["velocity"], ops.square(gradient + b2 * difference), b3)
-    ahead = unbias(m, b1, step) + b2 * unbias(v, b2, step)
-    change = lr * ahead / (ops.sqrt(unbias(n, b3, step)) + epsilon)
-    new = {"momentum": m, "trend": v, "velocity": n, "previous": gradient}
-    return change, new
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -71,35 +50,18 @@ class Adan(Optimizer):
     slot_names = ("momentum", "trend", "velocity", "previous")
     elementwise = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        beta_1: float = 0.98,
-        beta_2: float = 0.92,
-        beta_3: float = 0.99,
-        epsilon: float = 1e-8,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_beta(beta_3, name="beta_3")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2, self.beta_3 = beta_1, beta_2, beta_3
-        self.epsilon = epsilon
+    beta_1: float = hyper(default=0.98, check=share_kept)
+    beta_2: float = hyper(default=0.92, check=share_kept)
+    beta_3: float = hyper(default=0.99, check=share_kept)
+    epsilon: float = hyper(default=1e-8, check=checks.rate)
 
     def rule(self, gradient, weight, slots, lr, step):
-        betas = (self.beta_1, self.beta_2, self.beta_3)
-        return adan_rule(
-            gradient, slots, lr=lr, step=step, betas=betas, epsilon=self.epsilon
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "beta_3": self.beta_3,
-            "epsilon": self.epsilon,
-        }
+        b1, b2, b3 = self.beta_1, self.beta_2, self.beta_3
+        difference = ops.where(step > 1, gradient - slots["previous"], 0 * gradient)
+        m = mean(slots["momentum"], gradient, b1)
+        v = mean(slots["trend"], difference, b2)
+        n = mean(slots["velocity"], ops.square(gradient + b2 * difference), b3)
+        ahead = unbias(m, b1, step) + b2 * unbias(v, b2, step)
+        change = lr * ahead / (ops.sqrt(unbias(n, b3, step)) + self.epsilon)
+        new = {"momentum": m, "trend": v, "velocity": n, "previous": gradient}
+        return change, new

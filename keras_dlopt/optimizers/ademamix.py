@@ -6,30 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean, unbias
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def ademamix_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    step: Any,
-    beta_1: float,
-    beta_2: float,
-    beta_3: Any,
-    alpha: Any,
-    epsilon: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One AdEMAMix step, with `beta_3` and `alpha` as of this step."""
-    fast = mean(slots["momentum"], gradient, beta_1)
-    slow = mean(slots["slow_momentum"], gradient, beta_3)
-    v = mean(slots["velocity"], ops.square(gradient), beta_2)
-    direction = unbias(fast, beta_1, step) + alpha * slow
-    change = lr * direction / (ops.sqrt(unbias(v, beta_2, step)) + epsilon)
-    return change, {"momentum": fast, "slow_momentum": slow, "velocity": v}
 
 
 def warmed(step: Any, *, warmup: int, beta_1: float, beta_3: float, alpha: float):
@@ -86,28 +67,12 @@ class AdEMAMix(Optimizer):
     slot_names = ("momentum", "slow_momentum", "velocity")
     elementwise = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        beta_3: float = 0.9999,
-        alpha: float = 5.0,
-        warmup: int = 0,
-        epsilon: float = 1e-8,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_beta(beta_3, name="beta_3")
-        _options.check_positive(beta_3, name="beta_3")
-        _options.check_rate(alpha, name="alpha")
-        _options.check_count(warmup, name="warmup", least=0)
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2, self.beta_3 = beta_1, beta_2, beta_3
-        self.alpha, self.warmup, self.epsilon = alpha, warmup, epsilon
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept)
+    beta_3: float = hyper(default=0.9999, check=share_kept, least=None, above=0)
+    alpha: float = hyper(default=5.0, check=checks.rate)
+    warmup: int = hyper(default=0, check=checks.whole, least=0)
+    epsilon: float = hyper(default=1e-8, check=checks.rate)
 
     def rule(self, gradient, weight, slots, lr, step):
         beta_3, alpha = warmed(
@@ -117,25 +82,10 @@ class AdEMAMix(Optimizer):
             beta_3=self.beta_3,
             alpha=self.alpha,
         )
-        return ademamix_rule(
-            gradient,
-            slots,
-            lr=lr,
-            step=step,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            beta_3=beta_3,
-            alpha=alpha,
-            epsilon=self.epsilon,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "beta_3": self.beta_3,
-            "alpha": self.alpha,
-            "warmup": self.warmup,
-            "epsilon": self.epsilon,
-        }
+        fast = mean(slots["momentum"], gradient, self.beta_1)
+        slow = mean(slots["slow_momentum"], gradient, beta_3)
+        v = mean(slots["velocity"], ops.square(gradient), self.beta_2)
+        direction = unbias(fast, self.beta_1, step) + alpha * slow
+        root = ops.sqrt(unbias(v, self.beta_2, step)) + self.epsilon
+        change = lr * direction / root
+        return change, {"momentum": fast, "slow_momentum": slow, "velocity": v}

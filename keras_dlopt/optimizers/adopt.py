@@ -1,34 +1,13 @@
 """ADOPT: Adam that converges with any beta_2."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def adopt_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    step: Any,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One ADOPT step: what to subtract, and the new moments."""
-    first = step <= 1
-    limit = ops.power(ops.maximum(step - 1, 1.0), 0.25)
-    scaled = gradient / ops.maximum(ops.sqrt(slots["velocity"]), epsilon)
-    m = mean(slots["momentum"], ops.clip(scaled, -limit, limit), beta_1)
-    m = ops.where(first, slots["momentum"], m)
-    square = ops.square(gradient)
-    v = ops.where(first, square, mean(slots["velocity"], square, beta_2))
-    return lr * m, {"momentum": m, "velocity": v}
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -68,36 +47,16 @@ class ADOPT(Optimizer):
     slot_names = ("momentum", "velocity")
     elementwise = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.9999,
-        epsilon: float = 1e-6,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_positive(epsilon, name="epsilon")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.9999, check=share_kept)
+    epsilon: float = hyper(default=1e-6, check=checks.positive)
 
     def rule(self, gradient, weight, slots, lr, step):
-        return adopt_rule(
-            gradient,
-            slots,
-            lr=lr,
-            step=step,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
+        first = step <= 1
+        limit = ops.power(ops.maximum(step - 1, 1.0), 0.25)
+        scaled = gradient / ops.maximum(ops.sqrt(slots["velocity"]), self.epsilon)
+        m = mean(slots["momentum"], ops.clip(scaled, -limit, limit), self.beta_1)
+        m = ops.where(first, slots["momentum"], m)
+        square = ops.square(gradient)
+        v = ops.where(first, square, mean(slots["velocity"], square, self.beta_2))
+        return lr * m, {"momentum": m, "velocity": v}

@@ -1,44 +1,34 @@
-"""The optimizer base class: a pure rule per method, everything else here.
+"""The optimizer base class: a method is what it declares and a pure rule.
 
-A method writes `rule(gradient, weight, slots, lr, step) -> (change, slots)` in ops
-and names its slots. This class builds them, runs the rule on every backend, and adds
-what all methods share: decay, clipping, accumulation, averaging, per-weight rates.
+A method writes `rule(gradient, weight, slots, lr, step) -> (change, slots)` in ops,
+names its slots and declares its hyper-parameters. This class runs the rule on each
+weight, or a fused kernel in its place; `_engine` does what goes on around that.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.optimizers import _options, _replicas, _slab, _step, _updates
-from keras_dlopt.optimizers._averages import AverageReader
-from keras_dlopt.optimizers._cells import (
-    Cell,
-    native,
+from keras_dlopt import _compat, checks, runtime
+from keras_dlopt.config import encode
+from keras_dlopt.errors import ModelError
+from keras_dlopt.optimizers import _cells, _options, _slab
+from keras_dlopt.optimizers._cells import Cell, Joined
+from keras_dlopt.optimizers._engine import Engine
+from keras_dlopt.optimizers._hyper import Declared, anything, hyper
+
+# What the constructor of `keras.optimizers.Optimizer` takes, and keeps.
+OF_KERAS = (
+    *("name", "learning_rate", "weight_decay", "clipnorm", "global_clipnorm"),
+    *("clipvalue", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
+    *("loss_scale_factor", "gradient_accumulation_steps"),
 )
 
-# State that belongs to the base class, which no rule sees.
-_HIDDEN = ("average", "gradient_accumulator")
 
-
-class _State:
-    """What `build` finds out; a plain object, so that Keras does not track it twice."""
-
-    def __init__(self):
-        self.variables: list[Any] = []
-        self.slots: dict[str, list[Any]] = {}
-        self.accumulators: list[Any] = []
-        self.shared: dict[str, Any] = {}
-        self.decays: list[bool] = []
-        self.multipliers: list[float] = []
-        self.slab: _slab.Slab | None = None
-        self.excluded: Callable[[Any], bool] = lambda variable: False
-
-
-class Optimizer(AverageReader, keras.optimizers.Optimizer):
+class Optimizer(Declared, Engine):
     """Base class of the optimizers of this package.
 
     Takes every argument of `keras.optimizers.Optimizer` and the ones below. Unlike
@@ -57,49 +47,51 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
         decay_on: selector of the weights that `weight_decay` acts on; None for all.
         skip_nonfinite: leave weights and state alone in a step whose gradients hold NaN
             or infinity.
-        **options: the arguments of `keras.optimizers.Optimizer`: `weight_decay`
-            (decoupled: w <- w - lr * weight_decay * w), `clipnorm`, `global_clipnorm`,
-            `clipvalue`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
+        weight_decay: decoupled: w <- w - lr * weight_decay * w.
+        clipnorm: as in Keras, like all that follow.
+        global_clipnorm: largest norm of all gradients together.
+        clipvalue: largest entry of a gradient.
+        use_ema: whether to keep an average of the weights.
+        ema_momentum: share of that average kept at each step.
+        ema_overwrite_frequency: steps between two moves of the weights onto it.
+        loss_scale_factor: what the loss is multiplied by, and gradients divided.
+        gradient_accumulation_steps: gradients whose mean makes one update.
+        name: name of the optimizer.
 
     Raises:
         ConfigError: for a negative rate, a selector that matches nothing, and other
             arguments out of range.
     """
 
+    of_parent: ClassVar[tuple[str, ...]] = OF_KERAS
+
+    learning_rate: Any = hyper(default=0.001, check=_options.learning_rate)
+    cautious: bool = hyper(default=False, check=checks.boolean)
+    centralize: bool = hyper(default=False, check=checks.boolean)
+    adaptive_clip: float | None = hyper(default=None, check=checks.positive)
+    multipliers: Sequence[Any] = hyper(default=(), check=_options.multipliers)
+    decay_on: Any = hyper(default=None, check=_options.selector)
+    skip_nonfinite: bool = hyper(default=False, check=checks.boolean)
+    weight_decay: float | None = hyper(default=None, check=checks.rate)
+    clipnorm: float | None = hyper(default=None, check=checks.rate)
+    global_clipnorm: float | None = hyper(default=None, check=checks.rate)
+    clipvalue: float | None = hyper(default=None, check=checks.rate)
+    use_ema: bool = hyper(default=False, check=checks.boolean)
+    ema_momentum: float = hyper(default=0.99, check=checks.probability)
+    ema_overwrite_frequency: int | None = hyper(default=None, check=checks.count)
+    loss_scale_factor: float | None = hyper(default=None, check=checks.positive)
+    gradient_accumulation_steps: int | None = hyper(
+        default=None, check=checks.whole, least=0
+    )
+    name: str | None = hyper(default=None, check=anything)
+
     # Whether the rule treats every entry alike, so that weights can be joined.
-    elementwise: bool = False
+    elementwise = False
     # Whether one weight's step depends on the others, or needs more than `rule` and
     # state that starts at 0.
-    couples_weights: bool = False
+    couples_weights = False
     # Whether `rule` and `fused` take a tensor as `beta_1` or `momentum`.
-    follows_momentum: bool = False
-    # Whether `update_step` of the Keras class below takes sparse gradients.
-    takes_sparse: bool = False
-
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        cautious: bool = False,
-        centralize: bool = False,
-        adaptive_clip: float | None = None,
-        multipliers: Sequence[Any] = (),
-        decay_on: Any = None,
-        skip_nonfinite: bool = False,
-        **options: Any,
-    ):
-        _options.check_rate(learning_rate)
-        if adaptive_clip is not None:
-            _options.check_positive(adaptive_clip, name="adaptive_clip")
-        super().__init__(learning_rate=learning_rate, **options)
-        self.cautious = bool(cautious)
-        self.centralize = bool(centralize)
-        self.adaptive_clip = adaptive_clip
-        self.multipliers = _options.multiplier_pairs(multipliers)
-        self.decay_on = _options.selector(decay_on, name="decay_on")
-        self.skip_nonfinite = bool(skip_nonfinite)
-        self._state = _State()
+    follows_momentum = False
 
     # -- what a method writes ---------------------------------------------------------
 
@@ -144,257 +136,122 @@ class Optimizer(AverageReader, keras.optimizers.Optimizer):
         """The rule as one TensorFlow kernel on variables; used when `fusable`."""
         raise TypeError(f"{type(self).__name__} is fusable and must define `fused`.")
 
-    # -- building ---------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the state for `variables`."""
         if self.built:
             return
-        variables = list(variables)
-        state = self._state
-        state.variables = variables
-        state.multipliers = _options.multipliers_of(self.multipliers, variables)
-        state.decays = [
-            not state.excluded(v) and chosen
-            for v, chosen in zip(
-                variables, _options.chosen(self.decay_on, variables), strict=True
-            )
-        ]
-        state.slab = self._plan_slab(variables)
         super().build(variables)
-        missing = [name for name in self.slot_names if name not in state.slots]
+        missing = [name for name in self.slot_names if name not in self._built.slots]
         if missing:
-            self.add_optimizer_variables(variables, missing)
+            self.add_optimizer_variables(self._built.variables, missing)
 
-    def _plan_slab(self, variables: list[Any]) -> _slab.Slab | None:
-        allowed = (
-            self.elementwise
-            and not self.cautious
-            and bool(self.slot_names)
-            and _replicas.on_tensorflow()
-            and not _replicas.has_strategy()
-        )
-        if not allowed:
+    def plan_slab(self, variables: list[Any]) -> _slab.Slab | None:
+        """The slab of the small variables, where the rule allows one."""
+        if not self.elementwise or self.cautious or not self.slot_names:
             return None
         eligible = [
             multiplier == 1.0 and not getattr(v, "overwrite_with_gradient", False)
-            for v, multiplier in zip(variables, self._state.multipliers, strict=True)
+            for v, multiplier in zip(variables, self._built.multipliers, strict=True)
         ]
         return _slab.plan(variables, eligible=eligible)
-
-    def add_optimizer_variables(
-        self, trainable_variables: Any, name: Any, initializer: Any = "zeros"
-    ) -> Any:
-        made = super().add_optimizer_variables(trainable_variables, name, initializer)
-        names, lists = ([name], [made]) if isinstance(name, str) else (name, made)
-        for slot, variables in zip(names, lists, strict=True):
-            self._state.slots[slot] = list(variables)
-        return made
 
     def add_variable_from_reference(
         self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
     ) -> Any:
-        slab = self._state.slab
-        if slab is not None and name in self.slot_names:
-            index = self._get_variable_index(reference_variable)
-            if index in slab.indices:
-                path = getattr(reference_variable, "path", reference_variable.name)
-                path = path.replace("/", "_").replace(":", "_")
-                with keras.name_scope(self.name):
-                    piece = slab.slice(
-                        index, name, name=f"{path}_{name}", initializer=initializer
-                    )
-                self._newest = piece  # assigning is how an optimizer learns of state
-                return piece
-        made = super().add_variable_from_reference(
-            reference_variable, name=name, initializer=initializer
-        )
-        if name == "gradient_accumulator":
-            self._state.accumulators.append(made)
-        return made
-
-    def add_shared_variable(self, name: str, **arguments: Any) -> Any:
-        """State that belongs to no single weight, such as an estimated distance."""
-        made = self.add_variable(name=name, **{"dtype": "float32"} | arguments)
-        self._state.shared[name] = made
-        return made
-
-    def exclude_from_weight_decay(
-        self, var_list: Any = None, var_names: Any = None
-    ) -> None:
-        if self.built:
-            raise ModelError(
-                "`exclude_from_weight_decay()` must be called before the optimizer is "
-                "built, which happens in the first step. Pass decay_on=... instead."
+        slab = self._built.slab
+        index = _compat.place_of(self, reference_variable)
+        if slab is None or index not in slab.places or name not in self.slot_names:
+            return super().add_variable_from_reference(
+                reference_variable, name=name, initializer=initializer
             )
-        known = list(var_list or [])
-        pattern = re.compile("|".join(set(var_names))) if var_names else None
-        self._state.excluded = lambda v: (
-            any(v is one or native(v) is one for one in known)
-            or (pattern is not None and pattern.search(v.name) is not None)
-        )
-
-    # -- one step ---------------------------------------------------------------------
-
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Updates the weights with one gradient each, and all state."""
-        grads = list(grads)
-        if not grads:
-            return
-        variables = self._known_variables(grads, trainable_variables)
-        grads, variables = _options.drop_missing(grads, variables)
-        grads, variables = self._overwrite(grads, variables)
-        if variables:
-            if self.loss_scale_factor is not None:
-                grads = [g / self.loss_scale_factor for g in grads]
-            self._apply_known(grads, variables)
-        self._count.assign_add(1)
-
-    @property
-    def _count(self) -> Any:
-        """Calls of `apply` so far; `iterations` counts updates instead."""
-        return self.variables[0]
-
-    def _known_variables(self, grads: list[Any], variables: Any) -> list[Any]:
-        if variables is None:
-            if not self.built:
-                raise ModelError(
-                    "When passing `grads` without `variables`, the optimizer must "
-                    "already be built on a list of variables. Call "
-                    "`optimizer.build(trainable_variables)` first."
-                )
-            variables = self._state.variables
-        variables = list(variables)
-        if len(variables) != len(grads):
-            raise ConfigError(
-                f"One gradient per variable is needed. Received: {len(grads)} "
-                f"gradients for {len(variables)} variables."
+        path = getattr(reference_variable, "path", reference_variable.name)
+        path = path.replace("/", "_").replace(":", "_")
+        with keras.name_scope(self.name):
+            piece = slab.slice(
+                index, name, name=f"{path}_{name}", initializer=initializer
             )
-        if not self.built:
-            self.build(variables)
-        return variables
+        _compat.track_state(self, piece)
+        return piece
 
-    def _index(self, variable: Any) -> int:
-        try:
-            return self._get_variable_index(variable)
-        except KeyError:
-            raise ModelError(
-                f"Unknown variable: {variable}. This optimizer can only be called for "
-                "the variables it was built with. For a new set of variables, create "
-                "a new optimizer."
-            ) from None
+    def state_beside(self, variable: Any, name: str, shape: Any, dtype: Any) -> Any:
+        """State of one variable that has another shape or dtype than it."""
+        path = getattr(variable, "path", variable.name).replace("/", "_")
+        return self.add_variable(tuple(shape), dtype=dtype, name=f"{path}_{name}")
 
-    def _overwrite(self, grads: list[Any], variables: list[Any]) -> Any:
-        """Assigns what comes as a gradient but is a value (float8 scales)."""
-        kept = []
-        for g, v in zip(grads, variables, strict=True):
-            if not getattr(v, "overwrite_with_gradient", False):
-                kept.append((g, v))
-            elif not self.gradient_accumulation_steps:
-                v.assign(g)
-            else:
-                self._overwrite_accumulated(g, v)
-        return [g for g, _ in kept], [v for _, v in kept]
-
-    def _overwrite_accumulated(self, gradient: Any, variable: Any) -> None:
-        accumulator = self._state.accumulators[self._index(variable)]
-        due = (self._count + 1) % self.gradient_accumulation_steps == 0
-        largest = ops.maximum(gradient, accumulator)
-        variable.assign(ops.where(due, largest, variable))
-        accumulator.assign(ops.where(due, ops.zeros_like(largest), largest))
-
-    def _apply_known(self, grads: list[Any], variables: list[Any]) -> None:
-        indices = [self._index(v) for v in variables]
-        if _replicas.has_strategy() or not self.keeps_sparse:
-            grads = [_replicas.densify(g) for g in grads]
-        scalars = {
-            "lr": ops.cast(self.learning_rate, "float32"),
-            "iterations": ops.convert_to_tensor(self.iterations),
-            "count": ops.convert_to_tensor(self._count),
-        }
-        local = {
-            "cells": [
-                self._natives(i, v) for i, v in zip(indices, variables, strict=True)
-            ],
-            "shared": {n: native(v) for n, v in self._state.shared.items()},
-        }
-
-        def update(grads, scalars, local):
-            cells = [
-                self._cell(i, found)
-                for i, found in zip(indices, local["cells"], strict=True)
-            ]
-            _step.run(self, grads, cells, local["shared"], scalars)
-
-        _replicas.on_each_replica(update, grads, scalars, local)
-
-    @property
-    def keeps_sparse(self) -> bool:
-        """Whether sparse gradients reach `update_step` as they are."""
-        return self.takes_sparse and not (
-            self.gradient_accumulation_steps
-            or self.cautious
-            or self.centralize
-            or self.adaptive_clip
-            or self.clipnorm
-            or self.global_clipnorm
-            or self.clipvalue
-            or self.skip_nonfinite
-        )
-
-    def _natives(self, index: int, variable: Any) -> dict[str, Any]:
-        found = {"": native(variable)}
-        for name, variables in self._state.slots.items():
-            if index < len(variables) and variables[index] is not None:
-                found[name] = native(variables[index])
-        if self._state.accumulators:
-            found["gradient_accumulator"] = native(self._state.accumulators[index])
-        return found
-
-    def _cell(self, index: int, found: dict[str, Any]) -> Cell:
-        state = self._state
-        decays = state.decays[index] and self.weight_decay is not None
-        rest = {name: v for name, v in found.items() if name}
-        extra = {name: rest.pop(name) for name in _HIDDEN if name in rest}
-        return Cell(
-            index=index,
-            weight=found[""],
-            slots=rest,
-            extra=extra,
-            decay=float(self.weight_decay) if decays else 0.0,
-            multiplier=state.multipliers[index],
-            in_slab=state.slab is not None and index in state.slab.indices,
-            constraint=getattr(state.variables[index], "constraint", None),
-        )
+    # -- one update -------------------------------------------------------------------
 
     def update(
         self, grads: list[Any], cells: list[Cell], lr: Any, step: Any, *, shared: Any
     ) -> None:
-        """Updates all weights; methods that couple them write their own.
+        """Updates all weights; methods that couple them write their own."""
+        for gradient, cell in _cells.joined(self._built.slab, grads, cells):
+            self.update_cell(gradient, cell, *cell.scalars(lr, step))
 
-        Args:
-            grads: one gradient per cell, after clipping.
-            cells: weights with their state.
-            lr: learning rate, a scalar tensor.
-            step: number of this update, from 1, a scalar tensor.
-            shared: variables made by `add_shared_variable`, by name.
+    def update_cell(
+        self, gradient: Any, cell: Cell | Joined, lr: Any, step: Any
+    ) -> None:
+        """Updates one weight, or all small ones as one, and the state."""
+        if runtime.is_sparse(gradient):
+            assert isinstance(cell, Cell)
+            cell.shrink(lr, step)
+            self.update_step(gradient, cell.weight, lr)
+        elif self.fusable and not self.cautious and cell.fits_kernel:
+            with cell.in_place(lr, step) as variable:
+                self.fused(gradient, variable, cell.slots, lr, step)
+        else:
+            weight, slots = cell.read()
+            change, slots = self.rule(gradient, weight, slots, lr, step)
+            change = self.decayed(change, gradient, weight, lr, cell.decay)
+            cell.write(weight - change, slots)
+
+    def decayed(
+        self, change: Any, gradient: Any, weight: Any, lr: Any, decay: Any
+    ) -> Any:
+        """A change made cautious, if asked for, and with the decay."""
+        if self.cautious:
+            agrees = ops.cast(change * gradient > 0, change.dtype)
+            change = change * agrees / ops.maximum(ops.mean(agrees), 1e-3)
+        return change if decay is None else change + lr * decay * weight
+
+    # -- averages ---------------------------------------------------------------------
+
+    def averages(self) -> list[Any]:
+        """The averaged weights, in the order of the weights; needs `use_ema=True`."""
+        if not self.use_ema or not self.built:
+            raise ModelError(
+                "There are no averaged weights to read: create the optimizer with "
+                "use_ema=True and train at least one step."
+            )
+        return [ops.convert_to_tensor(v) for v in self._built.slots["average"]]
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the averaged weights in place inside a `with` block, then back.
+
+        Example:
+            >>> import keras, keras_dlopt.optimizers
+            >>> v = keras.Variable([1.0])
+            >>> sgd = keras_dlopt.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+            >>> for _ in range(2): sgd.apply([keras.ops.ones(1)], [v])
+            >>> with sgd.averaged_weights(): print(float(v[0]))
+            -0.5
         """
-        small, rest = _slab.take(self._state.slab, grads, cells)
-        if small is not None:
-            slab = self._state.slab
-            _updates.update_slab(self, small[0], small[1], slab, lr, step)
-        for gradient, cell in rest:
-            _updates.update_one(self, gradient, cell, lr, step)
+        variables, values = self._built.variables, self.averages()
+        before = [ops.copy(v) for v in variables]
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        pairs = [[chooser.to_dict(), factor] for chooser, factor in self.multipliers]
+        """The constructor's arguments, in order."""
+        of_keras = super().get_config()
         return {
-            **super().get_config(),
-            "cautious": self.cautious,
-            "centralize": self.centralize,
-            "adaptive_clip": self.adaptive_clip,
-            "multipliers": pairs,
-            "decay_on": None if self.decay_on is None else self.decay_on.to_dict(),
-            "skip_nonfinite": self.skip_nonfinite,
+            name: of_keras[name] if name in OF_KERAS else encode(getattr(self, name))
+            for name in self.hypers
         }

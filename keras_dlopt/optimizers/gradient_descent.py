@@ -4,9 +4,12 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError
 from keras_dlopt.optimizers import _options
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers.base import Optimizer
-from keras_dlopt.optimizers.sgd import sgd_rule
+from keras_dlopt.optimizers.sgd import sgd_kernel, sgd_rule
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -42,30 +45,25 @@ class GradientDescent(Optimizer):
 
     fusable = True
 
-    def __init__(self, learning_rate: Any = 0.01, *, batches: int = 1, **options: Any):
-        _options.check_count(batches, name="batches")
-        steps = options.pop("gradient_accumulation_steps", None)
+    learning_rate: Any = hyper(default=0.01, check=_options.learning_rate)
+    batches: int = hyper(default=1, check=checks.count)
+
+    @classmethod
+    def checked(cls, given: dict[str, Any]) -> dict[str, Any]:
+        values = super().checked(given)
+        batches, steps = values["batches"], values["gradient_accumulation_steps"]
         if steps not in (None, batches):
-            raise _options.ConfigError(
+            raise ConfigError(
                 "GradientDescent accumulates over `batches` by itself. "
                 f"Received: gradient_accumulation_steps={steps}. Leave it out."
             )
-        super().__init__(
-            learning_rate,
-            gradient_accumulation_steps=batches if batches > 1 else None,
-            **options,
-        )
-        self.batches = batches
+        return {
+            **values,
+            "gradient_accumulation_steps": batches if batches > 1 else None,
+        }
 
     def rule(self, gradient, weight, slots, lr, step):
         return sgd_rule(gradient, slots, lr=lr, momentum=0.0, nesterov=False)
 
     def fused(self, gradient, weight, slots, lr, step):
-        import tensorflow as tf
-
-        tf.raw_ops.ResourceApplyGradientDescent(
-            var=weight.handle, alpha=lr, delta=gradient
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "batches": self.batches}
+        sgd_kernel(gradient, weight, slots, lr=lr, momentum=0.0, nesterov=False)

@@ -6,10 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlopt import checks, runtime
 from keras_dlopt.optimizers import _options
-from keras_dlopt.optimizers._cells import read
+from keras_dlopt.optimizers._hyper import hyper
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-from keras_dlopt.optimizers.sgd import sgd_rule
+from keras_dlopt.optimizers.sgd import sgd_kernel, sgd_rule
 
 
 def lars_gradient(gradient: Any, weight: Any, *, decay: float, trust: float) -> Any:
@@ -62,28 +64,21 @@ class LARS(Optimizer):
     fusable = True
     elementwise = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 1.0,
-        *,
-        momentum: float = 0.9,
-        trust: float = 0.001,
-        nesterov: bool = False,
-        **options: Any,
-    ):
-        _options.check_beta(momentum, name="momentum")
-        _options.check_positive(trust, name="trust")
-        super().__init__(learning_rate, **options)
-        self.momentum, self.trust, self.nesterov = momentum, trust, bool(nesterov)
+    learning_rate: Any = hyper(default=1.0, check=_options.learning_rate)
+    momentum: float = hyper(default=0.9, check=share_kept)
+    trust: float = hyper(default=0.001, check=checks.positive)
+    nesterov: bool = hyper(default=False, check=checks.boolean)
 
     def update(self, grads, cells, lr, step, *, shared):
         scaled = [
-            lars_gradient(g, read(c.weight), decay=c.decay, trust=self.trust)
+            lars_gradient(
+                g, runtime.read(c.weight), decay=c.decay or 0.0, trust=self.trust
+            )
             if len(c.weight.shape) > 1
             else g
             for g, c in zip(grads, cells, strict=True)
         ]
-        cells = [dataclasses.replace(c, decay=0.0) for c in cells]
+        cells = [dataclasses.replace(c, decay=None) for c in cells]
         super().update(scaled, cells, lr, step, shared=shared)
 
     def rule(self, gradient, weight, slots, lr, step):
@@ -92,21 +87,11 @@ class LARS(Optimizer):
         )
 
     def fused(self, gradient, weight, slots, lr, step):
-        import tensorflow as tf
-
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=weight.handle,
-            accum=slots["momentum"].handle,
+        sgd_kernel(
+            gradient,
+            weight,
+            slots,
             lr=lr,
-            grad=gradient,
-            momentum=tf.constant(self.momentum, weight.dtype),
-            use_nesterov=self.nesterov,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "momentum": self.momentum,
-            "trust": self.trust,
-            "nesterov": self.nesterov,
-        }

@@ -1,13 +1,15 @@
 """L-BFGS: steps by the curvature seen in the last few, for full-batch training."""
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_dlopt.errors import ModelError
+from keras_dlopt import checks, runtime
+from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.optimizers import _options
-from keras_dlopt.optimizers._cells import assign, compute_dtype, read
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers.base import Optimizer
 
 # Largest number of weights whose history may be kept; a guard against surprise.
@@ -87,29 +89,24 @@ class LBFGS(Optimizer):
 
     couples_weights = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 1.0,
-        *,
-        memory: int = 10,
-        max_step: float | None = None,
-        **options: Any,
-    ):
-        _options.check_count(memory, name="memory")
-        if max_step is not None:
-            _options.check_positive(max_step, name="max_step")
-        if options.get("cautious") or options.get("multipliers"):
-            raise _options.ConfigError(
+    learning_rate: Any = hyper(default=1.0, check=_options.learning_rate)
+    memory: int = hyper(default=10, check=checks.count)
+    max_step: float | None = hyper(default=None, check=checks.positive)
+
+    @classmethod
+    def checked(cls, given: dict[str, Any]) -> dict[str, Any]:
+        values = super().checked(given)
+        if values["cautious"] or values["multipliers"]:
+            raise ConfigError(
                 "LBFGS moves all weights along one direction, which `cautious` and "
                 "`multipliers` would bend. Leave them out."
             )
-        super().__init__(learning_rate, **options)
-        self.memory, self.max_step = memory, max_step
+        return values
 
     def build(self, variables):
         if self.built:
             return
-        total = sum(_size(v) for v in variables)
+        total = sum(math.prod(v.shape) for v in variables)
         if total > MAX_PARAMETERS:
             raise ModelError(
                 f"LBFGS keeps {2 * self.memory + 2} copies of all weights and is meant "
@@ -124,23 +121,23 @@ class LBFGS(Optimizer):
             self.add_shared_variable(name, shape=(total,), dtype=dtype)
 
     def update(self, grads, cells, lr, step, *, shared):
-        if len(cells) != len(self._state.variables):
+        if len(cells) != len(self._built.variables):
             raise ModelError(
                 "LBFGS needs a gradient for every weight it was built with. Received: "
-                f"{len(cells)} of {len(self._state.variables)}. Freeze the others "
+                f"{len(cells)} of {len(self._built.variables)}. Freeze the others "
                 "before compiling."
             )
         pairs = sorted(zip(cells, grads, strict=True), key=lambda pair: pair[0].index)
         dtype = _widest([cell.weight for cell, _ in pairs])
         lr = ops.cast(lr, dtype)
-        w = _join([read(cell.weight) for cell, _ in pairs], dtype)
+        w = _join([runtime.read(cell.weight) for cell, _ in pairs], dtype)
         g = _join([g for _, g in pairs], dtype)
-        s = w - read(shared["previous_weights"])
-        y = g - read(shared["previous_gradient"])
+        s = w - runtime.read(shared["previous_weights"])
+        y = g - runtime.read(shared["previous_gradient"])
         curved = ops.sum(s * y) > 1e-10 * _norm(s) * _norm(y)
         keep = ops.logical_and(step > 1, curved)
-        moves = remember(read(shared["moves"]), s, keep)
-        changes = remember(read(shared["changes"]), y, keep)
+        moves = remember(runtime.read(shared["moves"]), s, keep)
+        changes = remember(runtime.read(shared["changes"]), y, keep)
         first = ops.minimum(1.0, 1.0 / ops.maximum(ops.sum(ops.abs(g)), 1e-30))
         change = ops.where(step > 1, lbfgs_direction(g, moves, changes), first * g)
         change = lr * change
@@ -150,19 +147,15 @@ class LBFGS(Optimizer):
             )
         new = {"previous_weights": w, "previous_gradient": g}
         for name, value in {**new, "moves": moves, "changes": changes}.items():
-            assign(shared[name], value)
+            runtime.assign(shared[name], value)
         start = 0
         for cell, _ in pairs:
             shape = tuple(cell.weight.shape)
-            stop = start + _size(cell.weight)
+            stop = start + math.prod(shape)
             part = ops.reshape(change[start:stop], shape)
-            value = ops.cast(read(cell.weight), dtype)
-            assign(cell.weight, value - part - lr * cell.decay * value)
+            value = ops.cast(runtime.read(cell.weight), dtype)
+            runtime.assign(cell.weight, value - part - lr * (cell.decay or 0.0) * value)
             start = stop
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "memory": self.memory, "max_step": self.max_step}
 
 
 def _join(tensors: list[Any], dtype: str) -> Any:
@@ -170,16 +163,9 @@ def _join(tensors: list[Any], dtype: str) -> Any:
 
 
 def _widest(variables: list[Any]) -> str:
-    wide = any(compute_dtype(v) == "float64" for v in variables)
+    wide = any(runtime.compute_dtype(v) == "float64" for v in variables)
     return "float64" if wide else "float32"
 
 
 def _norm(x: Any) -> Any:
     return ops.sqrt(ops.sum(ops.square(x)))
-
-
-def _size(variable: Any) -> int:
-    size = 1
-    for length in variable.shape:
-        size *= int(length)
-    return size

@@ -6,9 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlopt import checks, runtime
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.optimizers import _options, _replicas
-from keras_dlopt.optimizers._cells import assign, choose, native, read
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -63,12 +62,10 @@ class Lookahead(keras.optimizers.Optimizer):
                 f"Lookahead takes no {', '.join(sorted(kwargs))}: pass what concerns "
                 "the steps (weight decay, clipping, averaging) to the base optimizer."
             )
-        _options.check_count(period, name="period")
-        _options.check_positive(alpha, name="alpha")
-        if alpha > 1:
-            raise ConfigError(f"alpha must be in (0, 1]. Received: {alpha}.")
         super().__init__(learning_rate=0.0, name=name)
-        self.base, self.period, self.alpha = base, period, alpha
+        self.base = base
+        self.period = checks.count(period, name="period")
+        self.alpha = checks.share(alpha, name="alpha")
 
     def build(self, variables):
         if self.built:
@@ -103,7 +100,7 @@ class Lookahead(keras.optimizers.Optimizer):
             if not self.built:
                 self.build(trainable_variables)
         pairs = [
-            {"weight": native(w), "slow": native(s)}
+            {"weight": runtime.native(w), "slow": runtime.native(s)}
             for w, s in zip(self._state.weights, self._state.slow, strict=True)
             if s is not None
         ]
@@ -114,7 +111,7 @@ class Lookahead(keras.optimizers.Optimizer):
 
     def _each(self, update: Any, pairs: list[Any]) -> None:
         done = ops.convert_to_tensor(self.iterations)
-        _replicas.on_each_replica(
+        runtime.on_each_replica(
             lambda _, done, pairs: update(done, pairs), [], done, pairs
         )
 
@@ -123,20 +120,20 @@ class Lookahead(keras.optimizers.Optimizer):
 
         def copy():
             for pair in pairs:
-                assign(pair["slow"], read(pair["weight"]))
+                runtime.assign(pair["slow"], runtime.read(pair["weight"]))
 
-        choose(done == 0, copy, lambda: None, [p["slow"] for p in pairs])
+        runtime.choose(done == 0, copy, lambda: None, [p["slow"] for p in pairs])
 
     def _correct(self, done: Any, pairs: list[Any]) -> None:
         def jump():
             for pair in pairs:
-                slow = read(pair["slow"])
-                slow = slow + self.alpha * (read(pair["weight"]) - slow)
-                assign(pair["slow"], slow)
-                assign(pair["weight"], slow)
+                slow = runtime.read(pair["slow"])
+                slow = slow + self.alpha * (runtime.read(pair["weight"]) - slow)
+                runtime.assign(pair["slow"], slow)
+                runtime.assign(pair["weight"], slow)
 
         due = ops.logical_and(done > 0, done % self.period == 0)
-        choose(due, jump, lambda: None, [v for p in pairs for v in p.values()])
+        runtime.choose(due, jump, lambda: None, [v for p in pairs for v in p.values()])
 
     def scale_loss(self, loss: Any) -> Any:
         return self.base.scale_loss(loss)

@@ -5,32 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.optimizers import _options
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean, unbias
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def mars_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    step: Any,
-    beta_1: float,
-    beta_2: float,
-    gamma: float,
-    epsilon: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One MARS step: what to subtract, and the new state."""
-    difference = ops.where(step > 1, gradient - slots["previous"], 0 * gradient)
-    corrected = gradient + gamma * beta_1 / (1 - beta_1) * difference
-    norm = ops.sqrt(ops.sum(ops.square(corrected)))
-    corrected = corrected / ops.maximum(norm, 1.0)
-    m = mean(slots["momentum"], corrected, beta_1)
-    v = mean(slots["velocity"], ops.square(corrected), beta_2)
-    root = ops.sqrt(unbias(v, beta_2, step)) + epsilon
-    change = lr * unbias(m, beta_1, step) / root
-    return change, {"momentum": m, "velocity": v, "previous": gradient}
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -72,41 +52,20 @@ class MARS(Optimizer):
 
     slot_names = ("momentum", "velocity", "previous")
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.003,
-        *,
-        beta_1: float = 0.95,
-        beta_2: float = 0.99,
-        gamma: float = 0.025,
-        epsilon: float = 1e-8,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_rate(gamma, name="gamma")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2 = beta_1, beta_2
-        self.gamma, self.epsilon = gamma, epsilon
+    learning_rate: Any = hyper(default=0.003, check=_options.learning_rate)
+    beta_1: float = hyper(default=0.95, check=share_kept)
+    beta_2: float = hyper(default=0.99, check=share_kept)
+    gamma: float = hyper(default=0.025, check=checks.rate)
+    epsilon: float = hyper(default=1e-8, check=checks.rate)
 
     def rule(self, gradient, weight, slots, lr, step):
-        return mars_rule(
-            gradient,
-            slots,
-            lr=lr,
-            step=step,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            gamma=self.gamma,
-            epsilon=self.epsilon,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "gamma": self.gamma,
-            "epsilon": self.epsilon,
-        }
+        difference = ops.where(step > 1, gradient - slots["previous"], 0 * gradient)
+        factor = self.gamma * self.beta_1 / (1 - self.beta_1)
+        corrected = gradient + factor * difference
+        norm = ops.sqrt(ops.sum(ops.square(corrected)))
+        corrected = corrected / ops.maximum(norm, 1.0)
+        m = mean(slots["momentum"], corrected, self.beta_1)
+        v = mean(slots["velocity"], ops.square(corrected), self.beta_2)
+        root = ops.sqrt(unbias(v, self.beta_2, step)) + self.epsilon
+        change = lr * unbias(m, self.beta_1, step) / root
+        return change, {"momentum": m, "velocity": v, "previous": gradient}

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlopt import checks, runtime
 from keras_dlopt.optimizers import _options
-from keras_dlopt.optimizers._cells import assign, compute_dtype, read
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean
-from keras_dlopt.optimizers._updates import cautious
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
 
 
@@ -72,23 +73,11 @@ class Prodigy(Optimizer):
     slot_names = ("momentum", "velocity", "gradient_sum", "start")
     couples_weights = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 1.0,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        initial_distance: float = 1e-6,
-        epsilon: float = 1e-8,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_positive(initial_distance, name="initial_distance")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2 = beta_1, beta_2
-        self.initial_distance, self.epsilon = initial_distance, epsilon
+    learning_rate: Any = hyper(default=1.0, check=_options.learning_rate)
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept)
+    initial_distance: float = hyper(default=1e-6, check=checks.positive)
+    epsilon: float = hyper(default=1e-8, check=checks.rate)
 
     def build(self, variables):
         if self.built:
@@ -99,7 +88,7 @@ class Prodigy(Optimizer):
         self.add_shared_variable("numerator", shape=(), initializer="zeros")
 
     def update(self, grads, cells, lr, step, *, shared):
-        d = read(shared["distance"])
+        d = runtime.read(shared["distance"])
         power_1 = ops.power(ops.cast(self.beta_1, "float32"), step)
         power_2 = ops.power(ops.cast(self.beta_2, "float32"), step)
         rate = lr * ops.sqrt(1 - power_2) / (1 - power_1)
@@ -109,37 +98,21 @@ class Prodigy(Optimizer):
             total, dot = self._update_cell(gradient, cell, rate, d, step, beta_3)
             sums.append(ops.cast(total, "float32"))
             dots.append(ops.cast(dot, "float32"))
-        numerator = beta_3 * read(shared["numerator"])
+        numerator = beta_3 * runtime.read(shared["numerator"])
         d, numerator = prodigy_distance(dots, sums, numerator=numerator, distance=d)
-        assign(shared["distance"], d)
-        assign(shared["numerator"], numerator)
+        runtime.assign(shared["distance"], d)
+        runtime.assign(shared["numerator"], numerator)
 
     def _update_cell(self, gradient, cell, rate, d, step, beta_3):
-        dtype = compute_dtype(cell.weight)
-        rate, d, step = (ops.cast(x, dtype) for x in (rate, d, step))
-        weight = read(cell.weight)
-        slots = {name: read(v) for name, v in cell.slots.items()}
+        rate, d, step = (ops.cast(x, cell.dtype) for x in (rate, d, step))
+        weight, slots = cell.read()
         start = ops.where(step > 1, slots["start"], weight)
         m = mean(slots["momentum"], d * gradient, self.beta_1)
         v = mean(slots["velocity"], ops.square(d * gradient), self.beta_2)
         total = beta_3 * slots["gradient_sum"] + rate * d * d * gradient
         dot = rate * d * d * ops.sum(gradient * (start - weight))
         change = m / (ops.sqrt(v) + d * self.epsilon)
-        if self.cautious:
-            change = cautious(change, gradient)
-        if cell.decay:
-            change = change + cell.decay * weight
-        assign(cell.weight, weight - rate * d * cell.multiplier * change)
+        change = self.decayed(change, gradient, weight, 1.0, cell.decay)
         new = {"momentum": m, "velocity": v, "gradient_sum": total, "start": start}
-        for name, value in new.items():
-            assign(cell.slots[name], value)
+        cell.write(weight - rate * d * cell.multiplier * change, new)
         return total, dot
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "initial_distance": self.initial_distance,
-            "epsilon": self.epsilon,
-        }

@@ -1,41 +1,13 @@
 """RAdam: Adam whose adaptive rate waits until its variance is known."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean, seen, unbias
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def radam_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    step: Any,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-    threshold: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One RAdam step: what to subtract, and the new moments."""
-    m = mean(slots["momentum"], gradient, beta_1)
-    v = mean(slots["velocity"], ops.square(gradient), beta_2)
-    grown = seen(beta_2, step)
-    longest = 2 / (1 - beta_2) - 1
-    length = longest - 2 * step * (1 - grown) / grown
-    known = length >= threshold
-    safe = ops.where(known, length, ops.full_like(length, longest))
-    rectifier = ops.sqrt(
-        (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe)
-    )
-    direction = unbias(m, beta_1, step)
-    adapted = rectifier * direction / (ops.sqrt(unbias(v, beta_2, step)) + epsilon)
-    change = lr * ops.where(known, adapted, direction)
-    return change, {"momentum": m, "velocity": v}
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -76,42 +48,24 @@ class RAdam(Optimizer):
     slot_names = ("momentum", "velocity")
     elementwise = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        threshold: float = 5.0,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_rate(epsilon, name="epsilon")
-        _options.check_above(beta_2, 0.6, name="beta_2")
-        _options.check_above(threshold, 4.0, name="threshold")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2 = beta_1, beta_2
-        self.epsilon, self.threshold = epsilon, threshold
+    beta_1: float = hyper(default=0.9, check=share_kept)
+    beta_2: float = hyper(default=0.999, check=share_kept, least=None, above=0.6)
+    epsilon: float = hyper(default=1e-8, check=checks.rate)
+    threshold: float = hyper(default=5.0, check=checks.number, above=4)
 
     def rule(self, gradient, weight, slots, lr, step):
-        return radam_rule(
-            gradient,
-            slots,
-            lr=lr,
-            step=step,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            threshold=self.threshold,
+        m = mean(slots["momentum"], gradient, self.beta_1)
+        v = mean(slots["velocity"], ops.square(gradient), self.beta_2)
+        grown = seen(self.beta_2, step)
+        longest = 2 / (1 - self.beta_2) - 1
+        length = longest - 2 * step * (1 - grown) / grown
+        known = length >= self.threshold
+        safe = ops.where(known, length, ops.full_like(length, longest))
+        rectifier = ops.sqrt(
+            (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe)
         )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "threshold": self.threshold,
-        }
+        direction = unbias(m, self.beta_1, step)
+        root = ops.sqrt(unbias(v, self.beta_2, step)) + self.epsilon
+        adapted = rectifier * direction / root
+        change = lr * ops.where(known, adapted, direction)
+        return change, {"momentum": m, "velocity": v}

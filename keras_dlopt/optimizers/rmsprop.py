@@ -1,43 +1,12 @@
 """RMSprop, the formulas of Keras on TensorFlow's fused kernels."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
-from keras_dlopt.optimizers import _options
+from keras_dlopt import checks
+from keras_dlopt.optimizers._hyper import hyper
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
-
-
-def rmsprop_rule(
-    gradient: Any,
-    slots: dict[str, Any],
-    *,
-    lr: Any,
-    rho: float,
-    momentum: float,
-    epsilon: float,
-) -> tuple[Any, dict[str, Any]]:
-    """One RMSprop step: what to subtract, and the new state.
-
-    Args:
-        gradient: tensor.
-        slots: `"velocity"`, with momentum `"momentum"`, centered `"average_gradient"`.
-        lr: learning rate.
-        rho: decay of the running means.
-        momentum: share of the last change that is repeated.
-        epsilon: added under the root.
-    """
-    v = rho * slots["velocity"] + (1 - rho) * ops.square(gradient)
-    new = {"velocity": v}
-    if "average_gradient" in slots:
-        mean = rho * slots["average_gradient"] + (1 - rho) * gradient
-        new["average_gradient"] = mean
-        v = v - ops.square(mean)
-    change = lr * gradient / ops.sqrt(v + epsilon)
-    if "momentum" in slots:
-        change = new["momentum"] = momentum * slots["momentum"] + change
-    return change, new
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -78,27 +47,12 @@ class RMSprop(Optimizer, keras.optimizers.RMSprop):
     elementwise = True
     takes_sparse = True
     follows_momentum = True
+    by_position = True
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        rho: float = 0.9,
-        momentum: float = 0.0,
-        epsilon: float = 1e-7,
-        centered: bool = False,
-        **options: Any,
-    ):
-        _options.check_beta(rho, name="rho")
-        _options.check_beta(momentum, name="momentum")
-        _options.check_rate(epsilon, name="epsilon")
-        super().__init__(
-            learning_rate=learning_rate,
-            rho=rho,
-            momentum=momentum,
-            epsilon=epsilon,
-            centered=centered,
-            **options,
-        )
+    rho: float = hyper(default=0.9, check=share_kept)
+    momentum: float = hyper(default=0.0, check=share_kept)
+    epsilon: float = hyper(default=1e-7, check=checks.rate)
+    centered: bool = hyper(default=False, check=checks.boolean)
 
     @property
     def slot_names(self) -> tuple[str, ...]:
@@ -112,14 +66,17 @@ class RMSprop(Optimizer, keras.optimizers.RMSprop):
         return self.momentum > 0
 
     def rule(self, gradient, weight, slots, lr, step):
-        return rmsprop_rule(
-            gradient,
-            slots,
-            lr=lr,
-            rho=self.rho,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-        )
+        rho = self.rho
+        v = rho * slots["velocity"] + (1 - rho) * ops.square(gradient)
+        new = {"velocity": v}
+        if "average_gradient" in slots:
+            mean = rho * slots["average_gradient"] + (1 - rho) * gradient
+            new["average_gradient"] = mean
+            v = v - ops.square(mean)
+        change = lr * gradient / ops.sqrt(v + self.epsilon)
+        if "momentum" in slots:
+            change = new["momentum"] = self.momentum * slots["momentum"] + change
+        return change, new
 
     def fused(self, gradient, weight, slots, lr, step):
         import tensorflow as tf

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlopt import checks, runtime
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.optimizers import _options, _replicas
 
 
 def sam_perturbation(
@@ -72,7 +72,7 @@ class SAM(keras.Model):
             raise ConfigError(
                 f"{type(self).__name__} wraps a Keras model. Received: {model!r}."
             )
-        _options.check_positive(radius, name="radius")
+        radius = checks.positive(radius, name="radius")
         super().__init__(**options)
         self.model = model
         self.radius = radius
@@ -82,15 +82,16 @@ class SAM(keras.Model):
         return self.model(inputs, training=training)
 
     def train_step(self, *data):
-        if not _replicas.on_tensorflow():
+        if not runtime.on_tensorflow():
             raise ModelError(
                 f"{type(self).__name__} trains on the TensorFlow backend only; this is "
                 f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
             )
-        if _replica_count() > 1:
+        replicas = runtime.replica_count()
+        if replicas > 1:
             raise ModelError(
                 f"{type(self).__name__} trains on one device; the strategy in force "
-                f"has {_replica_count()} replicas. Build and fit it outside of the "
+                f"has {replicas} replicas. Build and fit it outside of the "
                 "strategy."
             )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data[0])
@@ -131,7 +132,7 @@ class SAM(keras.Model):
                 f"The loss does not depend on these weights: {names}. Freeze them with "
                 "trainable = False before compiling."
             )
-        return [_replicas.densify(g) for g in grads], loss, y_pred
+        return [runtime.densify(g) for g in grads], loss, y_pred
 
     def _gradients_at(self, moves: Any, x: Any, y: Any, sample_weight: Any) -> Any:
         """The gradient at the moved weights; nothing else is left changed."""
@@ -197,11 +198,3 @@ class ASAM(SAM):
 
     def __init__(self, model: keras.Model, *, radius: float = 0.5, **options: Any):
         super().__init__(model, radius=radius, **options)
-
-
-def _replica_count() -> int:
-    if not _replicas.has_strategy():
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync

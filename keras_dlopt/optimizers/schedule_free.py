@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_dlopt import runtime
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.optimizers import _options
-from keras_dlopt.optimizers._cells import assign, compute_dtype, read
-from keras_dlopt.optimizers._slab import take
-from keras_dlopt.optimizers._updates import can_fuse, cautious, decay_of
+from keras_dlopt.optimizers import _cells
+from keras_dlopt.optimizers._cells import Joined
+from keras_dlopt.optimizers._hyper import anything, hyper
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.base import Optimizer
 
 FIRST = 1e-6  # weight of the start in the average, in units of the first step's
@@ -73,6 +74,9 @@ class ScheduleFree(Optimizer):
 
     couples_weights = True
 
+    base: Any = hyper(default=None, check=anything)
+    beta: float = hyper(default=0.9, check=share_kept)
+
     def __init__(
         self,
         base: Optimizer,
@@ -89,17 +93,14 @@ class ScheduleFree(Optimizer):
                 "ScheduleFree needs an optimizer of keras_dlopt with a rule per "
                 f"weight, such as Adam(beta_1=0.0) or SGD(). Received: {base!r}."
             )
-        _options.check_beta(beta, name="beta")
         settings = base.get_config()
         if learning_rate is None:
             learning_rate = settings["learning_rate"]
             if isinstance(learning_rate, dict):
                 learning_rate = keras.saving.deserialize_keras_object(learning_rate)
         options.setdefault("weight_decay", settings["weight_decay"])
-        super().__init__(learning_rate, **options)
-        self.base = base
+        super().__init__(learning_rate, base=base, beta=beta, **options)
         self.elementwise = base.elementwise
-        self.beta = beta
 
     @property
     def fusable(self) -> bool:
@@ -118,52 +119,36 @@ class ScheduleFree(Optimizer):
 
     def update(self, grads, cells, lr, step, *, shared):
         moves, total, pull = self._moves(lr, shared)
-        slab = self._state.slab
-        small, rest = take(slab, grads, cells)
-        if small is not None:
-            self._update_slab(small[0], small[1], slab, lr, step, moves)
-        for gradient, cell in rest:
-            self._update_cell(gradient, cell, lr, step, moves)
-        assign(shared["total"], total)
-        assign(shared["pull"], pull)
+        for gradient, cell in _cells.joined(self._built.slab, grads, cells):
+            rate, number = cell.scalars(lr, step)
+            own = _Moves(*(ops.cast(x, rate.dtype) for x in moves))
+            self._update_cell(gradient, cell, rate, number, own)
+        runtime.assign(shared["total"], total)
+        runtime.assign(shared["pull"], pull)
 
     def _moves(self, lr, shared):
         """The factors of this step, and the next `total` and `pull`."""
         square = ops.square(lr)
-        before = ops.maximum(ops.maximum(read(shared["total"]), FIRST * square), 1e-30)
+        before = ops.maximum(
+            ops.maximum(runtime.read(shared["total"]), FIRST * square), 1e-30
+        )
         after = before + square
         pull = (1 - self.beta) / after
         push = square / before / after + pull
-        return _Moves(read(shared["pull"]), before, push), after, pull
+        return _Moves(runtime.read(shared["pull"]), before, push), after, pull
 
     def _update_cell(self, gradient, cell, lr, step, moves):
-        dtype = compute_dtype(cell.weight)
-        lr, step = ops.cast(lr, dtype) * cell.multiplier, ops.cast(step, dtype)
-        moves = _Moves(*(ops.cast(x, dtype) for x in moves))
-        if can_fuse(self, cell):
-            self._fused_cell(gradient, cell, lr, step, moves)
+        if self.fusable and not self.cautious and cell.fits_kernel:
+            fused = self._fused_slab if isinstance(cell, Joined) else self._fused_cell
+            fused(gradient, cell, lr, step, moves)
             return
-        weight = read(cell.weight)
-        slots = {name: read(v) for name, v in cell.slots.items()}
-        weight, slots = self._by_rule(
-            gradient, weight, slots, lr, step, moves, cell.decay
-        )
-        assign(cell.weight, weight)
-        for name, value in slots.items():
-            assign(cell.slots[name], value)
-
-    def _by_rule(self, gradient, weight, slots, lr, step, moves, decay):
-        """The step on tensors; returns the new weight and state."""
-        slots = dict(slots)
+        weight, slots = cell.read()
         drift = slots.pop("drift")
         change, slots = self.base.rule(gradient, weight, slots, lr, step)
-        if self.cautious:
-            change = cautious(change, gradient)
-        if decay is not None:
-            change = change + lr * decay * weight
+        change = self.decayed(change, gradient, weight, lr, cell.decay)
         mean = weight - moves.pull * drift
         drift = drift - moves.before * change
-        return mean + moves.push * drift, {**slots, "drift": drift}
+        cell.write(mean + moves.push * drift, {**slots, "drift": drift})
 
     def _fused_cell(self, gradient, cell, lr, step, moves):
         """The step in place: three or four kernels, no memory of their own."""
@@ -178,7 +163,7 @@ class ScheduleFree(Optimizer):
             )
 
         done = [subtract(weight, moves.pull, drift)]
-        if cell.decay:
+        if cell.decay is not None:
             # y is x + pull * D by now.
             factor = moves.before * lr * cell.decay
             drift.assign(drift * (1 - factor * moves.pull), read_value=False)
@@ -188,27 +173,15 @@ class ScheduleFree(Optimizer):
             self.base.fused(gradient, drift, slots, lr * moves.before, step)
         subtract(weight, -moves.push, drift)
 
-    def _update_slab(self, grads, cells, slab, lr, step, moves):
-        gradient = slab.join(grads)
-        weight = slab.join([read(c.weight) for c in cells])
-        decay = decay_of(cells, slab)
-        if self.fusable:
-            slots = dict(slab.flat)
-            drift = slots.pop("drift")
-            mean = weight - moves.pull * drift
-            if decay is not None:
-                drift.assign_sub(moves.before * lr * decay * weight, read_value=False)
-            self.base.fused(gradient, drift, slots, lr * moves.before, step)
-            weight = mean + moves.push * drift.read_value()
-        else:
-            state = {name: v.read_value() for name, v in slab.flat.items()}
-            weight, state = self._by_rule(
-                gradient, weight, state, lr, step, moves, decay
-            )
-            for name, value in state.items():
-                slab.flat[name].assign(value, read_value=False)
-        for cell, part in zip(cells, slab.split(weight), strict=True):
-            cell.weight.assign(part, read_value=False)
+    def _fused_slab(self, gradient, slab, lr, step, moves):
+        weight, slots = slab.weights(), dict(slab.slots)
+        drift = slots.pop("drift")
+        mean = weight - moves.pull * drift
+        if slab.decay is not None:
+            less = moves.before * lr * slab.decay * weight
+            drift.assign_sub(less, read_value=False)
+        self.base.fused(gradient, drift, slots, lr * moves.before, step)
+        slab.write(mean + moves.push * drift.read_value(), {})
 
     def averages(self) -> list[Any]:
         """The averaged weights x, in the order of the weights."""
@@ -216,13 +189,13 @@ class ScheduleFree(Optimizer):
             raise ModelError(
                 "There are no averaged weights to read yet: train at least one step."
             )
-        pull = read(self._state.shared["pull"])
+        pull = runtime.read(self._built.shared["pull"])
         found = []
         for weight, drift in zip(
-            self._state.variables, self._state.slots["drift"], strict=True
+            self._built.variables, self._built.slots["drift"], strict=True
         ):
-            factor = ops.cast(pull, compute_dtype(weight))
-            value = read(weight) - factor * read(drift)
+            factor = ops.cast(pull, runtime.compute_dtype(weight))
+            value = runtime.read(weight) - factor * runtime.read(drift)
             found.append(ops.cast(value, weight.dtype))
         return found
 
@@ -233,14 +206,11 @@ class ScheduleFree(Optimizer):
         """
         if not self.built:
             return
-        for variable, value in zip(self._state.variables, self.averages(), strict=True):
+        for variable, value in zip(self._built.variables, self.averages(), strict=True):
             variable.assign(value)
         # The weights are the average now, so there is nothing between them.
-        self._state.shared["pull"].assign(0.0)
+        self._built.shared["pull"].assign(0.0)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "base": keras.saving.serialize_keras_object(self.base),
-            "beta": self.beta,
-        }
+        base = keras.saving.serialize_keras_object(self.base)
+        return {**super().get_config(), "base": base}

@@ -4,6 +4,9 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import checks
+from keras_dlopt.optimizers import _options
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers.base import Optimizer
 
 
@@ -16,6 +19,27 @@ def sgd_rule(
     m = slots["momentum"] * momentum - gradient * lr
     change = gradient * lr - m * momentum if nesterov else -m
     return change, {"momentum": m}
+
+
+def sgd_kernel(
+    gradient: Any, weight: Any, slots: Any, *, lr: Any, momentum: Any, nesterov: bool
+) -> None:
+    """The same as one TensorFlow kernel on variables."""
+    import tensorflow as tf
+
+    if not slots:
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=weight.handle, alpha=lr, delta=gradient
+        )
+        return
+    tf.raw_ops.ResourceApplyKerasMomentum(
+        var=weight.handle,
+        accum=slots["momentum"].handle,
+        lr=lr,
+        grad=gradient,
+        momentum=tf.convert_to_tensor(momentum, weight.dtype),
+        use_nesterov=nesterov,
+    )
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -55,20 +79,12 @@ class SGD(Optimizer, keras.optimizers.SGD):
     fusable = True
     takes_sparse = True
     follows_momentum = True
+    by_position = True
+    of_parent = (*Optimizer.of_parent, "momentum")  # Keras refuses what is too large
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.01,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        **options: Any,
-    ):
-        super().__init__(
-            learning_rate=learning_rate,
-            momentum=momentum,
-            nesterov=nesterov,
-            **options,
-        )
+    learning_rate: Any = hyper(default=0.01, check=_options.learning_rate)
+    momentum: float = hyper(default=0.0, check=checks.number)
+    nesterov: bool = hyper(default=False, check=checks.boolean)
 
     @property
     def fuses_anywhere(self) -> bool:
@@ -84,18 +100,11 @@ class SGD(Optimizer, keras.optimizers.SGD):
         )
 
     def fused(self, gradient, weight, slots, lr, step):
-        import tensorflow as tf
-
-        if not slots:
-            tf.raw_ops.ResourceApplyGradientDescent(
-                var=weight.handle, alpha=lr, delta=gradient
-            )
-            return
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=weight.handle,
-            accum=slots["momentum"].handle,
+        sgd_kernel(
+            gradient,
+            weight,
+            slots,
             lr=lr,
-            grad=gradient,
-            momentum=tf.convert_to_tensor(self.momentum, weight.dtype),
-            use_nesterov=self.nesterov,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
         )

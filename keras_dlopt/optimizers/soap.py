@@ -1,12 +1,16 @@
 """SOAP: Adam in the slowly rotating eigenbasis of Shampoo's preconditioner."""
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.optimizers import _options
+from keras_dlopt.optimizers._hyper import hyper
 from keras_dlopt.optimizers._moments import mean, unbias
+from keras_dlopt.optimizers._options import share_kept
 from keras_dlopt.optimizers.adam import adam_rule
 from keras_dlopt.optimizers.base import Optimizer
 
@@ -141,48 +145,30 @@ class SOAP(Optimizer):
     (dead inputs) from becoming steps; the shift X' keeps them from choosing the basis.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.003,
-        *,
-        beta_1: float = 0.95,
-        beta_2: float = 0.95,
-        beta_3: float = 0.95,
-        epsilon: float = 1e-8,
-        frequency: int = 10,
-        max_size: int = 512,
-        **options: Any,
-    ):
-        _options.check_beta(beta_1, name="beta_1")
-        _options.check_beta(beta_2, name="beta_2")
-        _options.check_beta(beta_3, name="beta_3")
-        _options.check_rate(epsilon, name="epsilon")
-        _options.check_count(frequency, name="frequency")
-        _options.check_count(max_size, name="max_size")
-        super().__init__(learning_rate, **options)
-        self.beta_1, self.beta_2, self.beta_3 = beta_1, beta_2, beta_3
-        self.epsilon, self.frequency, self.max_size = epsilon, frequency, max_size
-
     slot_names = ("momentum", "velocity")
+
+    learning_rate: Any = hyper(default=0.003, check=_options.learning_rate)
+    beta_1: float = hyper(default=0.95, check=share_kept)
+    beta_2: float = hyper(default=0.95, check=share_kept)
+    beta_3: float = hyper(default=0.95, check=share_kept)
+    epsilon: float = hyper(default=1e-8, check=checks.rate)
+    frequency: int = hyper(default=10, check=checks.count)
+    max_size: int = hyper(default=512, check=checks.count)
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
-        for side in range(2):
-            name = ("left", "right")[side]
+        for side, name in enumerate(("left", "right")):
             for slot in (name, f"{name}_basis"):
                 made = [self._square(v, side, slot) for v in variables]
-                self._state.slots[slot] = made
+                self._built.slots[slot] = made
 
     def _square(self, variable: Any, side: int, slot: str) -> Any:
         size = _matrix_shape(variable.shape)[side] if len(variable.shape) > 1 else 0
         if not 1 < size <= self.max_size:
             return None
-        path = getattr(variable, "path", variable.name).replace("/", "_")
-        return self.add_variable(
-            (size, size), dtype=variable.dtype, name=f"{path}_{slot}"
-        )
+        return self.state_beside(variable, slot, (size, size), variable.dtype)
 
     def rule(self, gradient, weight, slots, lr, step):
         betas = {"beta_1": self.beta_1, "beta_2": self.beta_2}
@@ -204,21 +190,7 @@ class SOAP(Optimizer):
             new[name] = ops.reshape(new[name], shape)
         return ops.reshape(change, shape), new
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "beta_3": self.beta_3,
-            "epsilon": self.epsilon,
-            "frequency": self.frequency,
-            "max_size": self.max_size,
-        }
-
 
 def _matrix_shape(shape: Any) -> tuple[int, int]:
     """All axes but the last joined: inputs by outputs."""
-    rows = 1
-    for length in tuple(shape)[:-1]:
-        rows *= int(length)
-    return rows, int(shape[-1])
+    return math.prod(tuple(shape)[:-1]), int(shape[-1])

@@ -1,11 +1,88 @@
-"""Values of variables on the host."""
+"""Reading, assigning and branching, the same on every backend."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt.runtime.pure import kernels, on_tensorflow
+
+
+def native(variable: Any) -> Any:
+    """The `tf.Variable` behind a Keras variable; elsewhere the variable itself."""
+    if not on_tensorflow() or not isinstance(variable, keras.Variable):
+        return variable
+    held = variable.value
+    # A variable that is part of another one has a tensor as its value.
+    return held if hasattr(held, "assign") else variable
+
+
+def value(variable: Any) -> Any:
+    """The variable's value now, a tensor that later assignments leave alone."""
+    if not on_tensorflow():
+        return ops.convert_to_tensor(variable)
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(native(variable))
+
+
+def read(variable: Any) -> Any:
+    """The variable in the precision that update rules compute in.
+
+    On TensorFlow a variable of that precision is read where it is used: assign last.
+    """
+    return ops.cast(ops.convert_to_tensor(native(variable)), compute_dtype(variable))
+
+
+def compute_dtype(variable: Any) -> str:
+    """float64 for float64 weights, float32 for all narrower floats."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        return dtype
+    return "float64" if dtype == "float64" else "float32"
+
+
+def assign(variable: Any, new: Any) -> None:
+    """Assigns in the variable's own dtype."""
+    new = ops.cast(new, keras.backend.standardize_dtype(variable.dtype))
+    if on_tensorflow() and not isinstance(variable, keras.Variable):
+        variable.assign(new, read_value=False)
+    else:
+        variable.assign(new)
+
 
 def to_numpy(variable: Any) -> np.ndarray:
-    """A variable's value on the host; also for mirrored variables."""
-    return np.asarray(ops.convert_to_numpy(variable.value))
+    """The value of a variable or tensor, mirrored or not, on the host."""
+    held = variable.value if isinstance(variable, keras.Variable) else variable
+    return np.asarray(ops.convert_to_numpy(held))
+
+
+def choose(
+    condition: Any,
+    yes: Callable[[], None],
+    no: Callable[[], None],
+    touched: Iterable[Any],
+) -> None:
+    """Runs one of two updates, by a condition known only when the graph runs.
+
+    Args:
+        condition: boolean scalar tensor.
+        yes: assigns variables when the condition holds.
+        no: assigns variables when it does not.
+        touched: the variables that either assigns.
+    """
+    if kernels():
+        ops.cond(condition, yes, no)
+        return
+    # No assignment inside a branch elsewhere: run both, keep one.
+    touched = list(touched)
+    before = [value(v) for v in touched]
+    no()
+    without = [value(v) for v in touched]
+    for variable, old in zip(touched, before, strict=True):
+        assign(variable, old)
+    yes()
+    for variable, other in zip(touched, without, strict=True):
+        assign(variable, ops.where(condition, value(variable), other))

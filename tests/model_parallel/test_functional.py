@@ -1,5 +1,8 @@
 """The pure train step changes exactly what `train_on_batch` changes."""
 
+import concurrent.futures
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -7,8 +10,9 @@ import pytest
 import keras_dlopt as dlopt
 from catalogue import cases_of
 from contracts.building import BATCH, trial
+from keras_dlopt import runtime
 from keras_dlopt.errors import ModelError
-from keras_dlopt.model_parallel import FunctionalStep, tf_state
+from keras_dlopt.model_parallel import FunctionalStep
 
 NOT_PURE = ("SAM", "ASAM")  # two gradients a step, in a fit of their own
 CASES = [
@@ -128,7 +132,7 @@ def test_a_write_to_a_foreign_variable_is_refused():
     other = keras.Variable(1.0, name="foreign")
     step.optimizer.apply = lambda *_: other.assign(2.0)
     with pytest.raises(ModelError, match="which is none of its variables"):
-        tf_state.apply(step.optimizer, step.variables, step.state(), [])
+        step.update(step.state(), [], [])
 
 
 def test_unbuilt_and_uncompiled_models():
@@ -136,3 +140,61 @@ def test_unbuilt_and_uncompiled_models():
         FunctionalStep(keras.Sequential([keras.layers.Dense(2)]))
     with pytest.raises(ModelError, match="not compiled, so there is no loss"):
         FunctionalStep(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))
+
+
+def test_a_pure_step_in_one_thread_and_a_fused_one_in_another_are_both_right():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    shapes = [(90, 100), (3,), (4,), (5,), (6,)]  # a large one, and a slab
+    grads = [tf.constant(rng.normal(size=s).astype("float32")) for s in shapes]
+    together, fused_in = threading.Barrier(2), set()
+
+    class Watched(dlopt.optimizers.Adam):
+        def fused(self, *arguments):
+            fused_in.add(threading.get_ident())
+            super().fused(*arguments)
+
+    def made():
+        weights = [keras.Variable(np.ones(s, "float32")) for s in shapes]
+        return Watched(0.1, gradient_accumulation_steps=2), weights
+
+    def in_place():
+        adam, weights = made()
+        together.wait()
+        for _ in range(20):
+            adam.apply(grads, weights)
+        return threading.get_ident(), [w.numpy() for w in weights]
+
+    def pure():
+        adam, weights = made()
+        with runtime.pure():
+            adam.build(weights)
+        held = [*weights, *adam.variables]
+        values = [tf.convert_to_tensor(v.value) for v in held]
+        together.wait()
+        for _ in range(20):
+            pairs = list(zip(held, values, strict=True))
+            values = runtime.pure_call(lambda: adam.apply(grads, weights), pairs)
+        assert all(np.all(w.numpy() == 1.0) for w in weights)
+        return [v.numpy() for v in values[: len(weights)]]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        ours, theirs = pool.submit(in_place), pool.submit(pure)
+        (thread, weights), others = ours.result(), theirs.result()
+    assert fused_in == {thread}
+    for left, right in zip(weights, others, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_thread_is_pure_for_itself_alone():
+    def elsewhere():
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(runtime.kernels).result()
+
+    with runtime.pure():
+        with runtime.pure():
+            pass
+        assert not runtime.kernels()
+        assert elsewhere()
+    assert runtime.kernels()

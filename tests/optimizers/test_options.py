@@ -1,5 +1,7 @@
 """The options that all optimizers share, bad input, and files and checkpoints."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -156,6 +158,33 @@ def test_state_can_be_read_written_and_checkpointed_through_the_slab(tmp_path):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+@pytest.mark.parametrize("name", ["Adam", "Adan", "SOAP", "SGD"])
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_checkpoint_restored_before_the_first_step_is_what_it_starts_from(
+    name, graph, tmp_path
+):
+    shapes = [(3,), (2, 2), (4,), (5,), (100, 100)]  # a slab, and one on its own
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    make = getattr(o, name)
+    first, variables = make(0.1, **options), _variables(*shapes)
+    for seed in range(3):
+        first.apply(_grads(variables, seed=seed), variables)
+    held = tf.train.Checkpoint(optimizer=first, weights=variables)
+    path = held.save(str(tmp_path / "state"))
+    assert not [k for k, _ in tf.train.list_variables(path) if "_newest" in k]
+    second, others = make(0.1, **options), _variables(*shapes, seed=9)
+    status = tf.train.Checkpoint(optimizer=second, weights=others).restore(path)
+    grads = _grads(variables, seed=5)
+    step = lambda: second.apply(grads, others)  # noqa: E731
+    (tf.function(step) if graph else step)()
+    first.apply(grads, variables)
+    status.assert_consumed()
+    for a, b in zip(
+        (*variables, *first.variables), (*others, *second.variables), strict=True
+    ):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_state_can_be_created_inside_a_graph():
     variables = _variables((3,), (2, 2), (4,), (5,), (100, 100))
     again = _variables((3,), (2, 2), (4,), (5,), (100, 100))
@@ -298,20 +327,26 @@ def test_mean_rounding_error_of_8_bits_vanishes_over_time():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: o.Adam(-0.1), "learning_rate must not be negative"),
-        (lambda: o.Adam(beta_1=1.0), r"beta_1 must be in \[0, 1\)"),
-        (lambda: o.AdamW(weight_decay=-1.0), "weight_decay must not be negative"),
-        (lambda: o.RMSprop(rho=1.5), r"rho must be in \[0, 1\)"),
-        (lambda: o.Adagrad(epsilon=-1.0), "epsilon must not be negative"),
-        (lambda: o.SGD(adaptive_clip=0.0), "adaptive_clip must be positive"),
+        (lambda: o.Adam(-0.1), "learning_rate must be a number, 0 or greater"),
+        (lambda: o.Adam(beta_1=1.0), r"beta_1 must be a number in \[0, 1\)"),
+        (
+            lambda: o.AdamW(weight_decay=-1.0),
+            "weight_decay must be a number, 0 or greater",
+        ),
+        (lambda: o.RMSprop(rho=1.5), r"rho must be a number in \[0, 1\)"),
+        (lambda: o.Adagrad(epsilon=-1.0), "epsilon must be a number, 0 or greater"),
+        (
+            lambda: o.SGD(adaptive_clip=0.0),
+            "adaptive_clip must be a positive number, or None",
+        ),
         (lambda: o.SGD(multipliers=["w"]), r"must be \(selector, factor\) pairs"),
         (lambda: o.SGD(multipliers=[("w", 1.0)]), "must be a selector"),
         (lambda: o.SGD(multipliers=[(None, 1.0)]), "a pair without a selector"),
         (lambda: o.SGD(multipliers=[(named("w"), -1)]), "A factor in multipliers must"),
         (lambda: o.SGD(decay_on="kernel"), "decay_on must be a selector"),
-        (lambda: o.RAdam(threshold=3.0), "threshold must be above 4"),
-        (lambda: o.RAdam(beta_2=0.5), "beta_2 must be above 0.6"),
-        (lambda: o.SOAP(frequency=0), "frequency must be a whole number of at least 1"),
+        (lambda: o.RAdam(threshold=3.0), "threshold must be a number above 4"),
+        (lambda: o.RAdam(beta_2=0.5), r"beta_2 must be a number in \(0.6, 1\)"),
+        (lambda: o.SOAP(frequency=0), "frequency must be a whole number, 1 or greater"),
         (lambda: o.GradientDescent(batches=0), "batches must be a whole number"),
         (
             lambda: o.GradientDescent(batches=4, gradient_accumulation_steps=2),
@@ -320,17 +355,96 @@ def test_mean_rounding_error_of_8_bits_vanishes_over_time():
         (lambda: o.LBFGS(cautious=True), "would bend"),
         (lambda: o.Lookahead("nothing of the kind"), "Could not|Unknown|not"),
         (lambda: o.Lookahead(3), "Lookahead wraps a Keras optimizer"),
-        (lambda: o.Lookahead(o.SGD(), alpha=2.0), r"alpha must be in \(0, 1\]"),
+        (
+            lambda: o.Lookahead(o.SGD(), alpha=2.0),
+            r"alpha must be a number in \(0, 1\]",
+        ),
         (lambda: o.Lookahead(o.SGD(), clipnorm=1.0), "Lookahead takes no clipnorm"),
         (lambda: o.ScheduleFree(o.Prodigy()), "with a rule per weight"),
         (lambda: o.ScheduleFree(keras.optimizers.SGD()), "with a rule per weight"),
         (lambda: o.SAM(3), "SAM wraps a Keras model"),
-        (lambda: o.SAM(keras.Sequential(), radius=0), "radius must be positive"),
+        (
+            lambda: o.SAM(keras.Sequential(), radius=0),
+            "radius must be a positive number",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, float])
+def test_numbers_of_numpy_are_numbers(number):
+    adam = o.AdamW(
+        number(0.5), weight_decay=number(0.25), beta_1=number(0.5), clipnorm=number(1.0)
+    )
+    config = adam.get_config()
+    found = [config[k] for k in ("weight_decay", "beta_1", "clipnorm")]
+    assert found == [0.25, 0.5, 1.0]
+    assert {type(value) for value in found} == {float}
+    assert float(adam.learning_rate.numpy()) == 0.5
+    for wrong in (number(-1.0), number(np.nan), number(np.inf)):
+        for name in ("weight_decay", "beta_1", "epsilon", "clipnorm"):
+            with pytest.raises(ConfigError, match=f"{name} must be a number"):
+                o.AdamW(**{name: wrong})
+        with pytest.raises(ConfigError, match="learning_rate must be a number"):
+            o.AdamW(wrong)
+
+
+@pytest.mark.parametrize("whole", [np.int8, np.int64, np.uint16, int])
+def test_whole_numbers_are_of_any_width(whole):
+    soap = o.SOAP(frequency=whole(3), max_size=whole(64))
+    assert soap.get_config()["frequency"] == 3
+    assert type(soap.frequency) is int
+    assert o.GradientDescent(batches=whole(4)).gradient_accumulation_steps == 4
+    assert o.Lookahead(o.SGD(), period=whole(5)).period == 5
+
+
+@pytest.mark.parametrize("wrong", [True, np.bool_(False), "3", 3.0, None])
+def test_what_is_no_whole_number_is_refused_everywhere(wrong):
+    for make in (
+        lambda: o.SOAP(frequency=wrong),
+        lambda: o.GradientDescent(batches=wrong),
+        lambda: o.LBFGS(memory=wrong),
+        lambda: o.Lookahead(o.SGD(), period=wrong),
+        lambda: o.Adam8bit(min_size=wrong),
+        lambda: o.AdEMAMix(warmup=wrong),
+    ):
+        with pytest.raises(ConfigError, match="must be a whole number"):
+            make()
+    if wrong is not None and not isinstance(wrong, float):
+        for name in ("beta_1", "epsilon", "weight_decay", "clipvalue"):
+            with pytest.raises(ConfigError, match=f"{name} must be a number"):
+                o.AdamW(**{name: wrong})
+
+
+def test_constructors_name_their_arguments_and_configs_follow():
+    for cls in (o.AdamW, o.Adan, o.SOAP, o.LARS, o.GradientDescent, o.Prodigy):
+        _, *given = inspect.signature(cls.__init__).parameters.values()
+        assert [p.name for p in given[:-1]] == list(cls().get_config())
+        assert given[-1].kind is inspect.Parameter.VAR_KEYWORD
+    adam = o.AdamW(0.1, 0.2, 0.3, 0.4, 0.5, True)  # by position, as in Keras
+    assert (adam.weight_decay, adam.beta_2, adam.amsgrad) == (0.2, 0.4, True)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        o.Adan(0.1, 0.9)
+    with pytest.raises(ValueError, match="not recognized"):
+        o.Adan(beta_4=0.9)
+
+
+def test_a_class_may_write_its_own_constructor():
+    class Half(o.Adam):
+        def __init__(self, learning_rate=0.1, *, twice=0.5, **options):
+            super().__init__(learning_rate, beta_1=twice / 2, **options)
+
+    class Signs(o.Optimizer):
+        def rule(self, gradient, weight, slots, lr, step):
+            return lr * keras.ops.sign(gradient), slots
+
+    assert Half(twice=0.8).beta_1 == 0.4
+    v = keras.Variable([1.0, 2.0])
+    Signs(0.5).apply([tf.constant([3.0, -4.0])], [v])
+    np.testing.assert_array_equal(v.numpy(), [0.5, 2.5])
 
 
 def test_misuse_is_refused():

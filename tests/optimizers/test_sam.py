@@ -72,18 +72,18 @@ def test_a_weight_without_gradient_is_named():
 
 
 def test_other_backends_are_refused(monkeypatch):
-    from keras_dlopt.optimizers import _replicas
+    from keras_dlopt import runtime
 
     sam = optimizers.SAM(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
-    monkeypatch.setattr(_replicas, "on_tensorflow", lambda: False)
+    monkeypatch.setattr(runtime, "on_tensorflow", lambda: False)
     with pytest.raises(ModelError, match="TensorFlow backend only"):
         sam.train_step(_data())
 
 
 def test_several_replicas_are_refused(monkeypatch):
-    from keras_dlopt.optimizers import sam as module
+    from keras_dlopt import runtime
 
     sam = optimizers.SAM(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
-    monkeypatch.setattr(module, "_replica_count", lambda: 2)
+    monkeypatch.setattr(runtime, "replica_count", lambda: 2)
     with pytest.raises(ModelError, match="the strategy in force has 2 replicas"):
         sam.train_step(_data())

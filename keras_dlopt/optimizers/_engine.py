@@ -1,0 +1,353 @@
+"""What goes on around one update of all weights, whatever the method.
+
+`apply` matches gradients to weights, adds them up over the replicas, and on each of
+them clips, accumulates and averages around `update`, which a subclass writes.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dlopt import _compat, runtime
+from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.optimizers import _gradients, _options
+from keras_dlopt.optimizers._cells import Cell
+from keras_dlopt.optimizers._slab import Slab
+
+# State that belongs to the engine, which no rule sees.
+HIDDEN = ("average", "gradient_accumulator")
+
+
+@dataclasses.dataclass
+class Built:
+    """What `build` finds out; a plain object, so that Keras does not track it twice."""
+
+    variables: list[Any] = dataclasses.field(default_factory=list)
+    slots: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+    decays: list[bool] = dataclasses.field(default_factory=list)
+    multipliers: list[float] = dataclasses.field(default_factory=list)
+    slab: Slab | None = None
+    excluded: Callable[[Any], bool] = lambda variable: False
+
+
+class Engine(keras.optimizers.Optimizer):
+    """Keras' optimizer with another `apply`; see `keras_dlopt.optimizers.Optimizer`."""
+
+    # Whether `update_step` of a Keras base class takes sparse gradients.
+    takes_sparse = False
+    # How gradients are added up over replicas: (grads, variables) -> grads; None for
+    # their sum.
+    exchange: Callable[[list[Any], list[Any]], list[Any]] | None = None
+
+    cautious: bool
+    centralize: bool
+    adaptive_clip: float | None
+    multipliers: Any
+    decay_on: Any
+    skip_nonfinite: bool
+
+    def __init__(self, *, name: str | None = None, **options: Any):
+        # Without a name Keras gives each class its own.
+        super().__init__(**options, **({} if name is None else {"name": name}))
+        self._built = Built()
+
+    def update(
+        self, grads: list[Any], cells: list[Cell], lr: Any, step: Any, *, shared: Any
+    ) -> None:
+        """Updates all weights; a subclass writes it.
+
+        Args:
+            grads: one gradient per cell, after clipping.
+            cells: weights with their state.
+            lr: learning rate, a scalar tensor.
+            step: number of this update, from 1, a scalar tensor.
+            shared: variables made by `add_shared_variable`, by name.
+        """
+        raise TypeError(f"{type(self).__name__} must define `rule` or `update`.")
+
+    # -- building ---------------------------------------------------------------------
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Finds out what each variable's update needs, and creates its state."""
+        built = self._built
+        built.variables = list(variables)
+        built.multipliers = _options.multipliers_of(self.multipliers, built.variables)
+        decays = _options.chosen(self.decay_on, built.variables)
+        built.decays = [
+            chosen and not built.excluded(v)
+            for v, chosen in zip(built.variables, decays, strict=True)
+        ]
+        built.slab = self.plan_slab(built.variables)
+        super().build(built.variables)
+
+    def plan_slab(self, variables: list[Any]) -> Slab | None:
+        """Which variables keep their state in a slab; none, unless overridden."""
+        return None
+
+    def add_optimizer_variables(
+        self, trainable_variables: Any, name: Any, initializer: Any = "zeros"
+    ) -> Any:
+        made = super().add_optimizer_variables(trainable_variables, name, initializer)
+        names, lists = ([name], [made]) if isinstance(name, str) else (name, made)
+        for slot, variables in zip(names, lists, strict=True):
+            self._built.slots[slot] = list(variables)
+        return made
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> Any:
+        made = super().add_variable_from_reference(
+            reference_variable, name=name, initializer=initializer
+        )
+        if name == "gradient_accumulator":  # Keras makes these one by one
+            self._built.slots.setdefault(name, []).append(made)
+        return made
+
+    def add_shared_variable(self, name: str, **arguments: Any) -> Any:
+        """State that belongs to no single weight, such as an estimated distance."""
+        made = self.add_variable(name=name, **{"dtype": "float32"} | arguments)
+        self._built.shared[name] = made
+        return made
+
+    def exclude_from_weight_decay(
+        self, var_list: Any = None, var_names: Any = None
+    ) -> None:
+        if self.built:
+            raise ModelError(
+                "`exclude_from_weight_decay()` must be called before the optimizer is "
+                "built, which happens in the first step. Pass decay_on=... instead."
+            )
+        known = [runtime.native(v) for v in var_list or []]
+        pattern = re.compile("|".join(set(var_names))) if var_names else None
+        self._built.excluded = lambda v: (
+            any(runtime.native(v) is one for one in known)
+            or (pattern is not None and pattern.search(v.name) is not None)
+        )
+
+    # -- from gradients to replicas ---------------------------------------------------
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Updates the weights with one gradient each, and all state."""
+        grads = list(grads)
+        if not grads:
+            return
+        variables = self._known_variables(grads, trainable_variables)
+        grads, variables = _options.drop_missing(grads, variables)
+        grads, variables = self._overwrite(grads, variables)
+        if variables:
+            if self.loss_scale_factor is not None:
+                grads = [g / self.loss_scale_factor for g in grads]
+            self._apply_known(grads, variables)
+        self._count.assign_add(1)
+
+    @property
+    def _count(self) -> Any:
+        """Calls of `apply` so far; `iterations` counts updates instead."""
+        return self.variables[0]
+
+    def _known_variables(self, grads: list[Any], variables: Any) -> list[Any]:
+        if variables is None:
+            if not self.built:
+                raise ModelError(
+                    "When passing `grads` without `variables`, the optimizer must "
+                    "already be built on a list of variables. Call "
+                    "`optimizer.build(trainable_variables)` first."
+                )
+            variables = self._built.variables
+        variables = list(variables)
+        if len(variables) != len(grads):
+            raise ConfigError(
+                f"One gradient per variable is needed. Received: {len(grads)} "
+                f"gradients for {len(variables)} variables."
+            )
+        if not self.built:
+            self.build(variables)
+        return variables
+
+    def _index(self, variable: Any) -> int:
+        index = _compat.place_of(self, variable)
+        if index is None:
+            raise ModelError(
+                f"Unknown variable: {variable}. This optimizer can only be called for "
+                "the variables it was built with. For a new set of variables, create "
+                "a new optimizer."
+            )
+        return index
+
+    def _overwrite(self, grads: list[Any], variables: list[Any]) -> Any:
+        """Assigns what comes as a gradient but is a value (float8 scales)."""
+        kept = []
+        for g, v in zip(grads, variables, strict=True):
+            if not getattr(v, "overwrite_with_gradient", False):
+                kept.append((g, v))
+            elif not self.gradient_accumulation_steps:
+                v.assign(g)
+            else:
+                self._overwrite_accumulated(g, v)
+        return [g for g, _ in kept], [v for _, v in kept]
+
+    def _overwrite_accumulated(self, gradient: Any, variable: Any) -> None:
+        accumulator = self._built.slots["gradient_accumulator"][self._index(variable)]
+        due = (self._count + 1) % self.gradient_accumulation_steps == 0
+        largest = ops.maximum(gradient, accumulator)
+        variable.assign(ops.where(due, largest, variable))
+        accumulator.assign(ops.where(due, ops.zeros_like(largest), largest))
+
+    def _apply_known(self, grads: list[Any], variables: list[Any]) -> None:
+        indices = [self._index(v) for v in variables]
+        if runtime.has_strategy() or not self.keeps_sparse:
+            grads = [runtime.densify(g) for g in grads]
+        scalars = {
+            "lr": ops.cast(self.learning_rate, "float32"),
+            "iterations": ops.convert_to_tensor(self.iterations),
+            "count": ops.convert_to_tensor(self._count),
+        }
+        local = {
+            "cells": [
+                self._natives(i, v) for i, v in zip(indices, variables, strict=True)
+            ],
+            "shared": {n: runtime.native(v) for n, v in self._built.shared.items()},
+        }
+
+        def update(grads, scalars, local):
+            found = zip(indices, local["cells"], strict=True)
+            cells = [self._cell(index, natives) for index, natives in found]
+            self._step(grads, cells, local["shared"], **scalars)
+
+        def add(grads):
+            if self.exchange is None:
+                return runtime.total(grads)
+            return self.exchange(grads, variables)
+
+        runtime.on_each_replica(update, grads, scalars, local, add=add)
+
+    @property
+    def keeps_sparse(self) -> bool:
+        """Whether sparse gradients reach `update_step` as they are."""
+        return self.takes_sparse and not (
+            self.gradient_accumulation_steps
+            or self.cautious
+            or self.centralize
+            or self.adaptive_clip
+            or self.clipnorm
+            or self.global_clipnorm
+            or self.clipvalue
+            or self.skip_nonfinite
+        )
+
+    def _natives(self, index: int, variable: Any) -> dict[str, Any]:
+        found = {"": runtime.native(variable)}
+        for name, variables in self._built.slots.items():
+            if index < len(variables) and variables[index] is not None:
+                found[name] = runtime.native(variables[index])
+        return found
+
+    def _cell(self, index: int, found: dict[str, Any]) -> Cell:
+        built = self._built
+        decays = built.decays[index] and self.weight_decay
+        return Cell(
+            index=index,
+            weight=found[""],
+            slots={n: v for n, v in found.items() if n and n not in HIDDEN},
+            extra={n: found[n] for n in HIDDEN if n in found},
+            decay=float(self.weight_decay) if decays else None,
+            multiplier=built.multipliers[index],
+            constraint=getattr(built.variables[index], "constraint", None),
+        )
+
+    # -- one step on one replica ------------------------------------------------------
+
+    def _step(
+        self, grads: Any, cells: Any, shared: Any, *, lr: Any, iterations: Any, count
+    ) -> None:
+        """Does all that one call of `apply` does to the weights of one replica.
+
+        Args:
+            grads: one gradient per cell, summed over the replicas.
+            cells: weights and their state.
+            shared: variables that belong to no single weight, by name.
+            lr: learning rate.
+            iterations: updates so far.
+            count: calls so far.
+        """
+        step = ops.cast(iterations + 1, "float32")
+        touched = [v for c in cells for v in c.variables] + list(shared.values())
+
+        def full(grads):
+            self.update(self._prepared(grads, cells), cells, lr, step, shared=shared)
+
+        if self.gradient_accumulation_steps:
+            self._accumulate(grads, cells, count, full, touched)
+        elif self.skip_nonfinite:
+            finite = _gradients.all_finite(grads)
+            runtime.choose(finite, lambda: full(grads), lambda: None, touched)
+        else:
+            full(grads)
+        if self.use_ema:
+            self._average(cells, iterations)
+        for cell in cells:
+            if cell.constraint is not None:
+                runtime.assign(cell.weight, cell.constraint(runtime.read(cell.weight)))
+
+    def _prepared(self, grads: list[Any], cells: list[Cell]) -> list[Any]:
+        """Clipped and centralized, in the precision that the rule computes in."""
+        if any(runtime.is_sparse(g) for g in grads):
+            return grads  # then no option needs the whole gradient
+        return _gradients.prepare(
+            _cast(grads, cells),
+            [cell.weight for cell in cells],
+            center=self.centralize,
+            adaptive_clip=self.adaptive_clip,
+            clipnorm=self.clipnorm,
+            global_clipnorm=self.global_clipnorm,
+            clipvalue=self.clipvalue,
+        )
+
+    def _accumulate(
+        self, grads: Any, cells: Any, count: Any, full: Any, touched: Any
+    ) -> None:
+        """Updates every k-th time, with the mean of the last k gradients."""
+        steps = self.gradient_accumulation_steps
+        grads = _cast(grads, cells)
+        if self.skip_nonfinite:
+            finite = _gradients.all_finite(grads)
+            grads = [ops.where(finite, g, ops.zeros_like(g)) for g in grads]
+        held = [c.extra["gradient_accumulator"] for c in cells]
+        sums = [runtime.read(a) + g for a, g in zip(held, grads, strict=True)]
+
+        def last():
+            full([s / steps for s in sums])
+            for variable in held:
+                runtime.assign(variable, ops.zeros(variable.shape))
+
+        def earlier():
+            for variable, value in zip(held, sums, strict=True):
+                runtime.assign(variable, value)
+
+        runtime.choose((count + 1) % steps == 0, last, earlier, touched)
+
+    def _average(self, cells: list[Cell], iterations: Any) -> None:
+        """Moves the averages, and now and then the weights onto them."""
+        momentum = ops.cast(iterations != 0, "float32") * self.ema_momentum
+        for cell in cells:
+            keep = ops.cast(momentum, cell.dtype)
+            held, weight = cell.extra["average"], runtime.read(cell.weight)
+            runtime.assign(held, keep * runtime.read(held) + (1 - keep) * weight)
+        if not self.ema_overwrite_frequency:
+            return
+
+        def overwrite():
+            for cell in cells:
+                runtime.assign(cell.weight, runtime.read(cell.extra["average"]))
+
+        due = (iterations + 1) % self.ema_overwrite_frequency == 0
+        runtime.choose(due, overwrite, lambda: None, [c.weight for c in cells])
+
+
+def _cast(grads: list[Any], cells: list[Cell]) -> list[Any]:
+    return [ops.cast(g, c.dtype) for g, c in zip(grads, cells, strict=True)]
