@@ -17,6 +17,7 @@ from keras_dlopt.distribute.seeds import spread_seeds
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.optimizers.base import Optimizer
+from keras_dlopt.optimizers.lookahead import Lookahead
 
 _MARK = "dlopt_data_parallel"
 
@@ -222,7 +223,10 @@ class _Parallel:
         self.exchange = Exchange(strategy, self.compression, model.trainable_variables)
         if hasattr(optimizer, "inner_optimizer"):
             check_loss_scaling(optimizer, self.compression)
-        elif isinstance(optimizer, Optimizer):
+            return
+        while isinstance(optimizer, Lookahead):
+            optimizer = optimizer.base  # which gets the gradients
+        if isinstance(optimizer, Optimizer):
             optimizer.exchange = self.exchange
         else:
             _compat.replace_update(optimizer, self.exchange)

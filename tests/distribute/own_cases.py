@@ -199,6 +199,10 @@ def cases(_):
                 0.01, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3
             )
         ),
+        "ours_lookahead_on_uneven_batches": case(
+            lambda: ours.Lookahead(ours.AdamW(0.01), period=3),
+            data=lambda: dataset(count=37),
+        ),
         "steps_per_execution": case(adam, steps_per_execution=5),
         "steps_per_execution_not_dividing": case(
             lambda: ours.AdamW(0.01), steps_per_execution=3
