@@ -1,7 +1,6 @@
 """Turns raw arrays into a `Dataset`: labels, channels, range, validation part."""
 
 import dataclasses
-import numbers
 
 import numpy as np
 
@@ -72,7 +71,7 @@ _PARTS = ("train", "val", "test")
 def _count(size: int | float, total: int, name: str) -> int:
     """Number of validation examples meant by a number or a share."""
     number = checks.number(size, name="validation", least=0, hint=_SIZE)
-    whole = isinstance(size, numbers.Integral)
+    whole = np.asarray(size).dtype.kind in "iu"
     count = int(number) if whole else round(number * total)
     if count >= total:
         raise checks.refused(

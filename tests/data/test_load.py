@@ -262,7 +262,7 @@ def test_arguments_that_do_not_fit(tmp_path):
         load("digits", folder=tmp_path)
     with pytest.raises(ConfigError, match="image_size applies to folders of images"):
         load("digits", image_size=(8, 8))
-    for bad in (1437, 1.0, np.float32(1), np.int64(1437)):
+    for bad in (1437, 1.0, np.float32(1), np.asarray(1437)):
         with pytest.raises(
             ConfigError, match="validation must be a share.*the 1437 tr"
         ):
