@@ -85,6 +85,9 @@ MUTANTS = [
             "offset = -to_numpy(normalization.moving_mean) * factor",
             "offset = to_numpy(normalization.moving_mean) * factor",
         ),
+    ),
+    *_of(
+        "tests/graph/test_channels.py",
         variance_from_the_sum=(
             "np.maximum(square / count - np.square(mean), 0.0)",
             "np.maximum(square / count, 0.0)",

@@ -73,6 +73,7 @@ def test_paths_are_layer_names_down_to_the_weight(model):
             ["block/dense/kernel", "head/kernel"],
         ),
         (at("head/bias") | at("conv/bias"), ["conv/bias", "head/bias"]),
+        (at("head/bias") | at("conv/bias") | rank(0), ["conv/bias", "head/bias"]),
         (matching(r".*dense/k.*"), ["block/dense/kernel"]),
         (rank(0), []),
     ],

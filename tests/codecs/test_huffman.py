@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 
 from keras_dlopt.codecs import Huffman
+from keras_dlopt.codecs.bits import BitReader, BitWriter
 from keras_dlopt.codecs.huffman import canonical_codes, code_lengths, stream_bits
+from keras_dlopt.codecs.huffman_table import read_lengths, write_lengths
 from keras_dlopt.errors import ConfigError, FormatError
 from reference import huffman as reference
 
@@ -152,3 +154,11 @@ def test_damaged_streams(bits, message):
 def test_the_declared_number_is_limited():
     with pytest.raises(FormatError, match="the symbols would take 800 bytes"):
         Huffman().decode(b"\x64\xc0", max_bytes=799)
+
+
+@pytest.mark.parametrize("lengths", [[1, 2], [2, 2, 2], [1, 1, 1]])
+def test_tables_of_codes_that_are_not_complete(lengths):
+    writer, lengths = BitWriter(), np.array(lengths)
+    write_lengths(writer, lengths, lengths > 0)
+    with pytest.raises(FormatError, match="lengths that do not form a complete code"):
+        read_lengths(BitReader(writer.to_bytes()))

@@ -144,6 +144,14 @@ def test_grids_are_found_without_a_hint():
     assert size < weight.size / 2
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 4, 8), (5, 6, 16)])
+def test_grids_of_kernels_have_a_scale_for_each_output(shape):
+    weight = noise(shape)
+    scale = np.abs(weight).max(axis=tuple(range(len(shape) - 1))) / np.float32(127)
+    codes = np.rint(weight / scale).astype(np.int8)
+    assert round_trip(codes * scale)[0] == "grid"
+
+
 @pytest.mark.parametrize(
     "hint",
     [

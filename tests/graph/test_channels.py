@@ -151,3 +151,19 @@ def test_moments_are_those_of_the_channels_first_too():
     ((mean, spread),) = channel_moments(net, [np.zeros((2, 3, 4, 5))], [layer])
     np.testing.assert_allclose(mean, [1.0, 2.0, 4.0])
     np.testing.assert_allclose(spread, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [L.Dense, L.Conv1D])
+def test_moments_are_those_of_what_a_layer_computes(kind):
+    """Of all batches and positions together, before the activation."""
+    options = {"kernel_size": 2} if kind is L.Conv1D else {}
+    layer = kind(4, activation="relu", **options)
+    net = keras.Sequential([keras.Input((5, 3)), layer])
+    layer.bias.assign([0.0, 3.0, -2.0, 50.0])
+    x = np.random.default_rng(0).normal(size=(6, 5, 3)).astype("float32")
+    ((mean, spread),) = channel_moments(net, [x[:4], x[4:]], [layer])
+    layer.activation = None
+    rows = np.asarray(net(x), "float64").reshape(-1, 4)
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-5)
+    # The variance is a difference of float64 sums of float32 numbers up to 50.
+    np.testing.assert_allclose(spread, rows.std(0), rtol=1e-4)
