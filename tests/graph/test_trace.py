@@ -98,3 +98,24 @@ def test_keyword_calls_in_written_models_are_seen():
     graph = trace(model)
     assert shown(graph) == [("a", (0,), (1,)), ("b", (1,), (2,))]
     assert graph.only_consumer(1) is graph.calls[1]
+
+
+def test_a_tensor_that_two_take_has_no_only_consumer():
+    inputs = keras.Input((4,))
+    x = L.Dense(4, name="made")(inputs)
+    one, two = L.Dense(2, name="one")(x), L.Dense(2, name="two")(x)
+    graph = trace(keras.Model(inputs, L.Add(name="sum")([one, two])))
+    (made,) = (c for c in graph.calls if c.path == "made")
+    assert graph.only_consumer(made.outputs[0]) is None
+    (first,) = (c for c in graph.calls if c.path == "one")
+    assert graph.only_consumer(first.outputs[0]).path == "sum"
+
+
+def test_an_output_that_a_layer_takes_too_has_no_only_consumer():
+    inputs = keras.Input((4,))
+    x = L.Dense(4, name="made")(inputs)
+    y = L.Dense(2, name="one")(x)
+    graph = trace(keras.Model(inputs, [x, L.ReLU(name="two")(y), L.ReLU()(y)]))
+    for name in ("made", "one"):
+        (call,) = (c for c in graph.calls if c.path == name)
+        assert graph.only_consumer(call.outputs[0]) is None
