@@ -27,6 +27,7 @@ NAMES = {
     "keras_dlopt.demo.Silent": "keras_dlopt.report.Silent",
     "keras_dlopt.distribute.Outcome": "keras_dlopt.trials.Outcome",
     "keras_dlopt.distribute.run_tasks": "keras_dlopt.trials.run_tasks",
+    "keras_dlopt.model_parallel.State": "keras_dlopt.model_parallel.TrainState",
     "keras_dlopt.select.activation_targets": (
         "keras_dlopt.graph.targets.activation_targets"
     ),

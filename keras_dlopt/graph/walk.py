@@ -38,6 +38,11 @@ def children(layer: Any) -> list[Any]:
     return _compat.sublayers(layer)
 
 
+def own_layers(model: keras.Model) -> list[Any]:
+    """The layers that a Sequential or Functional model lists, in its order."""
+    return list(model.layers)
+
+
 def layers_below(layer: Any, kind: Any = keras.layers.Layer) -> list[Any]:
     """Every layer at any depth below another, once, outer ones first.
 

@@ -6,8 +6,9 @@
 | TensorFlow | `SplitTrainer`, by DTensor | `Pipeline`, by `tf.device` |
 """
 
+from keras_dlopt import moved
 from keras_dlopt.model_parallel.dtensor import SplitTrainer
-from keras_dlopt.model_parallel.functional import FunctionalStep, State
+from keras_dlopt.model_parallel.functional import FunctionalStep, TrainState
 from keras_dlopt.model_parallel.jax_split import (
     keras_distribution,
     split_model,
@@ -20,8 +21,10 @@ __all__ = [
     "Layout",
     "Pipeline",
     "SplitTrainer",
-    "State",
+    "TrainState",
     "automatic_layout",
     "keras_distribution",
     "split_model",
 ]
+
+__getattr__ = moved.names(__name__)

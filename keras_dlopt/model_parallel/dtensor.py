@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ConfigError, DataError
-from keras_dlopt.model_parallel.functional import FunctionalStep, State
+from keras_dlopt.model_parallel.functional import FunctionalStep, TrainState
 from keras_dlopt.model_parallel.layout import BATCH, Axes, Layout
 
 
@@ -40,10 +40,10 @@ class SplitTrainer:
         self._mesh = _mesh(layout, device_type)
         self._step = FunctionalStep(model)
         variables = self._step.variables
-        self._layouts = State(
+        self._layouts = TrainState(
             *([self._layout_of(v) for v in group] for group in variables)
         )
-        self._state = State(
+        self._state = TrainState(
             *(
                 [self._placed(v, where) for v, where in zip(*both, strict=True)]
                 for both in zip(variables, self._layouts, strict=True)
@@ -87,7 +87,7 @@ class SplitTrainer:
         from tensorflow.experimental import dtensor
 
         def step(trainable, non_trainable, optimizer, x, y):
-            state = State(trainable, non_trainable, optimizer)
+            state = TrainState(trainable, non_trainable, optimizer)
             # DTensor multiplies split matrices but convolves with whole kernels only:
             # those are put together for the forward and backward pass.
             used = [self._whole(v) if len(v.shape) > 2 else v for v in trainable]
@@ -115,7 +115,7 @@ class SplitTrainer:
             self._function = self._build()
         x, y = (keras.tree.map_structure(self._batch, value) for value in (x, y))
         loss, *state = self._function(*self._state, x, y)
-        self._state = State(*state)
+        self._state = TrainState(*state)
         return float(loss.numpy())
 
     def _batch(self, value: Any) -> Any:
@@ -177,7 +177,7 @@ class SplitTrainer:
     def finish(self) -> keras.Model:
         """Writes weights and optimizer state into the model, and returns it."""
         groups = ([self._whole(v).numpy() for v in group] for group in self._state)
-        self._step.assign(State(*groups))
+        self._step.assign(TrainState(*groups))
         self._step.store_optimizer()
         return self.model
 

@@ -13,7 +13,7 @@ from keras_dlopt import runtime
 from keras_dlopt.errors import ModelError
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
     """Everything a train step reads and writes.
 
     Attributes:
@@ -78,24 +78,24 @@ class FunctionalStep:
         self._update = _tf_update if backend == "tensorflow" else _jax_update
 
     @property
-    def variables(self) -> State:
+    def variables(self) -> TrainState:
         """The variables whose values make up the state, in its order."""
-        return State(
+        return TrainState(
             list(self.model.trainable_variables),
             list(self.model.non_trainable_variables),
             list(self.optimizer.variables),
         )
 
-    def state(self) -> State:
+    def state(self) -> TrainState:
         """The present values."""
-        return State(
+        return TrainState(
             *(
                 [keras.ops.convert_to_tensor(v) for v in group]
                 for group in self.variables
             )
         )
 
-    def assign(self, state: State) -> None:
+    def assign(self, state: TrainState) -> None:
         """Writes a state back into the model and into `optimizer`."""
         for variables, values in zip(self.variables, state, strict=True):
             for variable, value in zip(variables, values, strict=True):
@@ -139,7 +139,7 @@ class FunctionalStep:
         )
         return outputs
 
-    def __call__(self, state: State, x: Any, y: Any) -> tuple[Any, State]:
+    def __call__(self, state: TrainState, x: Any, y: Any) -> tuple[Any, TrainState]:
         """One train step.
 
         Returns:
@@ -149,18 +149,22 @@ class FunctionalStep:
         loss, non_trainable, gradients = self.gradients(state, x, y)
         return loss, self.update(state, non_trainable, gradients)
 
-    def gradients(self, state: State, x: Any, y: Any) -> tuple[Any, list[Any], Any]:
+    def gradients(
+        self, state: TrainState, x: Any, y: Any
+    ) -> tuple[Any, list[Any], Any]:
         """The first half of a step: loss, new non-trainable values, gradients."""
-        return self._gradient(self.loss, State(*state), x, y)
+        return self._gradient(self.loss, TrainState(*state), x, y)
 
-    def update(self, state: State, non_trainable: Any, gradients: Any) -> State:
+    def update(
+        self, state: TrainState, non_trainable: Any, gradients: Any
+    ) -> TrainState:
         """The second half: the optimizer's update."""
-        trainable, optimizer = self._update(self, State(*state), gradients)
-        return State(list(trainable), list(non_trainable), list(optimizer))
+        trainable, optimizer = self._update(self, TrainState(*state), gradients)
+        return TrainState(list(trainable), list(non_trainable), list(optimizer))
 
 
 def _jax_gradient(
-    loss: Callable[..., Any], state: State, x: Any, y: Any
+    loss: Callable[..., Any], state: TrainState, x: Any, y: Any
 ) -> tuple[Any, list[Any], list[Any]]:
     import jax
 
@@ -171,12 +175,12 @@ def _jax_gradient(
     return value, non_trainable, gradients
 
 
-def _jax_update(step: FunctionalStep, state: State, gradients: list[Any]) -> Any:
+def _jax_update(step: FunctionalStep, state: TrainState, gradients: list[Any]) -> Any:
     return step.optimizer.stateless_apply(state.optimizer, gradients, state.trainable)
 
 
 def _tf_gradient(
-    loss: Callable[..., Any], state: State, x: Any, y: Any
+    loss: Callable[..., Any], state: TrainState, x: Any, y: Any
 ) -> tuple[Any, list[Any], list[Any]]:
     import tensorflow as tf
 
@@ -190,7 +194,7 @@ def _tf_gradient(
     return value, non_trainable, [tf.convert_to_tensor(g) for g in gradients]
 
 
-def _tf_update(step: FunctionalStep, state: State, gradients: list[Any]) -> Any:
+def _tf_update(step: FunctionalStep, state: TrainState, gradients: list[Any]) -> Any:
     """Keras' optimizers write to `tf.Variable`s, so `stateless_apply` fails here."""
     weights, _, own = step.variables
     after = runtime.pure_call(

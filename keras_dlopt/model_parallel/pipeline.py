@@ -9,7 +9,7 @@ import keras
 from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph import hooks
-from keras_dlopt.graph.walk import is_functional
+from keras_dlopt.graph.walk import is_functional, own_layers
 
 
 class Pipeline(keras.Model):
@@ -50,7 +50,8 @@ class Pipeline(keras.Model):
         kwargs.setdefault("name", model.name)
         super().__init__(**kwargs)
         self.devices, self.micro_batches = list(devices), micro_batches
-        sizes = [layer.count_params() for layer in model.layers]
+        listed = own_layers(model)
+        sizes = [layer.count_params() for layer in listed]
         self.cuts = _balanced(sizes, len(devices)) if cuts is None else list(cuts)
         bounds = [0, *self.cuts, len(sizes)]
         if len(bounds) != len(devices) + 1 or any(
@@ -63,7 +64,7 @@ class Pipeline(keras.Model):
         self.stages = {
             layer.name: stage
             for stage, (first, last) in enumerate(itertools.pairwise(bounds))
-            for layer in model.layers[first:last]
+            for layer in listed[first:last]
         }
         self.model = self._placed(model)
         self.built = True

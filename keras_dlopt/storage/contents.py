@@ -22,7 +22,7 @@ MAX_HEADER = 2**26  # bytes of JSON text: a thousand times what large models nee
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class StoredTensor:
     """One variable in the file, and the bits it takes by kind of content."""
 
     path: str
@@ -42,7 +42,7 @@ class Contents:
     """
 
     architecture: Any
-    tensors: list[Tensor]
+    tensors: list[StoredTensor]
     architecture_bytes: int
     file_bytes: int
 
@@ -99,7 +99,7 @@ def read_contents(data: bytes, *, max_bytes: int) -> Contents:
     for path in paths:
         reader.spent = {}
         decoded = decode_tensor(reader)
-        tensors.append(Tensor(path=path, decoded=decoded, bits=reader.spent))
+        tensors.append(StoredTensor(path=path, decoded=decoded, bits=reader.spent))
     if reader.left:
         raise FormatError(
             f"The file is damaged: {reader.left} bytes follow the last variable. "

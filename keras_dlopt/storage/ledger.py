@@ -10,7 +10,7 @@ import zstandard
 from keras_dlopt.codecs.container import MAX_BYTES
 from keras_dlopt.codecs.entropy import mask_entropy_bits, symbol_entropy_bits
 from keras_dlopt.files import read_limited
-from keras_dlopt.storage.contents import Contents, Tensor, read_contents
+from keras_dlopt.storage.contents import Contents, StoredTensor, read_contents
 
 THOROUGH = 1 << 24  # up to 16 MiB of weights gzip and zstd make every effort
 
@@ -138,7 +138,7 @@ def account(contents: Contents) -> Ledger:
     )
 
 
-def _row(tensor: Tensor) -> TensorRow:
+def _row(tensor: StoredTensor) -> TensorRow:
     decoded, bits = tensor.decoded, tensor.bits
     kept = decoded.symbols[decoded.symbols != 0]
     size = decoded.symbols.size

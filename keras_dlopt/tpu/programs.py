@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.model_parallel.functional import FunctionalStep, State
+from keras_dlopt.model_parallel.functional import FunctionalStep, TrainState
 
 TRAIN, INFERENCE = "train", "inference"
 PROGRAMS = (TRAIN, INFERENCE)
@@ -115,7 +115,7 @@ def programs(model: keras.Model, batch: int, names: Any = PROGRAMS) -> list[Prog
         state = tuple([_spec(v) for v in group] for group in step.variables)
 
         def train(trainable, non_trainable, optimizer, x, y):
-            state = State(trainable, non_trainable, optimizer)
+            state = TrainState(trainable, non_trainable, optimizer)
             loss, state = step(state, x, y)
             return loss, *state
 

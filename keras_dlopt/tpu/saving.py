@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.errors import FormatError, require
-from keras_dlopt.model_parallel.functional import FunctionalStep, State
+from keras_dlopt.model_parallel.functional import FunctionalStep, TrainState
 from keras_dlopt.tpu import programs as making
 
 VERSION = 1
@@ -91,20 +91,20 @@ class SavedStep:
         paths: the variables' paths, in the order of the state.
     """
 
-    state: State
+    state: TrainState
     batch: int
     inputs: list[Any]
     paths: list[str]
     _exported: Any
     _x64: bool
 
-    def __call__(self, state: State, x: Any, y: Any) -> tuple[Any, State]:
+    def __call__(self, state: TrainState, x: Any, y: Any) -> tuple[Any, TrainState]:
         """One step: the loss before the update, and the new state."""
         import jax
 
         with jax.enable_x64(self._x64 or jax.config.read("jax_enable_x64")):
             loss, *after = jax.jit(self._exported.call)(*state, x, y)
-        return loss, State(*after)
+        return loss, TrainState(*after)
 
 
 def load_step(path: str | pathlib.Path) -> SavedStep:
@@ -134,7 +134,7 @@ def load_step(path: str | pathlib.Path) -> SavedStep:
             f"{path} holds no train step: {error}. Write it with tpu.save_step()."
         ) from error
     first, second, _ = told["counts"]
-    split = State(
+    split = TrainState(
         values[:first], values[first : first + second], values[first + second :]
     )
     inputs = [(tuple(shape), dtype) for shape, dtype in told["inputs"]]
