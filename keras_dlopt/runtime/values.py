@@ -7,16 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlopt._compat import SlabSlice
 from keras_dlopt.runtime.pure import kernels, on_tensorflow
 
 
 def native(variable: Any) -> Any:
     """The `tf.Variable` behind a Keras variable; elsewhere the variable itself."""
-    if not on_tensorflow() or not isinstance(variable, keras.Variable):
-        return variable
-    held = variable.value
-    # A variable that is part of another one has a tensor as its value.
-    return held if hasattr(held, "assign") else variable
+    if not on_tensorflow() or isinstance(variable, SlabSlice):
+        return variable  # a slice has no `tf.Variable` of its own; its value is cut out
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def value(variable: Any) -> Any:
