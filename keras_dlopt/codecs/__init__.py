@@ -4,6 +4,7 @@ from keras_dlopt.codecs.deflate import Deflate
 from keras_dlopt.codecs.gaps import Gaps
 from keras_dlopt.codecs.hints import Codebook, Grid, Hint
 from keras_dlopt.codecs.huffman import Huffman
+from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.codecs.tensor import Tensor
 from keras_dlopt.errors import ConfigError
 
@@ -34,5 +35,6 @@ __all__ = [
     "Hint",
     "Huffman",
     "Tensor",
+    "find_grid",
     "get",
 ]

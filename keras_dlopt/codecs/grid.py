@@ -65,7 +65,8 @@ def _magnitudes(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _on_levels(array: np.ndarray, magnitude: np.ndarray, levels: int) -> Grid | None:
-    scale = np.asarray(magnitude / levels).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scale = np.asarray(magnitude / levels).astype(np.float32)
     if array.dtype.itemsize != 4:
         scale = scale.astype(array.dtype)
     safe = np.where(scale == 0, 1, scale).astype(np.float64)

@@ -11,11 +11,27 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_dlopt.codecs.dtypes import is_float, to_bits
+from keras_dlopt.codecs.grid import detect, holds, rebuild
 from keras_dlopt.codecs.hints import Grid
-from keras_dlopt.codecs.grid import rebuild
 
-NARROW, WIDE = 255, 65535  # the largest code: grids of up to 8 bits, then up to 16
+# The largest code, for grids of up to 8 bits and then of up to 16, and how many weights
+# must share a scale: two or three can be had by chance, and a scale costs 32 bits.
+WIDTHS = ((255, 4), (65535, 8))
 SAMPLE = 48  # elements that rule out nearly every code m that does not hold
+LEAST, MOST = 1e-37, 1e37  # magnitudes whose neighbours are normal in float32
+SLACK = 2.0**-50  # for the rounding of float64 itself; the result is checked
+
+Bounds = tuple[np.ndarray, np.ndarray]
+
+
+def find_grid(array: np.ndarray) -> Grid | None:
+    """The grid of an array: the one of its largest magnitudes first, then any.
+
+    >>> grid = find_grid(np.outer(np.arange(8), [0.1, 0.7]).astype("float32"))
+    >>> grid.codes[:3].tolist(), grid.scale.tolist()
+    ([[0, 0], [1, 1], [2, 2]], [[0.10000000149011612, 0.699999988079071]])
+    """
+    return detect(array) or derive(array)
 
 
 def derive(array: np.ndarray) -> Grid | None:
@@ -24,13 +40,16 @@ def derive(array: np.ndarray) -> Grid | None:
     The scales may lie along any axis, along the last two, or along blocks of the axis
     before the last within each channel of the last. Grids of few levels come first.
     """
-    if not is_float(array.dtype) or array.size < 16:
+    if not is_float(array.dtype) or array.size < 8:
         return None
-    for most in (NARROW, WIDE):
-        for shape in _layouts(array.shape):
-            grid = _on_layout(array, shape, most)
-            if grid is not None:
-                return grid
+    if np.all(array == array.flat[0]) or not np.isfinite(array.astype("float64")).all():
+        return None
+    for most, least in WIDTHS:
+        for counts in _layouts(array.shape):
+            if array.size >= least * np.prod(counts):
+                grid = _on_layout(array, counts, most)
+                if grid is not None:
+                    return grid
     return None
 
 
@@ -56,10 +75,13 @@ def _on_layout(array: np.ndarray, counts: tuple[int, ...], most: int) -> Grid | 
     split: list[int] = []
     for size, count in zip(array.shape, counts, strict=True):
         split += [count, size // count]
+    first = array[
+        tuple(slice(0, n // c) for n, c in zip(array.shape, counts, strict=True))
+    ]
+    if _scale(first.reshape(-1), most) is None:
+        return None
     order = [*range(0, len(split), 2), *range(1, len(split), 2)]
     rows = array.reshape(split).transpose(order).reshape(int(np.prod(counts)), -1)
-    if rows.shape[1] < 2:
-        return None
     scales = np.zeros(len(rows), np.float32)
     for i, row in enumerate(rows):
         scale = _scale(row, most)
@@ -70,52 +92,73 @@ def _on_layout(array: np.ndarray, counts: tuple[int, ...], most: int) -> Grid | 
     full = np.broadcast_to(scales.reshape(blocks), split).reshape(array.shape)
     plain = all(c in (1, n) for c, n in zip(counts, array.shape, strict=True))
     scale = scales.reshape(counts) if plain else np.ascontiguousarray(full)
+    scale = scale.reshape(()) if scale.size == 1 else scale
     safe = np.where(full == 0, 1, full).astype(np.float64)
     codes = np.rint(array.astype(np.float64) / safe).astype(np.int64)
-    rebuilt = rebuild(codes, scale, array.dtype)
-    if not np.array_equal(to_bits(rebuilt), to_bits(array)):
-        return None  # such as a zero with a sign
-    return Grid(codes=codes, scale=scale)
+    grid = Grid(codes=codes, scale=scale)
+    return grid if holds(grid, array) else None  # there may be a zero with a sign
 
 
 def _scale(row: np.ndarray, most: int) -> np.float32 | None:
     """The scale of one channel, 0 where all of it is 0; None if it lies on no grid."""
+    if row.size > 8 * SAMPLE and _scale(row[: 4 * SAMPLE], most) is None:
+        return None
     size = np.unique(np.abs(row))
-    if not np.isfinite(size[-1]) or size.size > most + 1:
+    if size.size > most + 1:
         return None
     size = size[size > 0]
     if not size.size:
         return np.float32(0)
-    low, high = _bounds(size)
-    sample = np.linspace(0, size.size - 1, min(SAMPLE, size.size)).astype(int)
-    middle = size.astype(np.float64)
-    codes = np.arange(1, most + 1, dtype=np.float64)
-    for place in sample[::-1]:
-        ratio = middle[place] / middle[-1]
-        # Both magnitudes may be off by half a unit in their last place.
-        error = (high[place] - low[place]) / middle[place]
-        error = (error + (high[-1] - low[-1]) / middle[-1]) * ratio
-        codes = codes[np.abs(codes * ratio - np.rint(codes * ratio)) <= codes * error]
-    for code in codes:
-        own = np.rint(middle * (code / middle[-1]))
-        if own[0] < 1:
-            continue
-        found = _single(np.max(low / own), np.min(high / own))
-        if found is not None and np.array_equal(
-            to_bits(rebuild(own.astype(np.int64), found, size.dtype)), to_bits(size)
-        ):
+    if float(size[0]) < LEAST or float(size[-1]) > MOST:
+        return None
+    bounds = _bounds(size)
+    for code in _codes_of_largest(size.astype(np.float64), bounds, most):
+        found = _fitted(size, bounds, code)
+        if found is not None:
             return found
     return None
 
 
-def _bounds(size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What rounds to these magnitudes, from and to, in float64."""
+def _codes_of_largest(size: np.ndarray, bounds: Bounds, most: int) -> np.ndarray:
+    """The codes of the largest magnitude with which the others are near integers."""
+    doubt = (bounds[1] - bounds[0]) / size
+    codes = np.arange(1, most + 1, dtype=np.float64)
+    sample = np.linspace(0, size.size - 1, min(SAMPLE, size.size)).astype(int)
+    for place in sample[::-1]:
+        exact = codes * (size[place] / size[-1])
+        codes = codes[
+            np.abs(exact - np.rint(exact)) <= exact * (doubt[place] + doubt[-1])
+        ]
+    return codes
+
+
+def _fitted(size: np.ndarray, bounds: Bounds, code: float) -> np.float32 | None:
+    """The scale with which the largest magnitude has this code, if there is one."""
+    low, high = bounds
+    scale = float(size[-1]) / code
+    for sure in (0.1, 0.2, np.inf):  # first what can have one code only
+        own = np.rint(size.astype(np.float64) / scale)
+        if own[0] < 1:
+            return None
+        clear = own * (high - low) / size <= sure
+        clear[-1] = True
+        first, last = np.max((low / own)[clear]), np.min((high / own)[clear])
+        scale = float(first + last) / 2
+    found = _single(first, last)
+    if found is None:
+        return None
+    rebuilt = rebuild(own.astype(np.int64), found, size.dtype)
+    return found if np.array_equal(to_bits(rebuilt), to_bits(size)) else None
+
+
+def _bounds(size: np.ndarray) -> Bounds:
+    """What rounds to these magnitudes, from and to, in float64 and a little more."""
     bits = to_bits(size)
     one = bits.dtype.type(1)
     below = (bits - one).view(size.dtype).astype(np.float64)
     above = (bits + one).view(size.dtype).astype(np.float64)
     middle = size.astype(np.float64)
-    return (below + middle) / 2, (middle + above) / 2
+    return (below + middle) / 2 * (1 - SLACK), (middle + above) / 2 * (1 + SLACK)
 
 
 def _single(low: float, high: float) -> np.float32 | None:

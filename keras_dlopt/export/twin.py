@@ -25,7 +25,6 @@ from keras_dlopt.transforms import (
     TransformedModel,
     finalize,
 )
-from keras_dlopt.transforms.finalize import coding_hints
 from keras_dlopt.transforms.updating import hosts
 
 _SMALLEST = np.float32(1e-6)
@@ -124,7 +123,7 @@ def bake(
     plain = finalize(model)
     if not ranges:
         return plain, [], []
-    kernels = _kernels(plain)
+    kernels = _kernels(model, plain)
     graph = trace(plain, example)
     _check_reshapes(graph, {r.path: r for r in ranges})
     as_convolutions(graph)
@@ -164,14 +163,13 @@ def _ranges(model: TransformedModel) -> list[Range]:
     return found
 
 
-def _kernels(plain: keras.Model) -> list[Kernel]:
-    hints = coding_hints(plain)
-    place = {id(v): i for i, v in enumerate(plain.weights)}
+def _kernels(model: TransformedModel, plain: keras.Model) -> list[Kernel]:
+    hints = {target.path: hint for target, _, hint in model.final_values()}
     kernels = []
     for target in weight_targets(plain):
         if not isinstance(target.layer, LINEAR) or target.name != "kernel":
             continue
-        hint = hints.get(place[id(target.variable)])
+        hint = hints.get(target.path)
         if not isinstance(hint, Grid) or not _has_channel_scales(target, hint):
             raise ConfigError(
                 f"{target.path!r} is not on an int8 grid with a scale per output "

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 
 from keras_dlopt import _compat
+from keras_dlopt.codecs import find_grid
 from keras_dlopt.codecs.container import MAX_BYTES
-from keras_dlopt.codecs.hints import Hint
+from keras_dlopt.codecs.hints import Grid, Hint
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 from keras_dlopt.files import read_limited, write_atomic
 from keras_dlopt.graph.walk import custom_classes
@@ -17,7 +18,7 @@ from keras_dlopt.storage import architecture
 from keras_dlopt.storage.allowed import UnknownName
 from keras_dlopt.storage.contents import Contents, read_contents, write_contents
 from keras_dlopt.storage.ledger import Ledger, account
-from keras_dlopt.transforms import coding_hints, finalize
+from keras_dlopt.transforms import finalize
 from keras_dlopt.transforms.updating import hosts
 
 
@@ -33,8 +34,8 @@ def save_compressed(
     Args:
         model: any built Keras model; one with transforms in it is finalized first.
         path: of the file; an existing one is replaced only when all went well.
-        hints: position in `model.weights` -> how the values were made. They come by
-            themselves from `finalize`.
+        hints: position in `model.weights` -> how the values were made. Codebooks and
+            grids are found by themselves; for weights whose making you know better.
 
     Returns:
         Where the bytes went.
@@ -55,11 +56,15 @@ def save_compressed(
     _check_built(model)
     if hosts(model):
         model = finalize(model)
-    hints = {**coding_hints(model), **(hints or {})}
     variables = _variables(model)
     arrays = [keras.ops.convert_to_numpy(v.value) for v in variables]
+    found = {i: find_grid(array) for i, array in enumerate(arrays)}
+    grids = {i: grid for i, grid in found.items() if grid is not None}
+    given = dict(hints or {})
+    # Codebooks are seen from the values anyway; a grid given goes before one found.
+    known = given | grids | {i: h for i, h in given.items() if isinstance(h, Grid)}
     tree = _loadable(_describe(model), model, arrays)
-    data = write_contents(tree, [v.path for v in variables], arrays, hints)
+    data = write_contents(tree, [v.path for v in variables], arrays, known)
     size = sum(array.nbytes for array in arrays)
     contents = read_contents(data, max_bytes=8 * size + MAX_BYTES)
     _compare(contents, arrays)

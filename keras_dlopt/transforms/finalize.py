@@ -1,36 +1,35 @@
 """From a transformed model back to an ordinary Keras model."""
 
 import warnings
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import keras
 
+from keras_dlopt.codecs import Grid, find_grid
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.walk import children, is_functional
 from keras_dlopt.runtime.values import to_numpy
-from keras_dlopt.transforms.host import TransformHost
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel
 from keras_dlopt.transforms.updating import hosts
 
-# What is known about the values of a finalized model, by position in its weights.
-_HINTS: weakref.WeakKeyDictionary[Any, dict[int, Any]] = weakref.WeakKeyDictionary()
 
+def coding_hints(model: keras.Model) -> dict[int, Grid]:
+    """The grids that weights of a model lie on.
 
-def coding_hints(model: keras.Model) -> dict[int, Any]:
-    """How the weights of a finalized model can be coded.
+    They are found from the weights themselves, to the bit, so a model that was saved,
+    copied or made elsewhere has them too.
 
     Returns:
-        Position in `model.weights` -> `codecs.Codebook` or `codecs.Grid`; empty for a
-        model that `finalize` did not make, or that was reloaded since.
+        Position in `model.weights` -> the grid.
     """
-    return dict(_HINTS.get(model, {}))
+    found = ((i, find_grid(to_numpy(v))) for i, v in enumerate(model.weights))
+    return {i: grid for i, grid in found if grid is not None}
 
 
 def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
@@ -77,23 +76,10 @@ def _plain(model: Any, *, copy: bool = True) -> keras.Model:
     if not isinstance(model, TransformedModel):
         return _unwrapped(model)
     plain = copy_model(model.model) if copy else model.model
-    _keep(plain, _bake(plain, model))
-    return _unwrapped(plain) if hosts(plain) else plain
-
-
-def _bake(plain: Any, host: TransformHost) -> list[tuple[Any, Any]]:
-    """Assigns the final values; returns the variables with their coding hints."""
     targets = {t.path: t.variable for t in weight_targets(plain)}
-    hints = []
-    for target, value, hint in host.final_values():
+    for target, value, _ in model.final_values():
         targets[target.path].assign(value)
-        hints.append((targets[target.path], hint))
-    return hints
-
-
-def _keep(plain: keras.Model, hints: list[tuple[Any, Any]]) -> None:
-    place = {id(v): i for i, v in enumerate(plain.weights)}
-    _HINTS[plain] = {place[id(v)]: hint for v, hint in hints if hint is not None}
+    return _unwrapped(plain) if hosts(plain) else plain
 
 
 def _unwrapped(model: keras.Model) -> keras.Model:
@@ -103,14 +89,13 @@ def _unwrapped(model: keras.Model) -> keras.Model:
             "replaced from outside. Build it from plain layers and use "
             "keras_dlopt.transform(model, recipe) instead."
         )
-    found: list[tuple[Any, dict[int, Any]]] = []  # new layers with their hints
     pieces: dict[int, Callable[[], list[Piece]]] = {}
     left = []
     for layer in children(model):
         if isinstance(layer, keras.Model) and hosts(layer):
-            pieces[id(layer)] = partial(_plain_piece, layer, found)
+            pieces[id(layer)] = partial(_plain_piece, layer)
         elif isinstance(layer, TransformedLayer) and not hosts(layer.layer):
-            pieces[id(layer)] = partial(_baked_piece, layer, found)
+            pieces[id(layer)] = partial(_baked_piece, layer)
         elif hosts(layer):
             left.append(layer.name)
     if left:
@@ -119,22 +104,14 @@ def _unwrapped(model: keras.Model) -> keras.Model:
             "them. Build them from plain layers and use keras_dlopt.transform(model, "
             "recipe), which reaches every weight, instead."
         )
-    plain = rebuilt(model, pieces)
-    _keep(plain, [(new.weights[i], h) for new, own in found for i, h in own.items()])
-    return plain
+    return rebuilt(model, pieces)
 
 
-def _plain_piece(model: Any, found: list[tuple[Any, dict[int, Any]]]) -> list[Piece]:
-    plain = _plain(model)
-    found.append((plain, coding_hints(plain)))
-    return [(plain, [])]
+def _plain_piece(model: Any) -> list[Piece]:
+    return [(_plain(model), [])]
 
 
-def _baked_piece(host: Any, found: list[tuple[Any, dict[int, Any]]]) -> list[Piece]:
-    final = {id(target.variable): rest for target, *rest in host.final_values()}
-    plain, own = like(host.layer), list(host.layer.weights)
-    found.append(
-        (plain, {i: final[id(v)][1] for i, v in enumerate(own) if id(v) in final})
-    )
-    values = [final[id(v)][0] if id(v) in final else to_numpy(v) for v in own]
-    return [(plain, values)]
+def _baked_piece(host: Any) -> list[Piece]:
+    final = {id(target.variable): value for target, value, _ in host.final_values()}
+    weights = [final.get(id(v), to_numpy(v)) for v in host.layer.weights]
+    return [(like(host.layer), weights)]

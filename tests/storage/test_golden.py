@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from keras_dlopt.codecs import Gaps, Huffman, Tensor
+from keras_dlopt.codecs import Gaps, Grid, Huffman, Tensor
 from keras_dlopt.storage import ledger_of, load_compressed
 from keras_dlopt.storage.dictionary import DICTIONARY
 
@@ -24,6 +24,14 @@ def test_tensors(name):
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
     assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", list(make_v1.arrays()))
+def test_tensors_are_written_as_they_were(name):
+    codes = make_v1.codes().get(name)
+    hint = None if codes is None else Grid(codes, make_v1.SCALE)
+    found = Tensor().encode(make_v1.arrays()[name], hint=hint)
+    assert found == (GOLDEN / f"v1_tensor_{name}.bin").read_bytes()
 
 
 def test_streams():

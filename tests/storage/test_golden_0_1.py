@@ -14,7 +14,10 @@ import keras_dlopt as dlopt
 import keras_dlopt.interop.tfmot
 import keras_dlopt.models  # both register what files may name
 from keras_dlopt.codecs.container import TENSORS, read_container
+from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.config import decode, encode
+from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.storage.contents import read_contents
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 SPEC = importlib.util.spec_from_file_location("make_0_1", GOLDEN / "make_0_1.py")
@@ -106,16 +109,52 @@ def test_a_new_process_finds_the_classes():
 
 @pytest.mark.filterwarnings("ignore:Finalizing before the schedule ended")
 @pytest.mark.parametrize("name", ["transformed", "subclassed"])
-def test_compressed_files_have_the_same_bytes(name, tmp_path):
-    plain = dlopt.finalize(load(name))
-    dlopt.save_compressed(plain, tmp_path / "again.dlopt")
-    old = read_container((FOLDER / f"{name}.dlopt").read_bytes())
-    new = read_container((tmp_path / "again.dlopt").read_bytes())
-    assert new[TENSORS] == old[TENSORS]
+def test_compressed_files(name, tmp_path):
+    """With what 0.1 knew of them grids take the same bits; all in all no more."""
+    model = load(name)
+    plain = dlopt.finalize(model)
+    order = [id(v) for v in plain.weights]
+    place = {t.path: order.index(id(t.variable)) for t in weight_targets(plain)}
+    known = {target.path: hint for target, _, hint in model.final_values()}
+    hints = {place[p]: hint for p, hint in known.items() if isinstance(hint, Grid)}
+    assert hints
+    dlopt.save_compressed(plain, tmp_path / "hinted.dlopt", hints=hints)
+    dlopt.save_compressed(plain, tmp_path / "found.dlopt")
+    old = contents(FOLDER / f"{name}.dlopt")
+    for path in (tmp_path / "hinted.dlopt", tmp_path / "found.dlopt"):
+        new = contents(path)
+        for i, (one, other) in enumerate(zip(old, new, strict=True)):
+            assert one.decoded.array.tobytes() == other.decoded.array.tobytes()
+            if path.stem == "hinted" and i in hints:
+                assert one.bits == other.bits
+        assert size_of(new) <= size_of(old)
     loaded = dlopt.load_compressed(FOLDER / f"{name}.dlopt")
     np.testing.assert_allclose(
         make_0_1.predict(loaded), make_0_1.predict(plain), rtol=CLOSE, atol=CLOSE
     )
+
+
+def contents(path):
+    return read_contents(path.read_bytes(), max_bytes=2**20).tensors
+
+
+def size_of(tensors):
+    return sum(sum(tensor.bits.values()) for tensor in tensors)
+
+
+@pytest.mark.filterwarnings("ignore:Finalizing before the schedule ended")
+@pytest.mark.parametrize("name", ["transformed", "subclassed"])
+def test_a_reloaded_model_compresses_to_the_same_bytes(name, tmp_path):
+    plain = dlopt.finalize(load(name))
+    copy = keras.models.clone_model(plain)
+    copy(np.zeros((1, *make_0_1.data(plain)[0].shape[1:]), "float32"))
+    copy.set_weights(plain.get_weights())
+    plain.save(tmp_path / "m.keras")
+    files = []
+    for model in (plain, keras.saving.load_model(tmp_path / "m.keras"), copy):
+        dlopt.save_compressed(model, tmp_path / "m.dlopt")
+        files.append(read_container((tmp_path / "m.dlopt").read_bytes())[TENSORS])
+    assert files[0] == files[1] == files[2]
 
 
 @pytest.mark.parametrize("name", TEXT["registered"])

@@ -1,0 +1,74 @@
+"""Grids found from the weights: the codes that made them, or shorter ones."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from keras_dlopt.codecs import Grid, Tensor, find_grid
+from keras_dlopt.codecs.grid import holds, rebuild
+
+LAYOUTS = [
+    ((64, 32), ()),
+    ((64, 32), (1, 32)),
+    ((64, 32), (64, 1)),
+    ((3, 3, 16, 8), (1, 1, 1, 8)),
+    ((5, 5, 16, 1), (1, 1, 16, 1)),
+    ((5, 5, 4, 3), (1, 1, 4, 3)),
+]
+
+
+def made(bits, shape, scales, dtype="float32", seed=0):
+    """Weights on a grid whose scales are no function of their magnitudes."""
+    rng = np.random.default_rng(seed)
+    top = 2 ** (bits - 1) - 1
+    codes = np.clip(np.rint(rng.normal(size=shape) * top / 3), -top - 1, top)
+    scale = (rng.uniform(0.5, 2, scales) / top).astype("float32")
+    grid = Grid(codes.astype(int), scale)
+    return grid, rebuild(grid.codes, np.asarray(scale), np.dtype(dtype))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+@pytest.mark.parametrize(("shape", "scales"), LAYOUTS)
+def test_the_grid_is_found(bits, shape, scales):
+    known, weight = made(bits, shape, scales)
+    found = find_grid(weight)
+    assert holds(found, weight)
+    shorter = len(Tensor().encode(weight, hint=found))
+    # Other scales of the same few codes may take a byte or two more.
+    assert shorter <= len(Tensor().encode(weight, hint=known)) + 2
+
+
+def test_groups_within_a_channel():
+    scale = np.repeat(np.random.default_rng(1).uniform(1, 2, (8, 32)), 8, axis=0)
+    known, _ = made(4, (64, 32), ())
+    weight = rebuild(known.codes, scale.astype("float32"), np.dtype("float32"))
+    found = find_grid(weight)
+    assert holds(found, weight)
+    assert np.abs(found.codes).max() <= 8
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", ml_dtypes.bfloat16])
+def test_other_dtypes(dtype):
+    _, weight = made(4, (64, 32), (1, 32), dtype)
+    assert holds(find_grid(weight), weight)
+
+
+def test_a_channel_of_zeros():
+    _, weight = made(4, (64, 32), (1, 32))
+    weight[:, 3] = 0
+    assert holds(find_grid(weight), weight)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        np.random.default_rng(0).normal(size=(8, 8)).astype("float32"),
+        np.arange(64),
+        np.array([1.0, 2, 4], "float32"),
+        np.array([np.nan, *range(15)], "float32"),
+        np.array([-0.0, *range(15)], "float32"),
+        np.arange(16) * 1e300,
+    ],
+)
+def test_what_lies_on_no_grid_of_ours(weight):
+    assert find_grid(weight) is None
