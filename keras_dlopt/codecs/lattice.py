@@ -84,10 +84,10 @@ def _on_layout(array: np.ndarray, counts: tuple[int, ...], most: int) -> Grid | 
     rows = array.reshape(split).transpose(order).reshape(int(np.prod(counts)), -1)
     scales = np.zeros(len(rows), np.float32)
     for i, row in enumerate(rows):
-        scale = _scale(row, most)
-        if scale is None:
+        one = _scale(row, most)
+        if one is None:
             return None
-        scales[i] = scale
+        scales[i] = one
     blocks = [n for count in counts for n in (count, 1)]
     full = np.broadcast_to(scales.reshape(blocks), split).reshape(array.shape)
     plain = all(c in (1, n) for c, n in zip(counts, array.shape, strict=True))
@@ -147,7 +147,7 @@ def _fitted(size: np.ndarray, bounds: Bounds, code: float) -> np.float32 | None:
     found = _single(first, last)
     if found is None:
         return None
-    rebuilt = rebuild(own.astype(np.int64), found, size.dtype)
+    rebuilt = rebuild(own.astype(np.int64), np.asarray(found), size.dtype)
     return found if np.array_equal(to_bits(rebuilt), to_bits(size)) else None
 
 
