@@ -43,9 +43,10 @@ def detect(array: np.ndarray) -> Grid | None:
     """A symmetric grid whose largest magnitude is absmax, per channel or per tensor.
 
     Channels are the last axis. The scale tried is absmax / n, rounded to the array's
-    dtype, for the grids of 8 down to 2 bits; the coarsest that holds is returned.
+    dtype, for the grids of 8 down to 2 bits; the coarsest that holds is returned. A
+    constant needs no grid.
     """
-    if not is_float(array.dtype) or array.size < 16:
+    if not is_float(array.dtype) or array.size < 16 or np.all(array == array.flat[0]):
         return None
     for magnitude in _magnitudes(array):
         for levels in reversed(LEVELS):

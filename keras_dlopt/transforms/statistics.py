@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.runtime.values import value
 from keras_dlopt.transforms.batches import DrawnBatches
 from keras_dlopt.transforms.host import hosts, probing
 
@@ -103,8 +104,8 @@ class Statistics:
         for batch in batches:
             gradients = self._gradients(keras.tree.map_structure(_tensor, batch))
             for total, gradient in zip(sums, gradients, strict=True):
-                value = np.asarray(ops.convert_to_numpy(gradient), "float64")
-                total += np.stack([value, np.square(value)])
+                one = np.asarray(ops.convert_to_numpy(gradient), "float64")
+                total += np.stack([one, np.square(one)])
         return {
             id(slot.target.variable): {
                 "gradient": total[0] / len(batches),
@@ -135,9 +136,10 @@ def _tensorflow(model, slots):
     @tf.function(reduce_retracing=True)
     def gradients(batch):
         # Regularizers look for values in the scope itself.
-        mapping = [(v, ops.convert_to_tensor(v)) for v in model.trainable_variables]
+        mapping = [(v, value(v)) for v in model.trainable_variables]
         with keras.StatelessScope(mapping, collect_losses=True):
-            values = [slot.effective(transform) for transform, slot in slots]
+            # A transform may return the weight itself, which a tape cannot watch.
+            values = [value(slot.effective(transform)) for transform, slot in slots]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(values)
                 loss = _loss(model, slots, values, batch)

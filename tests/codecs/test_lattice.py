@@ -68,6 +68,8 @@ def test_a_channel_of_zeros():
         np.array([np.nan, *range(15)], "float32"),
         np.array([-0.0, *range(15)], "float32"),
         np.arange(16) * 1e300,
+        np.ones((4, 4), "float32"),
+        np.zeros(32, "float32"),
     ],
 )
 def test_what_lies_on_no_grid_of_ours(weight):

@@ -11,6 +11,8 @@ import tensorflow as tf
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.schedules import OneShotSparsity, PolynomialSparsity, RegrowSparsity
+from keras_dlopt.select import at
+from keras_dlopt.transforms import SoftWeightSharing
 from keras_dlopt.transforms.batches import DrawnBatches, fit_data
 from keras_dlopt.transforms.prune import Global, Taylor
 
@@ -292,6 +294,29 @@ def test_a_custom_loop_passes_them_in():
         small.update_transforms(0)
     small.update_transforms(0, statistics=dlopt.Statistics(small, (x, y)))
     assert (_masks(small)[0] == 0).sum() == 24
+
+
+def test_beside_a_transform_that_returns_the_weight_itself():
+    x, y = _data()
+    net = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(3)]
+    )
+    recipe = dlopt.Recipe(
+        [
+            (at("a/kernel"), dlopt.Prune(0.5, score=Taylor())),
+            (KERNELS, SoftWeightSharing(2)),
+        ]
+    )
+    small = _compiled(dlopt.transform(net, recipe))
+    statistics = dlopt.Statistics(small, (x, y), batches=1, batch_size=32)
+    small.update_transforms(0, statistics=statistics)
+    assert (_masks(small)[0] == 0).sum() == 24
+    w1, b1, w2, b2 = (v.numpy().astype("float64") for v in small.model.weights)
+    hidden = x @ w1 + b1
+    wanted = hidden.T @ (2 * (hidden @ w2 + b2 - y) / y.size)
+    got = statistics(small.groups[1].slots[0].target.variable, "gradient", 0)
+    # float32 against float64
+    np.testing.assert_allclose(got, wanted, atol=2e-7)
 
 
 def test_what_cannot_be_measured_on():
