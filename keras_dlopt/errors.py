@@ -36,6 +36,10 @@ class RunError(DloptError, RuntimeError):
     """A process that was started failed, or did not end in time."""
 
 
+class DiskError(DloptError, OSError):
+    """A file could not be written: the disk is full, or the system refused."""
+
+
 class MissingDependencyError(DloptError, ImportError):
     """An optional package is needed and is not installed."""
 

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -53,6 +55,26 @@ class Child:
     def tail(self, lines: int) -> str:
         """The last lines of what it has written."""
         return "\n".join(self.text().splitlines()[-lines:])
+
+    def where(self) -> str:
+        """Ends it, and tells where its main thread was; empty if that is not known.
+
+        It must have been started with PYTHONFAULTHANDLER set.
+        """
+        known = self.log.stat().st_size
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            limits = resource.prlimit(self.process.pid, resource.RLIMIT_CORE)
+            none = (0, limits[1])
+            resource.prlimit(self.process.pid, resource.RLIMIT_CORE, none)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GRACE)
+        told = self.log.read_bytes()[known:].decode(errors="replace")
+        # Threads come with the newest first, so that the main one is the last.
+        stack = told.rpartition("(most recent call first)")[2]
+        lines = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', stack, re.MULTILINE)
+        return ", called from ".join(f"{f}:{n} ({g})" for f, n, g in lines[:3])
 
     def problem(self, seconds: float) -> str:
         """What went wrong, for a child that was given so many seconds."""

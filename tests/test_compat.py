@@ -96,6 +96,28 @@ def test_variables_beyond_the_limit_are_refused_before_they_exist():
     assert keras.Variable(np.zeros(10**5)).shape == (10**5,), mend
 
 
+def test_weight_files_are_written_to_memory_as_to_a_disk(tmp_path):
+    import h5py
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    path = tmp_path / "one.weights.h5"
+    path.write_bytes(_compat.weights_file(model))
+    model.save_weights(tmp_path / "two.weights.h5")
+    found = []
+    for name in ("one", "two"):
+        parts = {}
+        with h5py.File(tmp_path / f"{name}.weights.h5") as file:
+            file.visititems(lambda key, v, p=parts: p.update({key: str(v)}))
+        found.append(parts)
+    assert found[0] == found[1] != {}
+    before = model.get_weights()
+    model.set_weights([w + 1 for w in before])
+    model.load_weights(path)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_unnamed_operations_are_found_by_their_module():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.ops.add(inputs, 1))

@@ -10,7 +10,11 @@ from keras_dlopt._compat.calls import (
     set_class,
     set_instance_call,
 )
-from keras_dlopt._compat.formats import limited_variables, unnamed_operations
+from keras_dlopt._compat.formats import (
+    limited_variables,
+    unnamed_operations,
+    weights_file,
+)
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable
 from keras_dlopt._compat.state import (
@@ -64,4 +68,5 @@ __all__ = [
     "track_state",
     "unnamed_operations",
     "watch_losses",
+    "weights_file",
 ]

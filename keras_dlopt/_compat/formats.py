@@ -1,6 +1,7 @@
 """What files of models rest on: names of classes, and variables that they ask for."""
 
 import contextlib
+import io
 import math
 import threading
 from collections.abc import Iterator
@@ -55,6 +56,28 @@ def limited_variables(elements: int) -> Iterator[None]:
                 del keras.Variable.__init__
             else:  # a custom class that loads a file while it is loaded itself
                 keras.Variable.__init__ = outer
+
+
+class _Memory(io.BytesIO):
+    """A file in memory that Keras takes for the path of a weight file."""
+
+    def __fspath__(self) -> str:
+        return "memory.weights.h5"
+
+    __str__ = __fspath__
+
+
+def weights_file(model: keras.Model) -> bytes:
+    """What `model.save_weights` would write, without a disk that can be full.
+
+    HDF5 ends the process, with no Python error, where a file of its own cannot grow.
+
+    Relies on: `save_weights` looks at the name of the path, and hands a `BytesIO` on to
+    h5py, which writes into it.
+    """
+    memory = _Memory()
+    model.save_weights(memory)
+    return memory.getvalue()
 
 
 def unnamed_operations() -> Iterator[tuple[str, type]]:

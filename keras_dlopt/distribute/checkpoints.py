@@ -1,6 +1,8 @@
 """Checkpoints of a training run that a kill at any time leaves whole."""
 
+import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -16,11 +18,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt import checks
+from keras_dlopt import _compat, checks
 from keras_dlopt.distribute.seeds import generators
-from keras_dlopt.errors import ConfigError, FormatError
+from keras_dlopt.errors import ConfigError, DiskError, FormatError
 
-_PREFIX, _POSITION = "step-", "position.json"
+DAMAGED = ("refuse", "older")
+_PREFIX, _POSITION, _ASIDE = "step-", "position.json", "damaged-"
 _WEIGHTS, _METRICS, _SEEDS = "state.weights.h5", "metrics.npz", "seeds.npz"
 
 
@@ -47,13 +50,14 @@ class Checkpoints:
     """A folder of checkpoints.
 
     A checkpoint is written beside its place, flushed to disk and renamed, so that every
-    folder named `step-...` is complete.
+    folder named `step-...` is complete. It holds the SHA-256 of each of its files, so
+    that one which changed on the disk is not taken for what was written.
 
     Args:
         directory: made if it is not there.
         keep: how many to keep, 1 or more.
-        write: False for all but the first worker, which write to a temporary place:
-            every worker must take part in reading the variables.
+        write: False for all but the first worker: every worker must take part in
+            reading the variables, and one writes them.
 
     Raises:
         ConfigError: for no checkpoint to keep, or a directory that cannot be made.
@@ -71,42 +75,60 @@ class Checkpoints:
                 f"{str(directory)!r} ({error})."
             ) from error
 
-    def newest(self) -> Position:
+    def newest(self, *, damaged: str = "refuse") -> Position:
         """The newest checkpoint's position, or the start.
 
+        Args:
+            damaged: `"refuse"` a newest one that is damaged, or put it aside, with a
+                warning, and take an `"older"` one.
+
         Raises:
-            FormatError: if it cannot be read.
+            FormatError: if it cannot be read, or its files are not those written; with
+                `"older"`, if there are checkpoints and all of them are damaged.
         """
+        checks.choice(damaged, name="damaged", choices=DAMAGED)
         folders = self._folders()
         if not folders:
             return Position()
-        try:
-            found = json.loads((folders[-1] / _POSITION).read_text())
-            epoch, batch = int(found["epoch"]), int(found["batch"])
-            count = int(found["count_at_epoch"])
-            if min(epoch, batch, count) < 0:
-                raise ValueError(f"negative numbers: {epoch}, {batch}, {count}")
-            return Position(epoch, batch, count, found.get("data"), folders[-1])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _damaged(folders[-1], error) from error
+        problem: FormatError | None = None
+        for folder in reversed(folders):
+            try:
+                return _position(folder)
+            except FormatError as error:
+                problem = problem or error
+                if damaged == "refuse" or folder is folders[0]:
+                    raise problem from error
+                self._put_aside(folder, error)
+        raise AssertionError("unreachable")
 
     def save(self, model: keras.Model, position: Position) -> None:
-        """Writes a checkpoint and removes the oldest."""
-        place = self.directory if self.write else None
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=place))
+        """Writes a checkpoint and removes the oldest.
+
+        Raises:
+            DiskError: if the disk is full or cannot be written; the checkpoints that
+                are there stay.
+        """
+        files = _contents(model, position)
+        if not self.write:
+            return
         try:
-            model.save_weights(temporary / _WEIGHTS)
-            np.savez(temporary / _METRICS, *_arrays(model.metrics_variables))
-            # Keras leaves the state of dropout out of weight files.
-            np.savez(temporary / _SEEDS, *_arrays(_seed_states(model)))
-            kept = dataclasses.asdict(position)
-            kept.pop("folder")
-            kept["model"] = _signature(model)
-            (temporary / _POSITION).write_text(json.dumps(kept))
-            if self.write:
+            temporary = pathlib.Path(
+                tempfile.mkdtemp(prefix=".writing-", dir=self.directory)
+            )
+            try:
+                for name, content in files.items():
+                    (temporary / name).write_bytes(content)
                 self._publish(temporary, position)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        except OSError as error:
+            raise DiskError(
+                error.errno,
+                f"A checkpoint of {sum(map(len, files.values()))} bytes could not be "
+                f"written to {str(self.directory)!r}: {error.strerror or error}. The "
+                "earlier checkpoints there are whole. Make room, or keep fewer, and "
+                "start the script again: it goes on from the newest",
+            ) from error
 
     def load(self, model: keras.Model, position: Position) -> None:
         """Restores weights, optimizer and, on the first replica, random state.
@@ -160,6 +182,18 @@ class Checkpoints:
         found = self.directory.glob(f"{_PREFIX}*")
         return sorted(p for p in found if re.fullmatch(_PREFIX + r"\d+-\d+", p.name))
 
+    def _put_aside(self, folder: pathlib.Path, error: FormatError) -> None:
+        """Out of the way of what training writes from here on."""
+        if self.write:
+            with contextlib.suppress(OSError):
+                aside = tempfile.mkdtemp(prefix=_ASIDE, dir=self.directory)
+                os.replace(folder, pathlib.Path(aside, folder.name))
+        warnings.warn(
+            f"{error} An older checkpoint is taken; the damaged one is in a folder "
+            f"{_ASIDE}....",
+            stacklevel=4,
+        )
+
     def _publish(self, temporary: pathlib.Path, position: Position) -> None:
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
@@ -174,6 +208,58 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         for left in self.directory.glob(".writing-*"):  # of processes that were killed
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _contents(model: keras.Model, position: Position) -> dict[str, bytes]:
+    """The files of a checkpoint, the one that vouches for the others last."""
+    files = {
+        _WEIGHTS: _compat.weights_file(model),
+        _METRICS: _archive(_arrays(model.metrics_variables)),
+        # Keras leaves the state of dropout out of weight files.
+        _SEEDS: _archive(_arrays(_seed_states(model))),
+    }
+    kept = dataclasses.asdict(position)
+    kept.pop("folder")
+    kept["model"] = _signature(model)
+    kept["files"] = {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}
+    kept["sha256"] = _own_sum(kept)
+    return {**files, _POSITION: json.dumps(kept).encode()}
+
+
+def _own_sum(kept: Mapping[str, Any]) -> str:
+    """Of all that the position's file says beside this sum."""
+    rest = {name: value for name, value in kept.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _position(folder: pathlib.Path) -> Position:
+    """What is in a checkpoint's folder, once its files are those that were written."""
+    try:
+        found = json.loads((folder / _POSITION).read_text())
+        epoch, batch = int(found["epoch"]), int(found["batch"])
+        count = int(found["count_at_epoch"])
+        if min(epoch, batch, count) < 0:
+            raise ValueError(f"negative numbers: {epoch}, {batch}, {count}")
+        if "files" in found or "sha256" in found:  # older versions noted no sums
+            _check_sums(folder, found)
+        return Position(epoch, batch, count, found.get("data"), folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _check_sums(folder: pathlib.Path, found: Mapping[str, Any]) -> None:
+    if found["sha256"] != _own_sum(found):
+        raise ValueError(f"{_POSITION} is not what was written")
+    for name in (_WEIGHTS, _METRICS, _SEEDS):
+        with open(folder / name, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != found["files"][name]:
+                raise ValueError(f"{name} is not what was written (SHA-256)")
+
+
+def _archive(arrays: list[np.ndarray]) -> bytes:
+    memory = io.BytesIO()
+    np.savez(memory, *arrays)
+    return memory.getvalue()
 
 
 def _seed_states(model: keras.Model) -> list[Any]:
@@ -214,8 +300,8 @@ def _damaged(folder: pathlib.Path, why: Any) -> FormatError:
     return FormatError(
         f"The checkpoint {folder} does not fit this model, or is damaged: {told}. "
         "Train with the model and optimizer that wrote it, or in a new directory. If "
-        "the files are damaged, delete that folder: training goes on from the one "
-        "before it."
+        "the files are damaged, delete that folder, or pass damaged='older' to "
+        "distribute.fit: training goes on from the one before it."
     )
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from keras_dlopt.errors import ConfigError
 
 TPU_SECONDS = 120.0
-_ROLES = ("chief", "worker")
+_ROLES = ("chief", "worker")  # that train
+_KNOWN = (*_ROLES, "evaluator", "ps")
+_ADDRESS = r"([^\s/:]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})"
 # Runs apart from this process: a TPU belongs to one process, and a failed start of the
 # runtime can hang or abort.
 _TPU_PROBE = """
@@ -96,8 +98,8 @@ def read_cluster(environment: Mapping[str, str]) -> WorkerCluster | None:
     """The cluster of TF_CONFIG; None if it is not set or names this process alone.
 
     Raises:
-        ConfigError: if TF_CONFIG is not JSON, names no or other processes, or names a
-            task that is not in its cluster.
+        ConfigError: if TF_CONFIG is not JSON, names kinds of processes or addresses
+            that cannot be, or a task that is not in its cluster.
 
     Example:
         >>> read_cluster({}) is None
@@ -106,33 +108,61 @@ def read_cluster(environment: Mapping[str, str]) -> WorkerCluster | None:
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
         return None
-    try:
-        config = json.loads(text)
-        cluster, task = config.get("cluster", {}), config.get("task", {})
-        addresses = {role: cluster[role] for role in cluster}
-        task = {"type": task.get("type"), "index": task.get("index")}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            "TF_CONFIG must be a JSON object with 'cluster' and 'task'. Received: "
-            f"{text!r} ({error}). Unset it to train in one process, or let "
-            "keras_dlopt.distribute.run set it."
-        ) from None
-    if not addresses:
+    config = _parsed(text)
+    cluster, task = config.get("cluster", {}), config.get("task", {})
+    if not isinstance(cluster, dict) or not isinstance(task, dict):
+        raise _no_object(text, "one of the two is not an object")
+    if not cluster:
         return None
-    _check_addresses(addresses)
-    return _checked_cluster(addresses, task)
+    _check_addresses(cluster)
+    return _checked_cluster(cluster, task)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The object in TF_CONFIG; a name given twice would hide what was given first."""
+
+    def once(pairs):
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError(f"a name is given twice among {[k for k, _ in pairs]}")
+        return found
+
+    try:
+        config = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise _no_object(text, error) from None
+    if not isinstance(config, dict):
+        raise _no_object(text, f"it is a {type(config).__name__}")
+    return config
+
+
+def _no_object(text: str, why: Any) -> ConfigError:
+    return ConfigError(
+        "TF_CONFIG must be a JSON object with 'cluster' and 'task', objects too. "
+        f"Received: {text[:500]!r} ({why}). Unset it to train in one process, or let "
+        "keras_dlopt.distribute.run set it."
+    )
 
 
 def _check_addresses(addresses: Mapping[str, Any]) -> None:
     for role, given in addresses.items():
-        good = isinstance(given, list) and all(
-            isinstance(a, str) and re.fullmatch(r"\S+:\d+", a) for a in given
-        )
+        if role not in _KNOWN:
+            raise ConfigError(
+                f"TF_CONFIG names processes of a kind {role!r}, which TensorFlow does "
+                "not know. Name 'worker' processes, and one 'chief' if you like."
+            )
+        good = isinstance(given, list) and given and all(map(_is_address, given))
         if not good:
             raise ConfigError(
                 f"TF_CONFIG must give {role!r} as a list of host:port, such as "
-                f'["10.0.0.1:2222", "10.0.0.2:2222"]. Received: {given!r}.'
+                '["10.0.0.1:2222", "10.0.0.2:2222"], with ports from 1 to 65535. '
+                f"Received: {given!r}."
             )
+
+
+def _is_address(given: Any) -> bool:
+    found = re.fullmatch(_ADDRESS, given) if isinstance(given, str) else None
+    return found is not None and 0 < int(found[2]) < 65_536
 
 
 def _checked_cluster(
@@ -144,24 +174,31 @@ def _checked_cluster(
             "Keras 3 a coordinator loses or repeats steps. Name 'worker' processes "
             "only; they train by all-reduce."
         )
-    workers = [a for role in _ROLES for a in addresses.get(role, [])]
-    if len(set(workers)) != len(workers):
+    chiefs = addresses.get("chief", [])
+    if len(chiefs) > 1:
+        raise ConfigError(
+            f"TF_CONFIG names {len(chiefs)} processes 'chief': {chiefs}. At most one "
+            "can be; call the others 'worker'."
+        )
+    every = [address.lower() for role in addresses.values() for address in role]
+    if len(set(every)) != len(every):
         raise ConfigError(
             "Two processes of TF_CONFIG share an address. Received: "
-            f"{workers}. Give each process a host:port of its own."
+            f"{every}. Give each process a host:port of its own."
         )
-    role, index = task["type"], task["index"]
-    if isinstance(index, str) and index.isdigit():  # as TensorFlow reads it
+    workers = [a for role in _ROLES for a in addresses.get(role, [])]
+    role, index = task.get("type"), task.get("index")
+    if isinstance(index, str) and re.fullmatch("[0-9]+", index):  # as TensorFlow does
         index = int(index)
     count = len(addresses.get(role, [])) if role in _ROLES else 0
-    if not isinstance(index, int) or not 0 <= index < count:
+    if type(index) is not int or not 0 <= index < count:
         raise ConfigError(
             f"TF_CONFIG says this process is task {role!r} number {index!r}, which its "
-            f"cluster does not have: {addresses}. Every process needs the same "
-            "'cluster' and a 'task' of its own, such as "
+            f"cluster does not have among those that train: {addresses}. Every process "
+            "needs the same 'cluster' and a 'task' of its own, such as "
             '{"type": "worker", "index": 0}.'
         )
-    before = len(addresses.get("chief", [])) if role == "worker" else 0
+    before = len(chiefs) if role == "worker" else 0
     return None if len(workers) == 1 else WorkerCluster(tuple(workers), before + index)
 
 

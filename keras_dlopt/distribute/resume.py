@@ -32,6 +32,7 @@ def fit(
     shuffle: int = 0,
     seed: int = 0,
     keep: int = 2,
+    damaged: str = "refuse",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: Any,
 ) -> keras.callbacks.History:
@@ -61,6 +62,9 @@ def fit(
             by (seed, e), so that a restart finds the same order.
         seed: of the shuffling.
         keep: how many checkpoints to keep.
+        damaged: what becomes of a newest checkpoint whose files changed on the disk:
+            `"refuse"` raises, `"older"` warns, puts it aside and goes on from the one
+            before it, and so with the same batches to the same weights.
         callbacks: as for `fit`.
         **options: of `fit`: `validation_data`, `verbose`, `class_weight`.
 
@@ -72,6 +76,7 @@ def fit(
             not divide the epoch or `every`, or another order of batches than that of
             the epoch to go on with.
         DataError: for examples of unknown number, or fewer than a batch.
+        DiskError: if a checkpoint cannot be written; the earlier ones are whole.
         FormatError: for a checkpoint that is damaged or of another model.
         SystemExit: on SIGTERM, after saving.
     """
@@ -79,7 +84,7 @@ def fit(
     _check(options, examples)
     steps = _steps(model, examples, plan, every)
     store = Checkpoints(directory, keep=keep, write=plan.worker == 0)
-    position = store.newest()
+    position = store.newest(damaged=damaged)
     order = {
         "examples": int(examples.cardinality()),
         "batch_size": plan.batch_size,

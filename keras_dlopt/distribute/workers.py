@@ -18,6 +18,9 @@ from keras_dlopt.errors import ConfigError, RunError
 # Below the ports that Linux gives to outgoing connections, which could take one before
 # the worker that it was chosen for listens.
 _PORTS = range(10_000, 32_000)
+# So that a worker writes down where it is when it is ended.
+_TELLS = {"PYTHONFAULTHANDLER": "1"}
+_WAITING = f"{os.sep}tensorflow{os.sep}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +112,44 @@ def _once(
                 processes.Child(
                     *command,
                     log=folder / f"worker-{index}.log",
-                    environment={**os.environ, **environment, **own},
+                    environment={**_TELLS, **os.environ, **environment, **own},
                 )
             )
         worst = processes.wait(started, until=end)
+        if worst is not None and worst.code is None:
+            raise RunError(_late(started, seconds))
         if worst is not None:
             raise RunError(
                 f"Worker {started.index(worst)} of {workers} {worst.problem(seconds)}. "
                 f"Its log is {worst.log}; the last lines:\n{worst.tail(20)}"
             )
         return [WorkerResult(i, c.code or 0, c.log) for i, c in enumerate(started)]
+
+
+def _late(started: Sequence[processes.Child], seconds: float) -> str:
+    """What to say when time is up: the workers that hang, not those that wait for them.
+
+    Each is asked where it is. One that waits for another is inside TensorFlow.
+    """
+    written = {child: child.tail(20) for child in started}
+    stands = {
+        number: child.where()
+        for number, child in enumerate(started)
+        if child.code is None
+    }
+    busy = [n for n, place in stands.items() if place and _WAITING not in place]
+    late = busy if busy and len(busy) < len(stands) else list(stands)
+    first = started[late[0]]
+    numbers = " and ".join(map(str, late))
+    told = "".join(
+        f"\nWorker {n} {'is' if n in late else 'waits'} at: {place or 'not known'}"
+        for n, place in stands.items()
+    )
+    return (
+        f"Worker {numbers} of {len(started)} timed out after {seconds:g} s and was "
+        f"ended. Allow more seconds if it was only slow.{told}\nThe log of worker "
+        f"{late[0]} is {first.log}; the last lines:\n{written[first]}"
+    )
 
 
 def free_ports(count: int) -> list[int]:

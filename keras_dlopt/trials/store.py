@@ -80,8 +80,12 @@ class Store:
                 study_name=name,
                 load_if_exists=True,
                 direction="maximize" if maximize else "minimize",
-                sampler=optuna.samplers.TPESampler(seed=seed),
             )
+            # With the seed alone, a search that goes on would draw its first trials
+            # once more.
+            begun = len(self._study.get_trials(deepcopy=False))
+            mixed = (seed + 1_000_003 * begun) % 2**32
+            self._study.sampler = optuna.samplers.TPESampler(seed=mixed)
             self._check(file, maximize, target)
         self._trials: dict[int, Any] = {}
         self._searched = 0
@@ -182,8 +186,13 @@ class Store:
         best = self._study.best_value if done else None
         return len(done), len(failed), best
 
-    def outcomes(self, tasks: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-        """The last outcome of each task, then those of the search."""
+    def outcomes(
+        self, tasks: Sequence[Mapping[str, Any]], trials: int
+    ) -> list[Outcome]:
+        """The last outcome of each task, then as many of the search as were asked for.
+
+        Trials that failed or were killed give way to those that were run for them.
+        """
         given: dict[str, Outcome] = {}
         searched = []
         for trial in self._study.get_trials(deepcopy=False):
@@ -194,7 +203,11 @@ class Store:
             key = key_of(trial.user_attrs["task"])
             if key not in given or given[key].state != "done":
                 given[key] = outcome
-        return [given[key_of(task)] for task in tasks] + searched
+        done = [i for i, one in enumerate(searched) if one.state == "done"]
+        failed = [i for i, one in enumerate(searched) if one.state != "done"]
+        left = max(trials - len(done), 0)
+        kept = sorted(done[:trials] + failed[max(len(failed) - left, 0) :])
+        return [given[key_of(task)] for task in tasks] + [searched[i] for i in kept]
 
     def _outcome(self, trial: Any) -> Outcome:
         done = trial.state == self._state.COMPLETE

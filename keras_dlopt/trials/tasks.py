@@ -78,7 +78,7 @@ def run_tasks(
         executor: `"processes"`, or `"ray"` for a cluster.
 
     Returns:
-        An outcome per task, in the order of `tasks`, then the search's.
+        An outcome per task, in the order of `tasks`, then one per trial of the search.
 
     Raises:
         ConfigError: for a target that cannot be found, options out of range, a store
@@ -104,7 +104,7 @@ def run_tasks(
         waiting = book.begin(tasks, trials)
         with _shown(progress, book, len(tasks) + trials) as show:
             _work(book, waiting, start, places, trials, seconds, retries, show)
-        return book.outcomes(tasks)
+        return book.outcomes(tasks, trials)
 
 
 def _work(

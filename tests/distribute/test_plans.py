@@ -152,6 +152,13 @@ def test_cluster_is_read():
     )
     assert read_cluster({"TF_CONFIG": " "}) is None
     assert read_cluster({"TF_CONFIG": "{}"}) is None
+    found = read_cluster(
+        config(
+            {"worker": ["[::1]:1", "b.c-d:65535"], "evaluator": ["e:1"]},
+            {"type": "worker", "index": 0},
+        )
+    )
+    assert found == WorkerCluster(("[::1]:1", "b.c-d:65535"), 0)
     # TensorFlow reads a number in quotes too.
     found = read_cluster(config(workers, {"type": "worker", "index": "0"}))
     assert found == WorkerCluster(("a:1", "b:1", "c:1"), 1)
@@ -193,6 +200,42 @@ def test_a_kind_without_workers_tells_that_tf_config_is_not_used():
         ),
         (config({"worker": ["a", "b:1"]}, {}), "list of host:port"),
         (config({"worker": [1, 2]}, {}), "list of host:port"),
+        (config({"worker": []}, {}), "list of host:port"),
+        (config({"worker": ["a:0", "b:1"]}, {}), "ports from 1 to 65535"),
+        (config({"worker": ["a:65536", "b:1"]}, {}), "Received: ['a:65536', 'b:1']"),
+        (config({"worker": ["a:²", "b:1"]}, {}), "list of host:port"),
+        (config({"worker": ["grpc://a:1", "b:1"]}, {}), "list of host:port"),
+        (config({"worker": [":1", "b:1"]}, {}), "list of host:port"),
+        (config({"worker": {"0": "a:1"}}, {}), "list of host:port"),
+        (config({"workers": ["a:1"]}, {}), "processes of a kind 'workers'"),
+        (config([], {}), "TF_CONFIG must be a JSON object"),
+        (config(None, {}), "one of the two is not an object"),
+        (config({"worker": ["a:1", "b:1"]}, []), "one of the two is not an object"),
+        ({"TF_CONFIG": "null"}, "it is a NoneType"),
+        ({"TF_CONFIG": "[" * 100_000}, "TF_CONFIG must be a JSON object"),
+        (
+            {"TF_CONFIG": '{"cluster": {"worker": ["a:1"], "worker": ["b:1"]}}'},
+            "a name is given twice among ['worker', 'worker']",
+        ),
+        (
+            config({"chief": ["a:1", "b:1"]}, {"type": "chief", "index": 0}),
+            "names 2 processes 'chief'",
+        ),
+        (
+            config({"worker": ["a:1"], "evaluator": ["A:1"]}, {}),
+            "Two processes of TF_CONFIG share an address",
+        ),
+        *(
+            (
+                config({"worker": ["a:1", "b:1"]}, {"type": "worker", "index": index}),
+                f"task 'worker' number {index!r}",
+            )
+            for index in (True, 1.0, -1, "-1", "²", None, [0])
+        ),
+        (
+            config({"worker": ["a:1", "b:1"]}, {"type": ["worker"], "index": 0}),
+            "task ['worker'] number 0",
+        ),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(environment, text):

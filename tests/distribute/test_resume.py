@@ -1,6 +1,10 @@
 """Killed and started again, training ends with the weights of an unbroken run."""
 
+import errno
+import json
 import pathlib
+import resource
+import shutil
 import signal
 
 import keras
@@ -10,7 +14,13 @@ import tensorflow as tf
 
 from keras_dlopt.distribute import fit, plan, run
 from keras_dlopt.distribute.checkpoints import Checkpoints, Position
-from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
+from keras_dlopt.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    FormatError,
+    ModelError,
+)
 
 TRAINER = pathlib.Path(__file__).with_name("trainer.py")
 STEPS = 18  # three epochs of six batches
@@ -90,6 +100,7 @@ def test_a_killed_worker_and_its_peer_go_on(tmp_path):
 
 # -- without other processes -----------------------------------------------------------
 
+FILES = ["position.json", "state.weights.h5", "metrics.npz", "seeds.npz"]
 SMALL = plan("one_device", batch_size=5)
 
 
@@ -195,9 +206,7 @@ def test_another_optimizer_is_refused(tmp_path):
         fit(model, _examples(), SMALL, **options)
 
 
-@pytest.mark.parametrize(
-    "name", ["position.json", "state.weights.h5", "metrics.npz", "seeds.npz"]
-)
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_is_named(tmp_path, name):
     options = _broken(tmp_path)
     (folder,) = tmp_path.glob("step-*")
@@ -206,6 +215,99 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
         (folder / name).write_bytes(damage)
         with pytest.raises(FormatError, match="(?s)step-0.*is damaged.*delete that"):
             fit(_model(), _examples(), SMALL, verbose=0, **options)
+
+
+def _flip(path, at):
+    """Changes one bit, as a disk that ages does."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bit_that_changed_is_seen_wherever_it_is(tmp_path, name):
+    store = Checkpoints(tmp_path)
+    store.save(_model(), Position(1, 2, 12, data={"seed": 3}))
+    folder = store.newest().folder
+    whole = (folder / name).read_bytes()
+    size = len(whole)
+    for at in {*np.linspace(0, size - 1, 60).astype(int).tolist(), size // 2}:
+        _flip(folder / name, at)
+        with pytest.raises(FormatError, match="(?s)step-000001-000000002.*is damaged"):
+            store.newest()
+        (folder / name).write_bytes(whole)
+    assert store.newest().data == {"seed": 3}
+    (folder / name).unlink()
+    with pytest.raises(FormatError, match="is damaged"):
+        store.newest()
+
+
+def test_an_older_checkpoint_is_taken_where_that_is_asked_for(tmp_path):
+    options = {"directory": str(tmp_path), "epochs": 3, "every": 1, "verbose": 0}
+    whole = _model()
+    fit(whole, _examples(), SMALL, **options)
+    _, newest = sorted(tmp_path.glob("step-*"))
+    _flip(newest / "state.weights.h5", -100)
+    with pytest.raises(FormatError, match="pass damaged='older' to distribute.fit"):
+        fit(_model(), _examples(), SMALL, **options)
+    model = _model()
+    with pytest.warns(UserWarning, match=f"(?s){newest.name}.*An older checkpoint"):
+        fit(model, _examples(), SMALL, damaged="older", keep=1, **options)
+    for a, b in zip(whole.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [p.parent.name[:8] for p in tmp_path.glob("*/step-*")] == ["damaged-"]
+    assert Checkpoints(tmp_path).newest().epoch == 3
+
+
+def test_if_all_are_damaged_the_newest_is_named(tmp_path):
+    store, model = Checkpoints(tmp_path), _model()
+    for batch in (1, 2):
+        store.save(model, Position(0, batch, 0))
+    for folder in tmp_path.glob("step-*"):
+        _flip(folder / "seeds.npz", 1)
+    with (
+        pytest.raises(FormatError, match="step-000000-000000002"),
+        pytest.warns(UserWarning, match="An older checkpoint is taken"),
+    ):
+        store.newest(damaged="older")
+    with pytest.raises(ConfigError, match="damaged must be 'refuse' or 'older'"):
+        store.newest(damaged="ignore")
+
+
+def test_checkpoints_of_older_versions_have_no_sums_and_load(tmp_path):
+    store, model = Checkpoints(tmp_path), _model()
+    store.save(model, Position(0, 1, 0))
+    path = store.newest().folder / "position.json"
+    kept = json.loads(path.read_text())
+    del kept["sha256"], kept["files"]
+    path.write_text(json.dumps(kept))
+    model.save_weights(path.parent / "state.weights.h5")  # as it was written
+    other = _model()
+    other.set_weights([w + 1 for w in other.get_weights()])
+    store.load(other, store.newest())
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_full_disk_ends_in_an_error_and_leaves_the_earlier_checkpoint(tmp_path):
+    store, model = Checkpoints(tmp_path), _model()
+    store.save(model, Position(0, 1, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 1000, 4000, 10_000):  # in the first, second, ... file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(OSError, match="checkpoint of") as caught:
+                store.save(model, Position(0, 2, 0))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert isinstance(caught.value, DiskError)
+        assert caught.value.errno == errno.EFBIG
+        assert f"could not be written to {str(tmp_path)!r}: " in str(caught.value)
+        assert [p.name for p in tmp_path.iterdir()] == ["step-000000-000000001"]
+        assert store.newest().batch == 1
+    shutil.rmtree(tmp_path)
+    with pytest.raises(DiskError, match="No such file or directory"):
+        store.save(model, Position(0, 2, 0))
 
 
 def test_other_files_in_the_directory_are_left_alone(tmp_path):

@@ -89,6 +89,43 @@ def test_one_that_hangs_is_ended_with_all_it_started(tmp_path):
     assert is_gone(int((tmp_path / "child").read_text()))
 
 
+# A stand-in: two processes of TensorFlow that meet take 10 s to start.
+PEERS = """
+import json, os, pathlib, sys, time
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+folder = pathlib.Path(sys.argv[1]) / "tensorflow"
+folder.mkdir(exist_ok=True)
+waits = "import time\\ndef meet(): time.sleep(600)"
+(folder / f"all_reduce_{index}.py").write_text(waits)
+sys.path.insert(0, str(folder))
+
+def reads_data():
+    time.sleep(600)
+
+print("worker", index, "began", flush=True)
+reads_data() if index == int(sys.argv[2]) else __import__(f"all_reduce_{index}").meet()
+"""
+
+
+@pytest.mark.parametrize("hangs", [0, 2, 9])
+def test_the_one_that_hangs_is_named_not_those_that_wait_for_it(tmp_path, hangs):
+    path = script(tmp_path, PEERS)
+    for seconds in (3, 60):  # the longer for a busy machine
+        with pytest.raises(RunError, match=f"timed out after {seconds} s") as info:
+            run(path, tmp_path, hangs, workers=3, seconds=seconds, logs=tmp_path)
+        if all((tmp_path / f"worker-{i}.log").stat().st_size > 16 for i in range(3)):
+            break
+    text = str(info.value)
+    if hangs == 9:  # all wait
+        assert text.startswith("Worker 0 and 1 and 2 of 3 timed out")
+        return
+    assert text.startswith(f"Worker {hangs} of 3 timed out")
+    assert f"Worker {hangs} is at: " in text
+    assert "(reads_data), called from " in text
+    assert f"Worker 1 waits at: {tmp_path}/tensorflow/all_reduce_1.py:2 (meet)" in text
+    assert f"worker {hangs} began" in text
+
+
 def test_one_that_ends_leaves_nothing_running(tmp_path):
     run(with_child(tmp_path, ""), workers=1, seconds=300)
     assert is_gone(int((tmp_path / "child").read_text()))

@@ -12,7 +12,7 @@ import pytest
 from keras_dlopt.errors import ConfigError, FormatError, MissingDependencyError
 from keras_dlopt.trials import executors, run_tasks
 from keras_dlopt.trials.executors import target_of
-from keras_dlopt.trials.store import alone, key_of, value_of
+from keras_dlopt.trials.store import Store, alone, key_of, value_of
 
 TARGETS = pathlib.Path(__file__).with_name("task_targets.py")
 
@@ -187,6 +187,61 @@ def test_a_space_is_searched_and_the_search_resumed(tmp_path):
     more = run_tasks(target("square"), trials=6, **options)
     assert [o.task for o in more[:4]] == [o.task for o in done]
     assert len(more) == 6
+
+
+def test_a_resumed_search_has_as_many_outcomes_as_trials(tmp_path):
+    def opened():
+        space = {"x": (0.0, 1.0)}
+        made = Store(
+            tmp_path / "s.db", "tasks", space=space, maximize=False, seed=3, target=""
+        )
+        assert made.begin([], 4) == []
+        return made
+
+    book = opened()
+    numbers = [book.ask() for _ in range(4)]
+    book.finish(numbers[0], 0.5, "", 1.0, retries=0)
+    book.finish(numbers[1], None, "broke", 1.0, retries=0)
+    states = [one.state for one in book.outcomes([], 2)]
+    assert states == ["done", "failed"]
+    again = opened()  # two were killed
+    while again.wants(4):
+        again.finish(again.ask(), 0.25, "", 1.0, retries=0)
+    found = again.outcomes([], 4)
+    assert [(one.state, one.value) for one in found] == [
+        ("done", 0.5),
+        *[("done", 0.25)] * 3,
+    ]
+    assert again.outcomes([], 2) == found[:2]
+    assert again.summary()[:2] == (4, 3)
+    more = opened()
+    last = more.finish(more.ask(), None, "broke", 1.0, retries=0)
+    assert last is None
+    assert [one.state for one in more.outcomes([], 9)] == [
+        "done",
+        *["failed"] * 3,
+        *["done"] * 3,
+        "failed",
+    ]
+
+
+def test_a_resumed_search_draws_no_trial_twice(tmp_path):
+    drawn = []
+    for _ in range(3):
+        book = Store(
+            tmp_path / "s.db",
+            "tasks",
+            space={"x": (0.0, 1.0)},
+            maximize=False,
+            seed=1,
+            target="",
+        )
+        book.begin([], 9)
+        for _ in range(2):
+            number = book.ask()
+            drawn.append(book.task(number)["x"])
+            book.finish(number, 1.0, "", 1.0, retries=0)
+    assert len(set(drawn)) == 6
 
 
 def test_progress_is_shown_on_stderr(tmp_path, capsys):
