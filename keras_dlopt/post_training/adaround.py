@@ -150,11 +150,8 @@ def _kernels(model: TransformedModel) -> dict[str, _Kernel]:
 
 def _take_back(model: TransformedModel, small: TransformedModel) -> None:
     """Gives `small` the values from before a bias correction of `model`."""
-    before = {id(variable): value for variable, value, _ in corrections(model)}
-    copies = zip(model.model.variables, small.model.variables, strict=True)
-    for old, new in copies:
-        if id(old) in before:
-            new.assign(before[id(old)])
+    for place, before in corrections(model).items():
+        small.model.variables[place].assign(before)
 
 
 def _links(given: Transform) -> tuple[Transform, ...]:

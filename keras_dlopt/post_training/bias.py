@@ -1,6 +1,7 @@
 """Bias correction: taking out what rounding does to each channel's mean and spread."""
 
-import weakref
+import base64
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,30 @@ from keras_dlopt.post_training.data import Batches
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms import TransformedModel
 
-# What was corrected: variable, its value before, its value after.
-Change = tuple[Any, np.ndarray, np.ndarray]
-_CHANGES: weakref.WeakKeyDictionary[Any, list[Change]] = weakref.WeakKeyDictionary()
+
+def corrections(model: Any) -> dict[int, np.ndarray]:
+    """What `correct_bias` changed in a model and nothing changed since.
+
+    The model carries it as (place in `model.model.variables`, value before, digest of
+    the value after), and it is saved with the model. What does not fit is left out.
+
+    Returns:
+        The values before, by place.
+    """
+    variables = model.model.variables
+    found = {}
+    for place, before, digest in model.corrections:
+        if not 0 <= place < len(variables):
+            continue
+        now = to_numpy(variables[place])
+        if _digest(now) == digest:
+            data = base64.b64decode(before)
+            found[place] = np.frombuffer(data, now.dtype).reshape(now.shape)
+    return found
 
 
-def corrections(model: Any) -> list[Change]:
-    """What `correct_bias` changed in a model and nothing changed since."""
-    return [
-        change
-        for change in _CHANGES.get(model, [])
-        if np.array_equal(to_numpy(change[0]), change[2])
-    ]
+def _digest(value: np.ndarray) -> str:
+    return hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()
 
 
 def correct_bias(
@@ -55,7 +68,8 @@ def correct_bias(
 
         bias <- bias - (E[q] - E[f])
 
-    Other layers stay. A correction that was made before is taken back first.
+    Other layers stay. A correction that was made before is taken back first, also one
+    that was loaded with the model.
 
     The spread matters at few bits: a grid with least squared error makes outputs
     smaller, layer after layer, and means of full size added to those pull all
@@ -85,9 +99,11 @@ def correct_bias(
             f"Received: {type(model).__name__}."
         )
     batches = Batches(model.model, data, batch_size=batch_size, limit=limit)
-    for variable, before, _ in corrections(model):
-        variable.assign(before)
-    changes: list[Change] = []
+    variables = model.model.variables
+    for place, before in corrections(model).items():
+        variables[place].assign(before)
+    places = {id(variable): place for place, variable in enumerate(variables)}
+    changes: list[tuple[int, str, str]] = []
     graph = trace(model.model, example)
     layers = [found.layer for found in linear_layers(model.model, graph)]
     wanted = channel_moments(model.model, batches, layers)
@@ -104,11 +120,13 @@ def correct_bias(
         else:
             new = [(layer.bias, to_numpy(layer.bias) - (got[0] - moments[0]))]
         for variable, value in new:
-            before = to_numpy(variable).copy()
+            before = to_numpy(variable)
+            kept = base64.b64encode(before.tobytes()).decode()
             variable.assign(value.astype(before.dtype))
-            changes.append((variable, before, to_numpy(variable).copy()))
+            place = places[id(variable)]
+            changes.append((place, kept, _digest(to_numpy(variable))))
         corrected += 1
-    _CHANGES[model] = changes
+    model.corrections = tuple(changes)
     return corrected
 
 

@@ -1,6 +1,7 @@
 """A model that runs another model with transformed weights."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ class TransformedModel(TransformHost, keras.Model):
     Args:
         model: a built Keras model of any kind; it is not copied.
         recipe: which transform for which weights.
+        corrections: what `post_training.correct_bias` changed and could take back.
 
     Raises:
         ModelError: for a model that is not built, is transformed already, or has
@@ -40,7 +42,14 @@ class TransformedModel(TransformHost, keras.Model):
         ['kernel', 'bias']
     """
 
-    def __init__(self, model: keras.Model, recipe: Recipe, **kwargs: Any):
+    def __init__(
+        self,
+        model: keras.Model,
+        recipe: Recipe,
+        *,
+        corrections: Iterable[Iterable[Any]] = (),
+        **kwargs: Any,
+    ):
         check_built(model)
         if isinstance(model, TransformedModel):
             raise ModelError(
@@ -54,6 +63,7 @@ class TransformedModel(TransformHost, keras.Model):
         super().__init__(dtype="float32", **kwargs)
         self.model = model
         self.recipe = recipe
+        self.corrections = tuple(tuple(one) for one in corrections)
         if any(transform.random for _, transform in recipe.entries):
             self.seed_generator = keras.random.SeedGenerator(0)
         self._attach(model, recipe)
@@ -107,12 +117,15 @@ class TransformedModel(TransformHost, keras.Model):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The wrapped model, the recipe and the name."""
-        return {
+        """The wrapped model, the recipe, the name, and corrections if there are."""
+        config = {
             "model": keras.saving.serialize_keras_object(self.model),
             "recipe": self.recipe.to_dict(),
             "name": self.name,
         }
+        if self.corrections:
+            config["corrections"] = [list(one) for one in self.corrections]
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

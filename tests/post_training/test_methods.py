@@ -8,6 +8,8 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt import post_training
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.post_training.bias import corrections
 from keras_dlopt.post_training.mixed import _knapsack
 from keras_dlopt.transforms import FakeQuant, IntegerCodes
 
@@ -220,6 +222,38 @@ def test_corrections_of_another_rounding_are_taken_back(data):
     for a, b in zip(model.get_weights(), better.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(once[-1], model.get_weights()[-1])
+
+
+@pytest.mark.parametrize("way", ["file", "copy"])
+def test_corrections_travel_with_the_model(data, tmp_path, way):
+    small = post_training.quantize(net(), data, weights=FakeQuant(bits=3))
+    assert "corrections" not in small.get_config()
+    post_training.correct_bias(small, data)
+    if way == "file":
+        small.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras")
+    else:
+        again = copy_model(small)
+    assert again.corrections == small.corrections
+    adapted = [post_training.adaround(m, data[:8], steps=1) for m in (small, again)]
+    assert not adapted[0].corrections
+    for m in (small, again):
+        post_training.correct_bias(m, data)
+    for one, other in (adapted, (small, again)):
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_corrections_of_weights_that_changed_since_stay(data):
+    small = post_training.quantize(net(), data, weights=FakeQuant(bits=3))
+    post_training.correct_bias(small, data)
+    kept = corrections(small)
+    place = small.corrections[0][0]
+    trained = small.model.variables[place]
+    trained.assign(trained + 1)
+    assert sorted(corrections(small)) == sorted(set(kept) - {place})
+    small.corrections = ((999, "", ""), *small.corrections)
+    assert 999 not in corrections(small)
 
 
 def test_frozen_normalizations_are_measured_too():
