@@ -7,6 +7,7 @@ here to mend; nothing else in the package needs to change.
 from keras_dlopt._compat.calls import (
     changed,
     instance_call,
+    set_attribute,
     set_class,
     set_instance_call,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "replace_train_functions",
     "replace_update",
     "restore_method",
+    "set_attribute",
     "set_class",
     "set_instance_call",
     "state_beside_weights",

@@ -33,6 +33,15 @@ def set_class(layer: keras.layers.Layer, cls: type[keras.layers.Layer]) -> None:
     layer.__class__ = cls
 
 
+def set_attribute(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Sets on a layer what its twin of the same class has under this name.
+
+    Relies on: what a layer keeps beside Keras' own attributes is its author's, and a
+    built layer takes functions and plain data.
+    """
+    setattr(layer, name, value)
+
+
 @contextlib.contextmanager
 def changed(layer: keras.layers.Layer, **attributes: Any) -> Iterator[None]:
     """Inside, a layer has other values of some attributes, in all threads.

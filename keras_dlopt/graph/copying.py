@@ -1,31 +1,28 @@
 """An independent copy of any Keras model that can describe itself."""
 
+import contextlib
 import warnings
+from typing import Any
 
 import keras
 
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph import live
 from keras_dlopt.graph.walk import custom_classes
 from keras_dlopt.runtime.values import to_numpy
 
 
 def copy_model(model: keras.Model) -> keras.Model:
-    """A model with the same config and the same weights, sharing nothing.
+    """A model with the same config, weights and live state, sharing no variable.
+
+    What was set after construction goes over as well: frozen layers and weights, plain
+    attributes, and functions of this process, such as those of Lambda layers.
 
     Raises:
         ModelError: if the model cannot be rebuilt from its config.
     """
     try:
-        # The copy is compiled anew: a loss that no file could hold is no obstacle.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The object being serialized")
-            config = keras.saving.serialize_keras_object(model)
-        config.pop("compile_config", None)
-        twin = keras.saving.deserialize_keras_object(
-            config, custom_objects=custom_classes(model)
-        )
-        if not twin.built:
-            twin.build_from_config(model.get_build_config() or {})
+        twin = _from_config(model)
     except Exception as error:
         raise ModelError(
             f"The model {model.name!r} cannot be copied from its config "
@@ -41,6 +38,23 @@ def copy_model(model: keras.Model) -> keras.Model:
         )
     for new, old in zip(twin.variables, model.variables, strict=True):
         new.assign(to_numpy(old))
+    live.carry(model, twin)
+    return twin
+
+
+def _from_config(model: Any) -> Any:
+    with contextlib.ExitStack() as stack:
+        functions = stack.enter_context(live.named_functions(model))
+        # The copy is compiled anew: a loss that no file could hold is no obstacle.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="The object being serialized")
+        config = keras.saving.serialize_keras_object(model)
+        build_config = model.get_build_config() or {}
+    config.pop("compile_config", None)
+    known = {**custom_classes(model), **functions}
+    twin = keras.saving.deserialize_keras_object(config, custom_objects=known)
+    if not twin.built:
+        twin.build_from_config(build_config)
     return twin
 
 
