@@ -204,8 +204,21 @@ def matching(pattern: str) -> Selector:
 
 
 def at(*paths: str) -> Selector:
-    """Selects exactly these paths, such as `"conv1/kernel"`."""
+    """Selects exactly these paths, such as `"conv1/kernel"` or `"relu/output"`.
+
+    An activation of a layer that is called more than once is `"shared/input"` for all
+    its calls, which then have one range, or `"shared@0/input"`, `"shared@1/input"`, ...
+    for one of them.
+    """
     return At(paths)
+
+
+def exact_paths(selector: Selector) -> set[str]:
+    """The paths that `at` names, anywhere in a selector."""
+    if isinstance(selector, At):
+        return set(selector.paths)
+    parts = getattr(selector, "parts", None) or (getattr(selector, "part", None),)
+    return {path for part in parts if part for path in exact_paths(part)}
 
 
 def everything() -> Selector:

@@ -18,7 +18,12 @@ from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.depthwise import as_convolutions
 from keras_dlopt.graph import channels, hooks
 from keras_dlopt.graph.kinds import KEEPS_RANGE, LINEAR
-from keras_dlopt.graph.targets import activation_targets, weight_targets
+from keras_dlopt.graph.targets import (
+    activation_path,
+    activation_targets,
+    taps,
+    weight_targets,
+)
 from keras_dlopt.graph.trace import Trace, trace
 from keras_dlopt.transforms import (
     FakeQuantActivation,
@@ -71,12 +76,10 @@ class Twin(keras.Model):
     def __init__(self, model: keras.Model, ranges: list[Range]):
         super().__init__(name=model.name)
         self.model = model
-        targets = {t.path: t for t in activation_targets(model)}
-        taps = tuple(
-            (targets[r.path].layer, hooks.on(targets[r.path].name, _quantizer(r)))
-            for r in ranges
-        )
-        self._quantized = functools.partial(hooks.hooked, taps)
+        paths = [r.path for r in ranges]
+        targets = {t.path: t for t in activation_targets(model, paths)}
+        places = [(targets[r.path], _quantizer(r)) for r in ranges]
+        self._quantized = functools.partial(hooks.hooked, tuple(taps(places)))
         self.built = True
 
     def call(self, inputs):
@@ -200,25 +203,29 @@ def _check_reshapes(graph: Trace, ranges: dict[str, Range]) -> None:
     """Raises if the quantizers before and after a layer that keeps values differ."""
     producers = graph.producers()
 
+    def range_at(call, end) -> Range | None:
+        own = ranges.get(graph.place(call, end))
+        return own or ranges.get(activation_path(call.path, end))
+
     def range_of(tensor) -> Range | None:
         call = producers.get(tensor)
         if call is None:
             return None
-        own = ranges.get(f"{call.path}/output")
+        own = range_at(call, "output")
         if own is None and isinstance(call.layer, KEEPS_RANGE):
             return range_of(call.inputs[0])
         return own
 
     for call in graph.calls:
-        after = ranges.get(f"{call.path}/output")
+        after = range_at(call, "output")
         if after is None or not isinstance(call.layer, KEEPS_RANGE):
             continue
-        before = ranges.get(f"{call.path}/input") or range_of(call.inputs[0])
+        before = range_at(call, "input") or range_of(call.inputs[0])
         if before and (before.low, before.high) != (after.low, after.high):
             raise ConfigError(
                 f"{call.path!r} keeps the values of its input, and its output has "
                 f"another range ({after.low:.4g}, {after.high:.4g}) than its input "
                 f"({before.low:.4g}, {before.high:.4g}, from {before.path!r}). LiteRT "
                 "has one range for both and would return wrong numbers. Leave "
-                f"'{call.path}/output' out of the recipe."
+                f"{after.path!r} out of the recipe."
             )

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -34,11 +34,19 @@ class Given:
 
     Its inputs are the tensors among all arguments, by position or by keyword, but for
     masks and, in a recurrent cell, its states.
+
+    Attributes:
+        call: what is called.
+        args: what it is given by position.
+        kwargs: what it is given by name.
+        site: which call of the layer it is, counted from 0 since `hooked` began; a
+            shared layer has several in each run of its model.
     """
 
     call: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    site: int = 0
 
     def inputs(self) -> list[Any]:
         """The tensors that it takes."""
@@ -50,6 +58,11 @@ class Given:
 
         self.mapped(note)
         return found
+
+    def tensors(self) -> list[Any]:
+        """All tensors that it is given: its inputs, and masks and states."""
+        given = keras.tree.flatten((self.args, self.kwargs))
+        return [x for x in given if _is_tensor(x)]
 
     def mapped(self, function: Callable[[Any], Any]) -> "Given":
         """The same with a function of each input in its place."""
@@ -88,18 +101,29 @@ def _is_input(name: str) -> bool:
 
 def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
     def one(x):
-        tensor = ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
-        return function(x) if tensor else x
+        return function(x) if _is_tensor(x) else x
 
     return keras.tree.map_structure(one, structure)
 
 
-def on(end: str, function: Callable[[Any], Any]) -> Hook:
+def _is_tensor(x: Any) -> bool:
+    return ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
+
+
+def on(
+    end: str,
+    function: Callable[[Any], Any],
+    *,
+    site: int | None = None,
+    but: Collection[int] = (),
+) -> Hook:
     """The hook that puts a function of each floating-point tensor in its place.
 
     Args:
         end: `"input"` or `"output"` of the layer.
         function: from tensor to tensor; called once for a tensor that is given twice.
+        site: of the one call that is meant; None for all.
+        but: sites of calls that are left as they are.
     """
 
     def once():
@@ -115,11 +139,31 @@ def on(end: str, function: Callable[[Any], Any]) -> Hook:
         return change
 
     def hook(call, given):
+        if given.site in but or site not in (None, given.site):
+            return call(given)
         if end == "input":
             return call(given.mapped(once()))
         return _mapped(once(), call(given))
 
     return hook
+
+
+@dataclasses.dataclass(eq=False)
+class _Passing:
+    """The hooks of one `hooked`, and how often each layer was called since it began."""
+
+    hooks: dict[int, tuple[Hook, ...]] = dataclasses.field(default_factory=dict)
+    calls: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def of(self, layer: Any) -> list[Hook]:
+        """The hooks of a call that begins, each told of its site."""
+        site = self.calls.get(id(layer), 0)
+        self.calls[id(layer)] = site + 1
+        return [_told(site, hook) for hook in self.hooks.get(id(layer), ())]
+
+
+def _told(site: int, hook: Hook) -> Hook:
+    return lambda call, given: hook(call, dataclasses.replace(given, site=site))
 
 
 @contextlib.contextmanager
@@ -130,10 +174,9 @@ def hooked(hooks: Iterable[tuple[Any, Hook]]) -> Iterator[None]:
         hooks: pairs of a layer, or an operation between layers, and its hook; several
             of one layer stand in their order, the last outermost.
     """
-    mine: dict[int, tuple[Hook, ...]] = {}
-    layers: dict[int, Any] = {}
+    mine, layers = _Passing(), dict[int, Any]()
     for layer, hook in hooks:
-        mine[id(layer)] = (*mine.get(id(layer), ()), hook)
+        mine.hooks[id(layer)] = (*mine.hooks.get(id(layer), ()), hook)
         layers[id(layer)] = layer
     before = getattr(_THREAD, "hooks", ())
     for layer in layers.values():
@@ -207,7 +250,7 @@ def _leave(layer: Any) -> None:
 def _through(layer: Any, call: Callable[..., Any], place: _Place) -> Any:
     @functools.wraps(call)
     def hooked_call(*args, **kwargs):
-        mine = [h for m in getattr(_THREAD, "hooks", ()) for h in m.get(id(layer), ())]
+        mine = [hook for m in getattr(_THREAD, "hooks", ()) for hook in m.of(layer)]
         inner: Called = lambda given: call(*given.args, **given.kwargs)  # noqa: E731
         for hook in (*place.attached, *mine):
             inner = functools.partial(hook, inner)

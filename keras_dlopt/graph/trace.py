@@ -6,6 +6,7 @@ tensor keeps its identity between what makes it and what takes it.
 
 import dataclasses
 import functools
+from collections import Counter
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from keras import ops
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph import hooks
+from keras_dlopt.graph.targets import activation_path
 from keras_dlopt.graph.walk import check_built, operations, walk
 
 # Stands in for a dimension that the model leaves open, other than the batch.
@@ -31,6 +33,7 @@ class Call:
         composite: whether other layers were called inside.
         site: which call of this layer it is, counted from 0 in the order in which they
             begin; a shared layer has several.
+        aside: numbers of the other tensors it is given, masks and states.
     """
 
     path: str
@@ -39,6 +42,7 @@ class Call:
     outputs: tuple[int, ...]
     composite: bool
     site: int = 0
+    aside: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,8 +75,9 @@ class Trace:
 
     @functools.cached_property
     def loose(self) -> frozenset[int]:
-        """The tensors that operations between layers take."""
-        return frozenset(t for node in self.operations for t in node.inputs)
+        """The tensors that operations between layers take, and masks and states."""
+        taken = [t for node in self.operations for t in node.inputs]
+        return frozenset([*taken, *(t for node in self.nodes for t in node.aside)])
 
     def producers(self) -> dict[int, Call]:
         """Tensor -> the innermost call of a layer that made it."""
@@ -105,6 +110,18 @@ class Trace:
         """The calls of one layer."""
         return [call for call in self.calls if call.layer is layer]
 
+    def place(self, call: Call, end: str) -> str:
+        """The path of an end of a call, `"input"` or `"output"`.
+
+        It names the site where the layer is called more than once.
+        """
+        alone = call.site == 0 and self._counts[id(call.layer)] == 1
+        return activation_path(call.path, end, None if alone else call.site)
+
+    @functools.cached_property
+    def _counts(self) -> Counter[int]:
+        return Counter(id(node.layer) for node in self.nodes)
+
 
 class _Recorder:
     """Numbers tensors and collects calls."""
@@ -114,7 +131,6 @@ class _Recorder:
         self.numbers: dict[int, int] = {}
         self.nodes: list[Call] = []
         self.started = 0
-        self.sites: dict[int, int] = {}
 
     def number(self, structure: Any) -> tuple[int, ...]:
         tensors = [t for t in keras.tree.flatten(structure) if ops.is_tensor(t)]
@@ -137,15 +153,16 @@ class _Recorder:
 
         def record(call, given):
             inputs = self.number(given.inputs())
-            site = self.sites[id(layer)] = self.sites.get(id(layer), -1) + 1
+            aside = tuple(t for t in self.number(given.tensors()) if t not in inputs)
             self.started += is_layer
             before = self.started
             result = call(given)
             outputs = self.number(result)
             composite = self.started > before
             if not is_layer or not set(outputs) <= set(inputs):
-                node = Call(path, layer, inputs, outputs, composite, site)
-                self.nodes.append(node)
+                self.nodes.append(
+                    Call(path, layer, inputs, outputs, composite, given.site, aside)
+                )
             return result
 
         return record

@@ -63,17 +63,16 @@ class Places:
     )
     problems: list[str] = dataclasses.field(default_factory=list)
 
-    def add_output(self, call: Call) -> None:
+    def add_output(self, call: Call, graph: Trace) -> None:
         """Quantizes what a call returns."""
         ends = FIXED_RANGES.get(activation_name(call.layer))
         paths = self.outputs if ends is None else self.fixed.setdefault(ends, [])
-        if f"{call.path}/output" not in paths:
-            paths.append(f"{call.path}/output")
+        paths.append(graph.place(call, "output"))
 
-    def add_input(self, call: Call) -> None:
+    def add_input(self, call: Call, graph: Trace) -> None:
         """Quantizes what a call takes."""
-        if f"{call.path}/input" not in (*self.inputs, *self.outputs):
-            self.outputs.append(f"{call.path}/input")
+        if (path := graph.place(call, "input")) not in self.inputs:
+            self.outputs.append(path)
 
 
 def place(graph: Trace, *, after_pooling: bool = True) -> Places:
@@ -104,7 +103,7 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
         if going and (after_pooling or not pooled):
             continue
         quantized.update(made)
-        places.add_output(call)
+        places.add_output(call, graph)
     return places
 
 
@@ -140,8 +139,8 @@ def _place_inputs(places: Places, graph: Trace) -> None:
                 "tensors, and they need ranges of their own. Put a layer between that "
                 "keeps the values, such as keras.layers.Reshape(inputs.shape[1:])."
             )
-        elif f"{call.path}/input" not in places.inputs:
-            places.inputs.append(f"{call.path}/input")
+        else:
+            places.inputs.append(graph.place(call, "input"))
 
 
 def _goes_on(call: Call, tensor: int, graph: Trace) -> list[Call]:
@@ -176,7 +175,7 @@ def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
         "Quantizers sit at layers: use one for it, such as keras.layers.Add()."
     )
     if len(sources) == 1 and is_weighted(call.layer):
-        places.add_input(call)
+        places.add_input(call, graph)
 
 
 def _check_layer(places: Places, call: Call, graph: Trace) -> None:

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph import hooks
-from keras_dlopt.graph.targets import Target
+from keras_dlopt.graph.targets import Target, taps
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.host import Slot
@@ -31,9 +31,12 @@ class _Seen:
     count: int = 0
     histogram: np.ndarray | None = None
 
-    def add(self, array: np.ndarray) -> None:
-        self.lows.append(float(array.min(initial=0)))
-        self.highs.append(float(array.max(initial=0)))
+    def add(self, array: np.ndarray, first: bool) -> None:
+        low, high = float(array.min(initial=0)), float(array.max(initial=0))
+        if not first:  # one range for all that comes in one run
+            low, high = min(low, self.lows.pop()), max(high, self.highs.pop())
+        self.lows.append(low)
+        self.highs.append(high)
         self.total += float(np.abs(array).sum(dtype="float64"))
         self.count += array.size
 
@@ -42,7 +45,7 @@ class _Seen:
         low, high = min(self.lows, default=0.0), max(self.highs, default=0.0)
         return low, max(high, low + 1e-6)
 
-    def bin(self, array: np.ndarray) -> None:
+    def bin(self, array: np.ndarray, first: bool) -> None:
         counts, _ = np.histogram(array, _BINS, self.ends)
         before = 0 if self.histogram is None else self.histogram
         self.histogram = before + counts
@@ -118,6 +121,7 @@ def calibrate(
     _observe(model.model, batches, [(s.target, seen.add) for _, s, seen in places])
     if observer.host:
         _observe(model.model, batches, [(s.target, seen.bin) for _, s, seen in places])
+    model.check_acted(slot for _, slot, found in places if found.count)
     for transform, slot, found in places:
         if not found.count:
             continue  # not on any path of inference
@@ -139,14 +143,16 @@ def _check_known(model: TransformedModel) -> None:
 
 
 def _observe(model: Any, batches: Batches, notes: list[tuple[Target, Any]]) -> None:
-    def tap(note):
+    def tap(target, note):
         def see(x):
-            note(np.asarray(ops.convert_to_numpy(x), "float32"))
+            first = target not in passed
+            passed.add(target)
+            note(np.asarray(ops.convert_to_numpy(x), "float32"), first)
             return x
 
         return see
 
-    taps = [(at.layer, hooks.on(at.name, tap(note))) for at, note in notes]
-    with hooks.hooked(taps):
-        for batch in batches:
+    for batch in batches:
+        passed: set[Target] = set()
+        with hooks.hooked(taps([(at, tap(at, note)) for at, note in notes])):
             model(batch, training=False)

@@ -67,6 +67,8 @@ class Context:
         seed: a `keras.random.SeedGenerator`, for transforms with `random = True`.
         write: `write(name, value)` stores a new value of the state `name`.
         add_loss: adds a scalar to the model's loss.
+        before: the state before this run of the model, for an activation that is not
+            the first at its place in it; None otherwise.
     """
 
     target: Target
@@ -74,6 +76,7 @@ class Context:
     seed: Any = None
     write: Callable[[str, Any], None] = _nothing
     add_loss: Callable[[Any], None] = _nothing
+    before: Mapping[str, Any] | None = None
 
     def sibling(self, name: str) -> Any:
         """The tensor of the variable `name` of the same layer, such as `"gamma"`.
@@ -274,7 +277,8 @@ class Chain(Transform):
             def write(name, value, prefix=f"{i}_"):
                 context.write(prefix + name, value)
 
-            own = dataclasses.replace(context, write=write)
+            before = context.before and _part(context.before, i)
+            own = dataclasses.replace(context, write=write, before=before)
             weight = link.apply(weight, _part(state, i), own)
         return weight
 
@@ -328,7 +332,7 @@ class Chain(Transform):
         return " >> ".join(map(repr, self.links))
 
 
-def _part(state: dict[str, Any], i: int) -> dict[str, Any]:
+def _part(state: Mapping[str, Any], i: int) -> dict[str, Any]:
     """The state of the i-th link, without its prefix."""
     prefix = f"{i}_"
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

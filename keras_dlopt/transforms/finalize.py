@@ -63,6 +63,7 @@ def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
         )
     for host in found:
         host.check_updated()
+        host.check_acted()
     left = [text for host in found for text in host.remaining()]
     if left:
         warnings.warn(

@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -15,9 +14,16 @@ from keras_dlopt import _compat
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph import hooks
-from keras_dlopt.graph.targets import Target, activation_targets, weight_targets
+from keras_dlopt.graph.targets import (
+    Target,
+    activation_targets,
+    taps,
+    weight_targets,
+)
 from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.runtime.values import to_numpy
+from keras_dlopt.select import exact_paths
+from keras_dlopt.transforms.acting import Acted, Passage
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.recipe import Recipe
 
@@ -164,7 +170,8 @@ class TransformHost:
         self._wrapped = _Hidden(wrapped)
         # A weight without elements has nothing to transform.
         weights = [t for t in weight_targets(wrapped) if 0 not in (t.shape or ())]
-        targets = weights + activation_targets(wrapped)
+        named = {p for selector, _ in recipe.entries for p in exact_paths(selector)}
+        targets = weights + activation_targets(wrapped, named)
         groups = []
         for number, ((_, transform), matched) in enumerate(
             zip(recipe.entries, recipe.assign(targets), strict=True)
@@ -174,6 +181,7 @@ class TransformHost:
             last = self._state_variable(f"last_update_{number}", never)
             groups.append(Group(transform, slots, last))
         self._hidden_groups = _Hidden(tuple(groups))
+        self._acted = _Hidden(Acted(wrapped, recipe))
         # Replicas meet where a transform writes its state, in the middle of a call.
         _compat.keep_losses_apart(self)
 
@@ -240,7 +248,7 @@ class TransformHost:
     def _run(self, call: Callable[[], Any], *, training: bool) -> Any:
         """Runs `call` with the effective weights and quantized activations."""
         seed = getattr(self, "seed_generator", None)
-        values, taps = [], []
+        values, places, acted = [], [], self._acted.value
         for group in self.groups:
             for slot in group.slots:
                 context = Context(
@@ -251,11 +259,8 @@ class TransformHost:
                     add_loss=self._add_penalty,
                 )
                 if group.transform.kind == "activation":
-                    at_place = functools.partial(
-                        _activation, group.transform, slot, context
-                    )
-                    tap = hooks.on(slot.target.name, at_place)
-                    taps.append((slot.target.layer, tap))
+                    passage = Passage(group.transform, slot, context, acted)
+                    places.append((slot.target, passage))
                     continue
                 variable = slot.target.variable
                 value = getattr(_PROBED, "values", {}).get(id(variable))
@@ -263,8 +268,9 @@ class TransformHost:
                     value = slot.effective(group.transform, context)
                 values.append((variable, value))
         scope = _compat.WeightOverlay(values)
-        with scope, hooks.hooked(taps):
+        with scope, hooks.hooked(taps(places)):
             outputs = call()
+        acted.ran = True
         scope.commit(self)
         return outputs
 
@@ -332,6 +338,17 @@ class TransformHost:
                     "its callbacks), or call update_transforms(step) in your own loop."
                 )
 
+    def check_acted(self, slots: Iterable[Slot] = ()) -> None:
+        """Raises `ModelError` if a quantizer of an activation has no effect.
+
+        Args:
+            slots: those that tensors came to in other runs than this model's own.
+        """
+        acted = self._acted.value
+        acted.slots.update(slots)
+        acted.ran = acted.ran or bool(acted.slots)
+        acted.check(self.groups)
+
     def final_values(self) -> Iterator[tuple[Target, np.ndarray, Any]]:
         """For every weight of the recipe: target, exact final value, coding hint."""
         for group in self.groups:
@@ -357,10 +374,6 @@ def hosts(layer: Any) -> list[TransformHost]:
     """Every transformed model or layer at or below `layer`."""
     own = [layer] if isinstance(layer, TransformHost) else []
     return own + layers_below(layer, TransformHost)
-
-
-def _activation(transform: Transform, slot: Slot, context: Context, x: Any) -> Any:
-    return transform.apply(x, slot.tensors(), context)
 
 
 class _Hidden:

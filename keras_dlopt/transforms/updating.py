@@ -68,6 +68,7 @@ class UpdateTransforms(Configured, keras.callbacks.Callback):
         self._statistics: Statistics | None = None
         self._step = 0
         self._due: int | None = None
+        self._checked = False
 
     def offer(self, x, y, *, sample_weight, batch_size, validation_split) -> None:
         """Takes the data of `fit`, used where the constructor was given none."""
@@ -75,6 +76,7 @@ class UpdateTransforms(Configured, keras.callbacks.Callback):
         self._fit_batch_size = batch_size
 
     def on_train_begin(self, logs=None):
+        self._checked = False
         assert self.model is not None
         self._hosts = hosts(self.model)
         names = sorted(
@@ -116,6 +118,10 @@ class UpdateTransforms(Configured, keras.callbacks.Callback):
         self._look(self._epoch_start, force=True)
 
     def on_train_batch_end(self, batch, logs=None):
+        if not self._checked:
+            self._checked = True
+            for host in self._hosts:
+                host.check_acted()
         # JAX synchronizes state whenever `self.model` is touched: only when due.
         self._look(self._epoch_start + batch + 1)
 

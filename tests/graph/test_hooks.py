@@ -159,3 +159,24 @@ def test_an_argument_is_changed_where_it_was_given():
         bound = dict(zip(names, given.args, strict=False)) | given.kwargs
         assert bound["training"] is False
         assert given.args[0] is X
+
+
+def test_a_hook_knows_which_call_of_its_layer_it_stands_at(layer):
+    told = []
+
+    def tell(name):
+        return lambda call, given: told.append((name, given.site)) or call(given)
+
+    with hooks.hooked([(layer, tell("outer"))]):
+        layer(X)
+        with hooks.hooked([(layer, tell("inner"))]):
+            layer(X)
+        layer(X)
+    assert told == [("outer", 0), ("inner", 0), ("outer", 1), ("outer", 2)]
+    at_second = [
+        (layer, hooks.on("input", doubled, site=1)),
+        (layer, hooks.on("output", doubled, but={1})),
+    ]
+    with hooks.hooked(at_second):
+        seen = [float(keras.ops.max(layer(X))) for _ in range(3)]
+    assert seen == [8.0, 7.0, 8.0]

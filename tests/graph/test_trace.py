@@ -119,3 +119,16 @@ def test_an_output_that_a_layer_takes_too_has_no_only_consumer():
     for name in ("made", "one"):
         (call,) = (c for c in graph.calls if c.path == name)
         assert graph.only_consumer(call.outputs[0]) is None
+
+
+def test_a_mask_that_a_layer_made_is_taken_too():
+    x, query = keras.Input((3,)), keras.Input((3, 4))
+    made = L.Dense(3, name="made")(x)
+    keep = L.Reshape((1, 3), name="keep")(made)
+    attended = L.MultiHeadAttention(1, 4, name="mha")(query, query, attention_mask=keep)
+    graph = trace(keras.Model([x, query], [attended, L.ReLU(name="r")(keep)]))
+    (keep,) = (c for c in graph.calls if c.path == "keep")
+    (mha,) = (c for c in graph.calls if c.path == "mha")
+    assert mha.aside == keep.outputs
+    assert not set(mha.inputs) & set(keep.outputs)
+    assert graph.only_consumer(keep.outputs[0]) is None

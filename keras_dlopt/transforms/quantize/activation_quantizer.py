@@ -142,13 +142,19 @@ class ActivationQuantizer(Rounding):
         found = self.start.of_batch(x, self.observer, self.grid)
         for name, value in found.items():
             mean = (state[name] * seen + value) / (seen + 1)
+            if context.before is not None and name in _WIDER:
+                mean = _mean_of_union(name, value, state, context.before)
             context.write(name, ops.where(idle, state[name], mean))
         context.write("seen", ops.where(idle, seen, seen + 1))
 
     def _rounded(self, x, state, context, axes):
         low, high = state["low"], state["high"]
         if context.training and not self._held:
-            low, high = self._moved(x, state)
+            low, high = self._moved(x, context.before or state)
+            if context.before is not None:
+                # One range for all that comes in one run: it holds the widest of it.
+                low = ops.minimum(low, state["low"])
+                high = ops.maximum(high, state["high"])
             context.write("low", low)
             context.write("high", high)
             context.write("seen", ops.ones_like(state["seen"]))
@@ -212,6 +218,17 @@ class ActivationQuantizer(Rounding):
             {k: np.asarray(v, "float32") for k, v in change.items()}
             for change in changes
         ]
+
+
+_WIDER = {"low": ops.minimum, "high": ops.maximum}
+
+
+def _mean_of_union(name: str, value: Any, state: Any, before: Any) -> Any:
+    """The mean of an end over the runs, where each run counts with its widest value."""
+    earlier, seen = before["seen"], state["seen"]
+    total, now = before[name] * earlier, ops.maximum(seen - earlier, 1)
+    widest = _WIDER[name](value, (state[name] * seen - total) / now)
+    return (total + widest * (now + 1)) / (seen + 1)
 
 
 def _number(value: float, *, trainable: bool = False) -> State:
