@@ -27,6 +27,7 @@ class Cell:
         decay: decoupled weight decay per unit of learning rate; None for none.
         multiplier: factor on the learning rate.
         constraint: what the weight is passed through after the step.
+        frozen: whether the weight is not trainable now.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Cell:
     decay: float | None = None
     multiplier: float = 1.0
     constraint: Callable[[Any], Any] | None = None
+    frozen: bool = False
 
     @property
     def variables(self) -> list[Any]:
@@ -53,6 +55,11 @@ class Cell:
         lr = lr * self.multiplier if self.multiplier != 1.0 else lr
         return lr, ops.cast(step, self.dtype)
 
+    def own_step(self, step: Any) -> Any:
+        """1 where the weight had no gradient yet, else the step."""
+        seen = ops.any(runtime.read(self.slots["velocity"]) != 0)
+        return ops.where(seen, step, ops.ones_like(step))
+
     def read(self) -> tuple[Any, dict[str, Any]]:
         """The values of the weight and of its state."""
         slots = {name: runtime.read(v) for name, v in self.slots.items()}
@@ -65,12 +72,17 @@ class Cell:
             runtime.assign(self.slots[name], value)
 
     @property
+    def in_slab(self) -> bool:
+        """Whether its state is a slice of a slab's."""
+        return any(isinstance(v, SlabSlice) for v in self.slots.values())
+
+    @property
     def fits_kernel(self) -> bool:
         """Whether a TensorFlow kernel can update this weight in place."""
         held = (self.weight, *self.slots.values())
         return (
             runtime.kernels()
-            and not any(isinstance(v, SlabSlice) for v in held)
+            and not self.in_slab
             and all(v.dtype == self.weight.dtype for v in held)
             and self.weight.dtype in ("float32", "float64")
         )
@@ -97,6 +109,7 @@ class Joined:
     """
 
     fits_kernel = True
+    in_slab = True
 
     def __init__(self, cells: list[Cell], slab: Slab):
         self.cells, self.slab, self.slots = cells, slab, slab.flat
@@ -105,6 +118,13 @@ class Joined:
     def scalars(self, lr: Any, step: Any) -> tuple[Any, Any]:
         """The learning rate and the step as they are: no weight here has its own."""
         return lr, step
+
+    def own_step(self, step: Any) -> Any:
+        """For each entry, 1 where its weight had no gradient yet, else the step."""
+        parts = self.slab.split(self.slots["velocity"].read_value())
+        seen = ops.stack([ops.any(part != 0) for part in parts])
+        seen = ops.repeat(seen, self.slab.sizes)
+        return ops.where(seen, step, ops.ones_like(step))
 
     def read(self) -> tuple[Any, dict[str, Any]]:
         """The joined weights and their state."""

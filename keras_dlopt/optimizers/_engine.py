@@ -1,7 +1,7 @@
 """What goes on around one update of all weights, whatever the method.
 
 `apply` matches gradients to weights, adds them up over the replicas, and on each of
-them clips, accumulates and averages around `update`, which a subclass writes.
+them runs `OneCall` around `update`, which a subclass writes.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from keras_dlopt import _compat, runtime
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.optimizers import _gradients, _options
 from keras_dlopt.optimizers._cells import Cell
+from keras_dlopt.optimizers._one_call import OneCall
 from keras_dlopt.optimizers._slab import Slab
 
 # State that belongs to the engine, which no rule sees.
@@ -32,6 +33,7 @@ class Built:
     decays: list[bool] = dataclasses.field(default_factory=list)
     multipliers: list[float] = dataclasses.field(default_factory=list)
     slab: Slab | None = None
+    partial: bool = False  # whether a call left weights out
     excluded: Callable[[Any], bool] = lambda variable: False
 
 
@@ -43,6 +45,8 @@ class Engine(keras.optimizers.Optimizer):
     # How gradients are added up over replicas: (grads, variables) -> grads; None for
     # their sum.
     exchange: Callable[[list[Any], list[Any]], list[Any]] | None = None
+    # Whether `update` wants the weights without a gradient as well, as `resting`.
+    moves_all = False
 
     cautious: bool
     centralize: bool
@@ -139,15 +143,16 @@ class Engine(keras.optimizers.Optimizer):
         variables = self._known_variables(grads, trainable_variables)
         grads, variables = _options.drop_missing(grads, variables)
         grads, variables = self._overwrite(grads, variables)
-        if variables:
-            if self.loss_scale_factor is not None:
-                grads = [g / self.loss_scale_factor for g in grads]
-            self._apply_known(grads, variables)
-        self._count.assign_add(1)
+        if not variables:
+            self._count.assign_add(1)
+            return
+        if self.loss_scale_factor is not None:
+            grads = [ops.divide(g, self.loss_scale_factor) for g in grads]
+        self._apply_known(grads, variables)
 
     @property
     def _count(self) -> Any:
-        """Calls of `apply` so far; `iterations` counts updates instead."""
+        """Calls of `apply` that were not skipped; `iterations` counts updates."""
         return self.variables[0]
 
     def _known_variables(self, grads: list[Any], variables: Any) -> list[Any]:
@@ -181,43 +186,60 @@ class Engine(keras.optimizers.Optimizer):
 
     def _overwrite(self, grads: list[Any], variables: list[Any]) -> Any:
         """Assigns what comes as a gradient but is a value (float8 scales)."""
-        kept = []
-        for g, v in zip(grads, variables, strict=True):
-            if not getattr(v, "overwrite_with_gradient", False):
-                kept.append((g, v))
-            elif not self.gradient_accumulation_steps:
-                v.assign(g)
+        pairs = list(zip(grads, variables, strict=True))
+        values = [p for p in pairs if getattr(p[1], "overwrite_with_gradient", False)]
+        if not values:
+            return grads, variables
+        finite = _gradients.all_finite(grads) if self.skip_nonfinite else True
+        for g, v in values:
+            if self.gradient_accumulation_steps:
+                self._overwrite_accumulated(g, v, finite)
             else:
-                self._overwrite_accumulated(g, v)
+                v.assign(g if finite is True else ops.where(finite, g, v))
+        kept = [p for p in pairs if not any(p is one for one in values)]
         return [g for g, _ in kept], [v for _, v in kept]
 
-    def _overwrite_accumulated(self, gradient: Any, variable: Any) -> None:
+    def _overwrite_accumulated(self, gradient: Any, variable: Any, finite: Any) -> None:
         accumulator = self._built.slots["gradient_accumulator"][self._index(variable)]
         due = (self._count + 1) % self.gradient_accumulation_steps == 0
-        largest = ops.maximum(gradient, accumulator)
+        due = ops.logical_and(due, finite)
+        largest = ops.maximum(ops.where(finite, gradient, accumulator), accumulator)
         variable.assign(ops.where(due, largest, variable))
         accumulator.assign(ops.where(due, ops.zeros_like(largest), largest))
 
     def _apply_known(self, grads: list[Any], variables: list[Any]) -> None:
         indices = [self._index(v) for v in variables]
-        if runtime.has_strategy() or not self.keeps_sparse:
-            grads = [runtime.densify(g) for g in grads]
+        keep = self.keeps_sparse and not runtime.has_strategy()
+        reduce = runtime.sum_repeats if keep else runtime.densify
+        grads = [reduce(g) for g in grads]
+        others = self._without(indices)
+        self._built.partial |= bool(others)
+        means = self.use_ema or self.gradient_accumulation_steps or self.moves_all
+        resting = others if means else []
         scalars = {
             "lr": ops.cast(self.learning_rate, "float32"),
-            "iterations": ops.convert_to_tensor(self.iterations),
-            "count": ops.convert_to_tensor(self._count),
+            "iterations": runtime.value(self.iterations),
+            "count": runtime.value(self._count),
         }
         local = {
             "cells": [
                 self._natives(i, v) for i, v in zip(indices, variables, strict=True)
             ],
+            "resting": [self._natives(i, self._built.variables[i]) for i in resting],
             "shared": {n: runtime.native(v) for n, v in self._built.shared.items()},
+            "counter": runtime.native(self._count),
         }
 
         def update(grads, scalars, local):
-            found = zip(indices, local["cells"], strict=True)
-            cells = [self._cell(index, natives) for index, natives in found]
-            self._step(grads, cells, local["shared"], **scalars)
+            OneCall(
+                self,
+                grads,
+                cells=self._cells(indices, local["cells"]),
+                resting=self._cells(resting, local["resting"]),
+                shared=local["shared"],
+                counter=local["counter"],
+                **scalars,
+            ).run()
 
         def add(grads):
             if self.exchange is None:
@@ -225,6 +247,15 @@ class Engine(keras.optimizers.Optimizer):
             return self.exchange(grads, variables)
 
         runtime.on_each_replica(update, grads, scalars, local, add=add)
+
+    def _without(self, indices: list[int]) -> list[int]:
+        """The weights without a gradient in this call."""
+        present = set(indices)
+        return [
+            i
+            for i, v in enumerate(self._built.variables)
+            if i not in present and not getattr(v, "overwrite_with_gradient", False)
+        ]
 
     @property
     def keeps_sparse(self) -> bool:
@@ -247,6 +278,9 @@ class Engine(keras.optimizers.Optimizer):
                 found[name] = runtime.native(variables[index])
         return found
 
+    def _cells(self, indices: list[int], natives: list[dict[str, Any]]) -> list[Cell]:
+        return [self._cell(i, one) for i, one in zip(indices, natives, strict=True)]
+
     def _cell(self, index: int, found: dict[str, Any]) -> Cell:
         built = self._built
         decays = built.decays[index] and self.weight_decay
@@ -258,96 +292,5 @@ class Engine(keras.optimizers.Optimizer):
             decay=float(self.weight_decay) if decays else None,
             multiplier=built.multipliers[index],
             constraint=getattr(built.variables[index], "constraint", None),
+            frozen=not getattr(built.variables[index], "trainable", True),
         )
-
-    # -- one step on one replica ------------------------------------------------------
-
-    def _step(
-        self, grads: Any, cells: Any, shared: Any, *, lr: Any, iterations: Any, count
-    ) -> None:
-        """Does all that one call of `apply` does to the weights of one replica.
-
-        Args:
-            grads: one gradient per cell, summed over the replicas.
-            cells: weights and their state.
-            shared: variables that belong to no single weight, by name.
-            lr: learning rate.
-            iterations: updates so far.
-            count: calls so far.
-        """
-        step = ops.cast(iterations + 1, "float32")
-        touched = [v for c in cells for v in c.variables] + list(shared.values())
-
-        def full(grads):
-            self.update(self._prepared(grads, cells), cells, lr, step, shared=shared)
-
-        if self.gradient_accumulation_steps:
-            self._accumulate(grads, cells, count, full, touched)
-        elif self.skip_nonfinite:
-            finite = _gradients.all_finite(grads)
-            runtime.choose(finite, lambda: full(grads), lambda: None, touched)
-        else:
-            full(grads)
-        if self.use_ema:
-            self._average(cells, iterations)
-        for cell in cells:
-            if cell.constraint is not None:
-                runtime.assign(cell.weight, cell.constraint(runtime.read(cell.weight)))
-
-    def _prepared(self, grads: list[Any], cells: list[Cell]) -> list[Any]:
-        """Clipped and centralized, in the precision that the rule computes in."""
-        if any(runtime.is_sparse(g) for g in grads):
-            return grads  # then no option needs the whole gradient
-        return _gradients.prepare(
-            _cast(grads, cells),
-            [cell.weight for cell in cells],
-            center=self.centralize,
-            adaptive_clip=self.adaptive_clip,
-            clipnorm=self.clipnorm,
-            global_clipnorm=self.global_clipnorm,
-            clipvalue=self.clipvalue,
-        )
-
-    def _accumulate(
-        self, grads: Any, cells: Any, count: Any, full: Any, touched: Any
-    ) -> None:
-        """Updates every k-th time, with the mean of the last k gradients."""
-        steps = self.gradient_accumulation_steps
-        grads = _cast(grads, cells)
-        if self.skip_nonfinite:
-            finite = _gradients.all_finite(grads)
-            grads = [ops.where(finite, g, ops.zeros_like(g)) for g in grads]
-        held = [c.extra["gradient_accumulator"] for c in cells]
-        sums = [runtime.read(a) + g for a, g in zip(held, grads, strict=True)]
-
-        def last():
-            full([s / steps for s in sums])
-            for variable in held:
-                runtime.assign(variable, ops.zeros(variable.shape))
-
-        def earlier():
-            for variable, value in zip(held, sums, strict=True):
-                runtime.assign(variable, value)
-
-        runtime.choose((count + 1) % steps == 0, last, earlier, touched)
-
-    def _average(self, cells: list[Cell], iterations: Any) -> None:
-        """Moves the averages, and now and then the weights onto them."""
-        momentum = ops.cast(iterations != 0, "float32") * self.ema_momentum
-        for cell in cells:
-            keep = ops.cast(momentum, cell.dtype)
-            held, weight = cell.extra["average"], runtime.read(cell.weight)
-            runtime.assign(held, keep * runtime.read(held) + (1 - keep) * weight)
-        if not self.ema_overwrite_frequency:
-            return
-
-        def overwrite():
-            for cell in cells:
-                runtime.assign(cell.weight, runtime.read(cell.extra["average"]))
-
-        due = (iterations + 1) % self.ema_overwrite_frequency == 0
-        runtime.choose(due, overwrite, lambda: None, [c.weight for c in cells])
-
-
-def _cast(grads: list[Any], cells: list[Cell]) -> list[Any]:
-    return [ops.cast(g, c.dtype) for g, c in zip(grads, cells, strict=True)]

@@ -48,6 +48,7 @@ class Adan(Optimizer):
     """
 
     slot_names = ("momentum", "trend", "velocity", "previous")
+    starts_apart = True
     elementwise = True
 
     beta_1: float = hyper(default=0.98, check=share_kept)

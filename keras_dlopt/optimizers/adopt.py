@@ -45,6 +45,7 @@ class ADOPT(Optimizer):
     """
 
     slot_names = ("momentum", "velocity")
+    starts_apart = True
     elementwise = True
 
     beta_1: float = hyper(default=0.9, check=share_kept)

@@ -92,6 +92,9 @@ class Optimizer(Declared, Engine):
     couples_weights = False
     # Whether `rule` and `fused` take a tensor as `beta_1` or `momentum`.
     follows_momentum = False
+    # Whether the first gradient of a weight makes another step than the later ones; the
+    # slot "velocity" must tell that there was one.
+    starts_apart = False
 
     # -- what a method writes ---------------------------------------------------------
 
@@ -193,18 +196,26 @@ class Optimizer(Declared, Engine):
         self, gradient: Any, cell: Cell | Joined, lr: Any, step: Any
     ) -> None:
         """Updates one weight, or all small ones as one, and the state."""
-        if runtime.is_sparse(gradient):
+        if runtime.is_sparse(gradient) and not cell.in_slab:
             assert isinstance(cell, Cell)
             cell.shrink(lr, step)
             self.update_step(gradient, cell.weight, lr)
-        elif self.fusable and not self.cautious and cell.fits_kernel:
+            return
+        gradient = runtime.densify(gradient)
+        if self.fusable and not self.cautious and cell.fits_kernel:
             with cell.in_place(lr, step) as variable:
                 self.fused(gradient, variable, cell.slots, lr, step)
         else:
             weight, slots = cell.read()
+            step = self.step_of(cell, step)
             change, slots = self.rule(gradient, weight, slots, lr, step)
             change = self.decayed(change, gradient, weight, lr, cell.decay)
             cell.write(weight - change, slots)
+
+    def step_of(self, cell: Cell | Joined, step: Any) -> Any:
+        """The step as the rule should see it: 1 for a weight's first gradient."""
+        later = self.starts_apart and self._built.partial
+        return cell.own_step(step) if later else step
 
     def decayed(
         self, change: Any, gradient: Any, weight: Any, lr: Any, decay: Any
@@ -225,6 +236,20 @@ class Optimizer(Declared, Engine):
                 "use_ema=True and train at least one step."
             )
         return [ops.convert_to_tensor(v) for v in self._built.slots["average"]]
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Puts the averaged weights in place, if kept; `fit` calls it when it ends.
+
+        Args:
+            var_list: the weights to change, in any order.
+        """
+        if not self.use_ema or not self.built:
+            return
+        for variable in var_list:
+            index = _compat.place_of(self, variable)
+            average = None if index is None else self._built.slots["average"][index]
+            if average is not None:
+                variable.assign(ops.convert_to_tensor(average))
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:

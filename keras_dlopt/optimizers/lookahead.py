@@ -99,32 +99,40 @@ class Lookahead(keras.optimizers.Optimizer):
             trainable_variables = list(trainable_variables)
             if not self.built:
                 self.build(trainable_variables)
-        pairs = [
+        before = runtime.value(self.iterations)
+        self._each(self._start, before == 0, self._pairs(self._state.weights))
+        self.base.apply(grads, trainable_variables)
+        done = runtime.value(self.iterations)
+        self.variables[0].assign_add(done - before)  # 0 for a step that was skipped
+        due = ops.logical_and(done > before, done % self.period == 0)
+        free = [w for w in self._state.weights if getattr(w, "trainable", True)]
+        self._each(self._correct, due, self._pairs(free))
+
+    def _pairs(self, weights: list[Any]) -> list[dict[str, Any]]:
+        """Each weight with its slow one, those of `weights` that have one."""
+        known = {id(w) for w in weights}
+        return [
             {"weight": runtime.native(w), "slow": runtime.native(s)}
             for w, s in zip(self._state.weights, self._state.slow, strict=True)
-            if s is not None
+            if s is not None and id(w) in known
         ]
-        self._each(self._start, pairs)
-        self.base.apply(grads, trainable_variables)
-        self.variables[0].assign_add(1)
-        self._each(self._correct, pairs)
 
-    def _each(self, update: Any, pairs: list[Any]) -> None:
-        done = ops.convert_to_tensor(self.iterations)
-        runtime.on_each_replica(
-            lambda _, done, pairs: update(done, pairs), [], done, pairs
-        )
+    def _each(self, update: Any, due: Any, pairs: list[Any]) -> None:
+        if pairs:
+            runtime.on_each_replica(
+                lambda _, due, pairs: update(due, pairs), [], due, pairs
+            )
 
-    def _start(self, done: Any, pairs: list[Any]) -> None:
+    def _start(self, due: Any, pairs: list[Any]) -> None:
         """Before the first update: slow weights are the weights."""
 
         def copy():
             for pair in pairs:
                 runtime.assign(pair["slow"], runtime.read(pair["weight"]))
 
-        runtime.choose(done == 0, copy, lambda: None, [p["slow"] for p in pairs])
+        runtime.choose(due, copy, lambda: None, [p["slow"] for p in pairs])
 
-    def _correct(self, done: Any, pairs: list[Any]) -> None:
+    def _correct(self, due: Any, pairs: list[Any]) -> None:
         def jump():
             for pair in pairs:
                 slow = runtime.read(pair["slow"])
@@ -132,7 +140,6 @@ class Lookahead(keras.optimizers.Optimizer):
                 runtime.assign(pair["slow"], slow)
                 runtime.assign(pair["weight"], slow)
 
-        due = ops.logical_and(done > 0, done % self.period == 0)
         runtime.choose(due, jump, lambda: None, [v for p in pairs for v in p.values()])
 
     def scale_loss(self, loss: Any) -> Any:

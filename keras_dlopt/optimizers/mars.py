@@ -51,6 +51,7 @@ class MARS(Optimizer):
     """
 
     slot_names = ("momentum", "velocity", "previous")
+    starts_apart = True
 
     learning_rate: Any = hyper(default=0.003, check=_options.learning_rate)
     beta_1: float = hyper(default=0.95, check=share_kept)

@@ -72,6 +72,7 @@ class Prodigy(Optimizer):
 
     slot_names = ("momentum", "velocity", "gradient_sum", "start")
     couples_weights = True
+    moves_all = True
 
     learning_rate: Any = hyper(default=1.0, check=_options.learning_rate)
     beta_1: float = hyper(default=0.9, check=share_kept)
@@ -87,7 +88,7 @@ class Prodigy(Optimizer):
         self.add_shared_variable("distance", shape=(), initializer=start)
         self.add_shared_variable("numerator", shape=(), initializer="zeros")
 
-    def update(self, grads, cells, lr, step, *, shared):
+    def update(self, grads, cells, lr, step, *, shared, resting=()):
         d = runtime.read(shared["distance"])
         power_1 = ops.power(ops.cast(self.beta_1, "float32"), step)
         power_2 = ops.power(ops.cast(self.beta_2, "float32"), step)
@@ -98,10 +99,20 @@ class Prodigy(Optimizer):
             total, dot = self._update_cell(gradient, cell, rate, d, step, beta_3)
             sums.append(ops.cast(total, "float32"))
             dots.append(ops.cast(dot, "float32"))
+        for cell in resting:
+            sums.append(ops.cast(self._rest(cell, step, beta_3), "float32"))
         numerator = beta_3 * runtime.read(shared["numerator"])
         d, numerator = prodigy_distance(dots, sums, numerator=numerator, distance=d)
         runtime.assign(shared["distance"], d)
         runtime.assign(shared["numerator"], numerator)
+
+    def _rest(self, cell, step, beta_3):
+        """A weight without a gradient: it still has a start, and a part in the sums."""
+        weight, slots = cell.read()
+        total = beta_3 * slots["gradient_sum"]
+        start = ops.where(step > 1, slots["start"], weight)
+        cell.write(weight, {"gradient_sum": total, "start": start})
+        return total
 
     def _update_cell(self, gradient, cell, rate, d, step, beta_3):
         rate, d, step = (ops.cast(x, cell.dtype) for x in (rate, d, step))

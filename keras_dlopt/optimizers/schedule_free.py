@@ -73,6 +73,7 @@ class ScheduleFree(Optimizer):
     """
 
     couples_weights = True
+    moves_all = True
 
     base: Any = hyper(default=None, check=anything)
     beta: float = hyper(default=0.9, check=share_kept)
@@ -117,12 +118,15 @@ class ScheduleFree(Optimizer):
         self.add_shared_variable("total", shape=())
         self.add_shared_variable("pull", shape=())
 
-    def update(self, grads, cells, lr, step, *, shared):
+    def update(self, grads, cells, lr, step, *, shared, resting=()):
         moves, total, pull = self._moves(lr, shared)
         for gradient, cell in _cells.joined(self._built.slab, grads, cells):
             rate, number = cell.scalars(lr, step)
             own = _Moves(*(ops.cast(x, rate.dtype) for x in moves))
             self._update_cell(gradient, cell, rate, number, own)
+        for cell in resting:
+            if not cell.frozen:
+                self._follow(cell, moves)
         runtime.assign(shared["total"], total)
         runtime.assign(shared["pull"], pull)
 
@@ -144,11 +148,19 @@ class ScheduleFree(Optimizer):
             return
         weight, slots = cell.read()
         drift = slots.pop("drift")
+        if self.base.starts_apart and self._built.partial:
+            step = cell.own_step(step)
         change, slots = self.base.rule(gradient, weight, slots, lr, step)
         change = self.decayed(change, gradient, weight, lr, cell.decay)
         mean = weight - moves.pull * drift
         drift = drift - moves.before * change
         cell.write(mean + moves.push * drift, {**slots, "drift": drift})
+
+    def _follow(self, cell, moves):
+        """A step whose base stands still: only the average and y move, towards z."""
+        weight, drift = runtime.read(cell.weight), runtime.read(cell.slots["drift"])
+        factor = ops.cast(moves.push - moves.pull, cell.dtype)
+        runtime.assign(cell.weight, weight + factor * drift)
 
     def _fused_cell(self, gradient, cell, lr, step, moves):
         """The step in place: three or four kernels, no memory of their own."""
@@ -184,7 +196,7 @@ class ScheduleFree(Optimizer):
         slab.write(mean + moves.push * drift.read_value(), {})
 
     def averages(self) -> list[Any]:
-        """The averaged weights x, in the order of the weights."""
+        """The averaged weights x, in the order of the weights; frozen ones, as is."""
         if not self.built:
             raise ModelError(
                 "There are no averaged weights to read yet: train at least one step."
@@ -194,6 +206,9 @@ class ScheduleFree(Optimizer):
         for weight, drift in zip(
             self._built.variables, self._built.slots["drift"], strict=True
         ):
+            if not getattr(weight, "trainable", True):
+                found.append(runtime.value(weight))
+                continue
             factor = ops.cast(pull, runtime.compute_dtype(weight))
             value = runtime.read(weight) - factor * runtime.read(drift)
             found.append(ops.cast(value, weight.dtype))

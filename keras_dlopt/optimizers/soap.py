@@ -146,6 +146,7 @@ class SOAP(Optimizer):
     """
 
     slot_names = ("momentum", "velocity")
+    starts_apart = True
 
     learning_rate: Any = hyper(default=0.003, check=_options.learning_rate)
     beta_1: float = hyper(default=0.95, check=share_kept)

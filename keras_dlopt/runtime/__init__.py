@@ -15,6 +15,7 @@ from keras_dlopt.runtime.replicas import (
     on_each_replica,
     on_several,
     replica_count,
+    sum_repeats,
     total,
 )
 from keras_dlopt.runtime.values import (
@@ -44,6 +45,7 @@ __all__ = [
     "pure_call",
     "read",
     "replica_count",
+    "sum_repeats",
     "to_numpy",
     "total",
     "value",

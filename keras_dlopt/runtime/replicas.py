@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from keras_dlopt import _compat
 from keras_dlopt.runtime.pure import on_tensorflow
 from keras_dlopt.runtime.values import native
 
@@ -67,6 +68,23 @@ def densify(gradient: Any) -> Any:
     import tensorflow as tf
 
     return tf.convert_to_tensor(gradient)
+
+
+def sum_repeats(gradient: Any) -> Any:
+    """A sparse gradient with each row once, the sum of its occurrences.
+
+    A rule that squares what it is given would square each occurrence else. XLA knows no
+    sets of unknown size: there the gradient becomes a tensor.
+    """
+    if not is_sparse(gradient):
+        return gradient
+    if _compat.in_xla():
+        return densify(gradient)
+    import tensorflow as tf
+
+    rows, places = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
 def on_each_replica(

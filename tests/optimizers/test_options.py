@@ -88,7 +88,7 @@ def test_decay_acts_on_the_selected_weights_only():
     np.testing.assert_array_equal(variables[1].numpy(), before[1])
 
 
-def test_nonfinite_gradients_change_nothing_but_the_count():
+def test_nonfinite_gradients_change_nothing():
     shapes = [(3,), (2, 2), (4,), (5,)]
     for options in ({}, {"gradient_accumulation_steps": 2}):
         adam = o.Adam(0.1, skip_nonfinite=True, **options)
@@ -100,7 +100,7 @@ def test_nonfinite_gradients_change_nothing_but_the_count():
         if not options:
             for a, b in zip(held, (*variables, *adam.variables[1:]), strict=True):
                 np.testing.assert_array_equal(a, b.numpy())
-        assert int(adam.variables[0].numpy()) == 2
+        assert int(adam.variables[0].numpy()) == 1
         assert all(np.all(np.isfinite(v.numpy())) for v in adam.variables[1:])
         assert all(np.all(np.isfinite(v.numpy())) for v in variables)
 
