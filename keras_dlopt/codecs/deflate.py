@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 
+from keras_dlopt.codecs.coder import Codec
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
@@ -78,7 +79,7 @@ def from_planes(data: bytes, itemsize: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Deflate:
+class Deflate(Codec):
     """Deflate of a byte string.
 
     Args:
@@ -88,6 +89,7 @@ class Deflate:
     b'aaaa'
     """
 
+    name = "deflate"
     level: int = 9
 
     def encode(self, data: bytes) -> bytes:
@@ -100,7 +102,3 @@ class Deflate:
         size = reader.varint("the size of the data")
         reader.reserve(size, "the data")
         return read_deflated(reader, size, "the data")
-
-    def config(self) -> dict:
-        """What `codecs.get` needs to build this codec again."""
-        return {"codec": "deflate", "level": self.level}

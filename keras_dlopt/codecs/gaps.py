@@ -6,11 +6,13 @@ non-zero are not coded.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from keras_dlopt.codecs.huffman import read_stream, stream_bits, write_stream
+from keras_dlopt.codecs.coder import Codec, whole_bytes
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.codecs.symbols import CODERS
 from keras_dlopt.errors import ConfigError, FormatError
 
 LIMITS = tuple(2**k for k in range(1, 13))
@@ -34,68 +36,13 @@ def to_positions(symbols: np.ndarray, limit: int) -> np.ndarray:
     return ends[symbols != limit] - 1
 
 
-def best_limit(positions: np.ndarray) -> int:
-    """The limit among powers of two up to 4096 whose Huffman stream is smallest."""
-    gaps = _gaps(positions)
-    best, fewest = LIMITS[0], None
-    for limit in LIMITS:
-        escapes, rest = np.divmod(gaps, limit)
-        counts = np.bincount(rest, minlength=limit + 1)
-        counts[limit] = escapes.sum()
-        bits = stream_bits(counts)
-        if fewest is None or bits < fewest:
-            best, fewest = limit, bits
-        if counts[limit] == 0:
-            break
-    return best
-
-
 def _gaps(positions: np.ndarray) -> np.ndarray:
     return np.diff(positions, prepend=-1) - 1
 
 
-def write_positions(positions: np.ndarray, *, limit: int | None = None) -> bytes:
-    """log2 of the limit, number of symbols, Huffman stream; no limit: the best one."""
-    limit = limit or best_limit(positions)
-    symbols = to_symbols(positions, limit)
-    return (
-        bytes([limit.bit_length() - 1]) + varint(symbols.size) + write_stream(symbols)
-    )
-
-
-def read_positions(reader: Reader, size: int) -> np.ndarray:
-    """Strictly rising positions in an array of `size` elements.
-
-    Raises:
-        FormatError: if there are more than `size`, or one lies outside.
-    """
-    log_limit = reader.take(1, "the gap limit")[0]
-    count = reader.varint("the number of gaps")
-    if log_limit > 15 or count > size:
-        raise FormatError(
-            f"The file is damaged: {count} gaps of limit 2**{log_limit} for an array "
-            f"of {size} elements. {REPAIR}"
-        )
-    reader.account("header")
-    symbols = read_stream(reader, count, "the gaps", kind="positions")
-    limit = 2**log_limit
-    if count and (symbols.max() > limit or symbols[-1] == limit):
-        raise FormatError(
-            f"The file is damaged: a gap above its limit {limit}, or an escape at the "
-            f"end. {REPAIR}"
-        )
-    positions = to_positions(symbols, limit)
-    if count and positions[-1] >= size:
-        raise FormatError(
-            f"The file is damaged: position {positions[-1]} in an array of {size} "
-            f"elements. {REPAIR}"
-        )
-    return positions
-
-
 @dataclasses.dataclass(frozen=True)
-class Gaps:
-    """Sparse positions as Huffman-coded gaps.
+class Gaps(Codec):
+    """Sparse positions as entropy-coded gaps.
 
     Args:
         limit: gaps up to `limit - 1` have a symbol; a power of two up to 32768, or
@@ -106,6 +53,7 @@ class Gaps:
     [2, 5, 40]
     """
 
+    name = "gaps"
     limit: int | None = None
 
     def __post_init__(self):
@@ -115,7 +63,48 @@ class Gaps:
                 f"Received: {self.limit!r}."
             )
 
-    def encode(self, positions) -> bytes:
+    def cost(self, positions: np.ndarray) -> int:
+        """Bytes that `write` takes, exactly."""
+        return self._plan(positions)[2]
+
+    def write(self, positions: np.ndarray) -> bytes:
+        """Coder and log2 of the limit, number of symbols, their stream."""
+        number, limit, _ = self._plan(positions)
+        symbols = to_symbols(positions, limit)
+        head = bytes([number << 4 | limit.bit_length() - 1]) + varint(symbols.size)
+        return head + CODERS[number].write(symbols)
+
+    def read(self, reader: Reader, size: int) -> np.ndarray:
+        """Strictly rising positions in an array of `size` elements.
+
+        Raises:
+            FormatError: if there are more than `size`, or one lies outside.
+        """
+        first = reader.take(1, "the gap limit")[0]
+        number, log_limit = divmod(first, 16)
+        count = reader.varint("the number of gaps")
+        if number >= len(CODERS) or count > size:
+            raise FormatError(
+                f"The file is damaged: {count} gaps of limit 2**{first} for an array "
+                f"of {size} elements. {REPAIR}"
+            )
+        reader.account("header")
+        symbols = CODERS[number].read(reader, count, "the gaps", kind="positions")
+        limit = 2**log_limit
+        if count and (symbols.max() > limit or symbols[-1] == limit):
+            raise FormatError(
+                f"The file is damaged: a gap above its limit {limit}, or an escape at "
+                f"the end. {REPAIR}"
+            )
+        positions = to_positions(symbols, limit)
+        if count and positions[-1] >= size:
+            raise FormatError(
+                f"The file is damaged: position {positions[-1]} in an array of {size} "
+                f"elements. {REPAIR}"
+            )
+        return positions
+
+    def encode(self, positions: Any) -> bytes:
         """The positions, which must rise strictly from 0 or more."""
         positions = np.asarray(positions, np.int64).reshape(-1)
         if (_gaps(positions) < 0).any():
@@ -123,12 +112,24 @@ class Gaps:
                 "positions must be non-negative and rise strictly. Received: "
                 f"{positions[:8].tolist()} ... Pass np.flatnonzero(mask)."
             )
-        return write_positions(positions, limit=self.limit)
+        return self.write(positions)
 
     def decode(self, data: bytes, *, size: int) -> np.ndarray:
         """The positions, in an array of `size` elements."""
-        return read_positions(Reader(data, max_bytes=8 * size + 8), size)
+        return self.read(Reader(data, max_bytes=8 * size + 8), size)
 
-    def config(self) -> dict:
-        """What `codecs.get` needs to build this codec again."""
-        return {"codec": "gaps", "limit": self.limit}
+    def _plan(self, positions: np.ndarray) -> tuple[int, int, int]:
+        """The cheapest coder and limit, and the bytes they take."""
+        gaps, offers = _gaps(positions), []
+        for limit in (self.limit,) if self.limit else LIMITS:
+            escapes, rest = np.divmod(gaps, limit)
+            counts = np.bincount(rest, minlength=limit + 1)
+            counts[limit] = escapes.sum()
+            size = 1 + len(varint(int(counts.sum())))
+            for number, coder in enumerate(CODERS):
+                bits = coder.cost(counts)
+                offers.append((bits, number, limit, size + whole_bytes(bits)))
+            if counts[limit] == 0:
+                break
+        _, *best = min(offers, key=lambda offer: offer[0])
+        return best[0], best[1], best[2]

@@ -39,6 +39,7 @@ def holds(grid: Grid, array: np.ndarray) -> bool:
     return np.array_equal(to_bits(rebuilt), to_bits(array))
 
 
+@np.errstate(invalid="ignore")  # signalling NaNs
 def detect(array: np.ndarray) -> Grid | None:
     """A symmetric grid whose largest magnitude is absmax, per channel or per tensor.
 

@@ -7,10 +7,12 @@ the previous one plus one. So the lengths alone are the table.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from keras_dlopt.codecs.bits import BitReader, BitWriter, windows
+from keras_dlopt.codecs.coder import Codec
 from keras_dlopt.codecs.huffman_table import MAX_LENGTH, read_lengths, write_lengths
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import ConfigError, FormatError
@@ -79,56 +81,6 @@ def canonical_codes(lengths) -> np.ndarray:
     return codes
 
 
-def stream_bits(counts) -> int:
-    """Bits that `write_stream` takes for symbols with these counts, padding aside."""
-    counts = np.asarray(counts, np.int64)
-    if not counts.any():
-        return 0
-    lengths = code_lengths(counts)
-    table = BitWriter()
-    write_lengths(table, lengths, counts > 0)
-    return table.bits + int((counts * lengths).sum())
-
-
-def write_stream(symbols: np.ndarray, *, limit: int = MAX_LENGTH) -> bytes:
-    """Table and codes of non-negative symbols; their number is kept by the caller."""
-    if symbols.size == 0:
-        return b""
-    counts = np.bincount(symbols)
-    lengths = code_lengths(counts, limit=limit)
-    writer = BitWriter()
-    write_lengths(writer, lengths, counts > 0)
-    writer.write(canonical_codes(lengths)[symbols], lengths[symbols])
-    return writer.to_bytes()
-
-
-def read_stream(
-    reader: Reader, count: int, what: str, *, kind: str = "values"
-) -> np.ndarray:
-    """The next `count` symbols of `reader`.
-
-    Args:
-        reader: stands at the table.
-        count: number of symbols, already checked against the reader's allowance.
-        what: names the stream in errors.
-        kind: the account of the codes (the table's is `"tables"`).
-    """
-    if count == 0:
-        return np.zeros(0, np.int64)
-    reader.check_temporary(8 * count, what)
-    bits = BitReader(reader.data, start=reader.position)
-    begin = bits.position
-    symbols, lengths = read_lengths(bits)
-    table_bits = bits.position - begin
-    if symbols.size == 1:
-        decoded = np.full(count, symbols[0])
-    else:
-        decoded = _Decoder(symbols, lengths).decode(bits, count, what)
-    reader.position = bits.finish()
-    reader.account(kind, table_bits=table_bits)
-    return decoded
-
-
 class _Decoder:
     """Finds the code length at every bit position at once, then follows the chain."""
 
@@ -192,7 +144,7 @@ def _follow(lengths: bytes, at: int) -> tuple[list[int], int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Huffman:
+class Huffman(Codec):
     """Canonical Huffman code of an array of integers in 0 .. 65536.
 
     The table travels with the data. A single distinct symbol costs no bits beyond it.
@@ -203,22 +155,61 @@ class Huffman:
     >>> data = Huffman().encode([3, 3, 3, 0])
     >>> Huffman().decode(data).tolist()
     [3, 3, 3, 0]
+    >>> Huffman().cost([1, 0, 0, 3])  # of the table and of four codes
+    19
     """
 
+    name = "huffman"
     limit: int = MAX_LENGTH
 
-    def encode(self, symbols) -> bytes:
+    def cost(self, counts: Any) -> int:
+        """Bits of the stream of symbols that occur so often, padding aside; exact."""
+        counts = np.asarray(counts, np.int64)
+        if not counts.any():
+            return 0
+        lengths = code_lengths(counts, limit=self.limit)
+        table = BitWriter()
+        write_lengths(table, lengths, counts > 0)
+        return table.bits + int((counts * lengths).sum())
+
+    def write(self, symbols: np.ndarray) -> bytes:
+        """Table and codes."""
+        if symbols.size == 0:
+            return b""
+        counts = np.bincount(symbols)
+        lengths = code_lengths(counts, limit=self.limit)
+        writer = BitWriter()
+        write_lengths(writer, lengths, counts > 0)
+        writer.write(canonical_codes(lengths)[symbols], lengths[symbols])
+        return writer.to_bytes()
+
+    def read(
+        self, reader: Reader, count: int, what: str, *, kind: str = "values"
+    ) -> np.ndarray:
+        """The next `count` symbols."""
+        if count == 0:
+            return np.zeros(0, np.int64)
+        reader.check_temporary(8 * count, what)
+        bits = BitReader(reader.data, start=reader.position)
+        begin = bits.position
+        symbols, lengths = read_lengths(bits)
+        table_bits = bits.position - begin
+        if symbols.size == 1:
+            decoded = np.full(count, symbols[0])
+        else:
+            decoded = _Decoder(symbols, lengths).decode(bits, count, what)
+        reader.position = bits.finish()
+        reader.account(kind, table_bits=table_bits)
+        return decoded
+
+    def encode(self, symbols: Any) -> bytes:
         """The number of symbols, the table, the codes."""
         symbols = np.asarray(symbols, np.int64).reshape(-1)
-        return varint(symbols.size) + write_stream(symbols, limit=self.limit)
+        return varint(symbols.size) + self.write(symbols)
 
     def decode(self, data: bytes, *, max_bytes: int = 2**31) -> np.ndarray:
         """The symbols, as a flat `int64` array."""
         reader = Reader(data, max_bytes=max_bytes)
         count = reader.varint("the number of symbols")
         reader.reserve(8 * count, "the symbols")
-        return read_stream(reader, count, "the symbols")
-
-    def config(self) -> dict:
-        """What `codecs.get` needs to build this codec again."""
-        return {"codec": "huffman", "limit": self.limit}
+        return self.read(reader, count, "the symbols")

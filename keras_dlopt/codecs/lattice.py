@@ -29,11 +29,12 @@ def find_grid(array: np.ndarray) -> Grid | None:
 
     >>> grid = find_grid(np.outer(np.arange(8), [0.1, 0.7]).astype("float32"))
     >>> grid.codes[:3].tolist(), grid.scale.tolist()
-    ([[0, 0], [1, 1], [2, 2]], [[0.10000000149011612, 0.699999988079071]])
+    ([[0, 0], [1, 1], [2, 2]], [0.10000000149011612, 0.699999988079071])
     """
     return detect(array) or derive(array)
 
 
+@np.errstate(invalid="ignore")  # signalling NaNs
 def derive(array: np.ndarray) -> Grid | None:
     """The grid of an array: one for all of it, for each channel, or in groups.
 

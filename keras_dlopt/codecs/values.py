@@ -1,11 +1,11 @@
-"""Four ways to store a flat array of bit patterns.
+"""Coders of the elements of an array (see `coder.ValueCoder`), but for grids."""
 
-Each `write_*` returns bytes; `read_values` reads them given kind, count and item
-size. The kinds are numbers in the file.
-"""
+import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
+from keras_dlopt.codecs.coder import SymbolCoder, Values, whole_bytes
 from keras_dlopt.codecs.deflate import (
     from_planes,
     read_deflated,
@@ -13,104 +13,129 @@ from keras_dlopt.codecs.deflate import (
     write_deflated,
 )
 from keras_dlopt.codecs.dtypes import by_value
-from keras_dlopt.codecs.huffman import read_stream, write_stream
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
-RAW, PLANES, CONSTANT, CODEBOOK, GRID = range(5)
-KIND_NAMES = ("raw", "planes", "constant", "codebook", "grid")
 MAX_CODEBOOK = 2**16
 
+Found = tuple[np.ndarray, None]
 
-def write_raw(bits: np.ndarray) -> bytes:
+
+class ConstantValues:
+    """One value for all; nothing beats storing it once."""
+
+    name: ClassVar[str] = "constant"
+
+    def cost(self, values: Values) -> int | None:
+        return values.dtype.itemsize if values.unique.size == 1 else None
+
+    def write(self, values: Values) -> bytes:
+        return _raw(values.unique)
+
+    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+        value = _read_raw(reader, 1, dtype.itemsize, "a constant")
+        reader.account("values")
+        return np.full(count, value[0]), None
+
+
+class RawValues:
     """The elements, little-endian."""
+
+    name: ClassVar[str] = "raw"
+
+    def cost(self, values: Values) -> int | None:
+        return values.bits.nbytes if values.unique.size > 1 else None
+
+    def write(self, values: Values) -> bytes:
+        return _raw(values.bits)
+
+    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+        bits = _read_raw(reader, count, dtype.itemsize, "the values")
+        reader.account("values")
+        return bits, None
+
+
+class PlaneValues:
+    """Deflate of the elements, byte by byte: by far the slowest.
+
+    Only deflating tells the size, so `cost` keeps the stream for `write`.
+    """
+
+    name: ClassVar[str] = "planes"
+
+    def cost(self, values: Values) -> int | None:
+        bits = values.bits
+        if values.unique.size == 1 or bits.nbytes <= 32:
+            return None
+        if values.places is None and 2 * np.count_nonzero(bits) < bits.size:
+            return None  # a sparse record does better
+        return len(self.write(values))
+
+    def write(self, values: Values) -> bytes:
+        kept = values.cache.get(self.name)
+        if kept is None:
+            kept = values.cache[self.name] = write_deflated(to_planes(values.bits))
+        return kept
+
+    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+        data = read_deflated(reader, count * dtype.itemsize, "the values")
+        reader.account("values")
+        return from_planes(data, dtype.itemsize), None
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexedValues:
+    """Codebook, sorted by value, and the place of each element in it."""
+
+    name: ClassVar[str] = "codebook"
+    coder: SymbolCoder
+
+    def cost(self, values: Values) -> int | None:
+        if not 1 < values.unique.size <= min(MAX_CODEBOOK, values.bits.size - 1):
+            return None
+        counts = np.bincount(values.index)[by_value(values.unique, values.dtype)]
+        return len(self._book(values)) + whole_bytes(self.coder.cost(counts))
+
+    def write(self, values: Values) -> bytes:
+        order = by_value(values.unique, values.dtype)
+        rank = np.empty(order.size, np.int64)
+        rank[order] = np.arange(order.size)
+        return self._book(values) + self.coder.write(rank[values.index])
+
+    def _book(self, values: Values) -> bytes:
+        book = values.unique[by_value(values.unique, values.dtype)]
+        steps = np.diff(book, prepend=book.dtype.type(0))  # modulo 2**(8 itemsize)
+        plain, packed = _raw(book), write_deflated(to_planes(steps))
+        small = len(packed) < len(plain)
+        return varint(2 * book.size + small) + (packed if small else plain)
+
+    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+        size, packed = divmod(reader.varint("the size of a codebook"), 2)
+        if not 1 <= size <= MAX_CODEBOOK:
+            raise FormatError(
+                f"The file is damaged: a codebook of {size} values; expected 1 to "
+                f"{MAX_CODEBOOK}. {REPAIR}"
+            )
+        if packed:
+            data = read_deflated(reader, size * dtype.itemsize, "a codebook")
+            steps = from_planes(data, dtype.itemsize)
+            book = np.cumsum(steps, dtype=steps.dtype)
+        else:
+            book = _read_raw(reader, size, dtype.itemsize, "a codebook")
+        reader.account("codebook")
+        index = self.coder.read(reader, count, "the codebook indices")
+        if count and index.max() >= size:
+            raise FormatError(
+                f"The file is damaged: index {index.max()} into a codebook of {size} "
+                f"values. {REPAIR}"
+            )
+        return book[index], None
+
+
+def _raw(bits: np.ndarray) -> bytes:
     return bits.astype(bits.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def write_codebook(unique: np.ndarray, index: np.ndarray, dtype: np.dtype) -> bytes:
-    """Codebook, sorted by value, and Huffman-coded indices.
-
-    Args:
-        unique: bit patterns, all used.
-        index: positions in `unique`.
-        dtype: what the patterns stand for.
-    """
-    order = by_value(unique, dtype)
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.arange(order.size)
-    book = unique[order]
-    steps = np.diff(book, prepend=book.dtype.type(0))  # modulo 2**(8 itemsize)
-    plain, packed = write_raw(book), write_deflated(to_planes(steps))
-    small = len(packed) < len(plain)
-    head = varint(2 * book.size + small)
-    return head + (packed if small else plain) + write_stream(rank[index])
-
-
-def candidates(
-    bits: np.ndarray,
-    index: tuple[np.ndarray, np.ndarray],
-    dtype: np.dtype,
-    *,
-    planes: bool = True,
-) -> list[tuple[int, bytes]]:
-    """Every way worth trying for a non-empty array, as pairs of kind and bytes.
-
-    Args:
-        bits: the bit patterns.
-        index: `np.unique(bits, return_inverse=True)`.
-        dtype: what the patterns stand for.
-        planes: whether to try deflate too, by far the slowest.
-    """
-    unique, inverse = index
-    if unique.size == 1:
-        return [(CONSTANT, write_raw(unique))]
-    found = [(RAW, write_raw(bits))]
-    if unique.size <= MAX_CODEBOOK and unique.size < bits.size:
-        found.append((CODEBOOK, write_codebook(unique, inverse, dtype)))
-    if planes and bits.nbytes > 32:
-        found.append((PLANES, write_deflated(to_planes(bits))))
-    return found
-
-
-def read_values(reader: Reader, kind: int, count: int, itemsize: int) -> np.ndarray:
-    """The next `count` bit patterns; their bytes are already reserved."""
-    if kind == RAW:
-        bits = _read_raw(reader, count, itemsize, "the values")
-    elif kind == PLANES:
-        data = read_deflated(reader, count * itemsize, "the values")
-        bits = from_planes(data, itemsize)
-    elif kind == CONSTANT:
-        value = _read_raw(reader, 1, itemsize, "a constant")
-        bits = np.full(count, value[0])
-    else:
-        return _read_codebook(reader, count, itemsize)
-    reader.account("values")
-    return bits
 
 
 def _read_raw(reader: Reader, count: int, itemsize: int, what: str) -> np.ndarray:
     data = reader.take(count * itemsize, what)
     return np.frombuffer(data, f"<u{itemsize}").astype(f"u{itemsize}")
-
-
-def _read_codebook(reader: Reader, count: int, itemsize: int) -> np.ndarray:
-    size, packed = divmod(reader.varint("the size of a codebook"), 2)
-    if not 1 <= size <= MAX_CODEBOOK:
-        raise FormatError(
-            f"The file is damaged: a codebook of {size} values; expected 1 to "
-            f"{MAX_CODEBOOK}. {REPAIR}"
-        )
-    if packed:
-        data = read_deflated(reader, size * itemsize, "a codebook")
-        steps = from_planes(data, itemsize)
-        book = np.cumsum(steps, dtype=steps.dtype)
-    else:
-        book = _read_raw(reader, size, itemsize, "a codebook")
-    reader.account("codebook")
-    index = read_stream(reader, count, "the codebook indices")
-    if count and index.max() >= size:
-        raise FormatError(
-            f"The file is damaged: index {index.max()} into a codebook of {size} "
-            f"values. {REPAIR}"
-        )
-    return book[index]

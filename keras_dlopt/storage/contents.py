@@ -14,7 +14,8 @@ from keras_dlopt.codecs.container import (
 )
 from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
-from keras_dlopt.codecs.tensor import Decoded, decode_tensor, encode_tensor
+from keras_dlopt.codecs.record import Decoded
+from keras_dlopt.codecs.tensor import decode_tensor, encode_tensor
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.dictionary import DICTIONARY
 

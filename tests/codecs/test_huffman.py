@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from keras_dlopt.codecs import Huffman
 from keras_dlopt.codecs.bits import BitReader, BitWriter
-from keras_dlopt.codecs.huffman import canonical_codes, code_lengths, stream_bits
+from keras_dlopt.codecs.huffman import canonical_codes, code_lengths
 from keras_dlopt.codecs.huffman_table import read_lengths, write_lengths
 from keras_dlopt.errors import ConfigError, FormatError
 from reference import huffman as reference
@@ -106,7 +106,7 @@ def test_a_bit_by_bit_decoder_reads_the_stream(symbols):
     codes = reference.canonical(code_lengths(counts).tolist())
     text = as_text(Huffman().encode(symbols)[1:])
     payload = "".join(codes.get(s, "") for s in symbols)
-    table_bits = stream_bits(counts) - len(payload)
+    table_bits = Huffman().cost(counts) - len(payload)
     assert text[table_bits:].rstrip("0") == payload.rstrip("0")
     if codes:
         assert reference.decode(payload, codes) == symbols

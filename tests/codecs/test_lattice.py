@@ -70,6 +70,7 @@ def test_a_channel_of_zeros():
         np.arange(16) * 1e300,
         np.ones((4, 4), "float32"),
         np.zeros(32, "float32"),
+        np.full(16, 0x7C01, "uint16").view("float16"),  # a signalling NaN
     ],
 )
 def test_what_lies_on_no_grid_of_ours(weight):

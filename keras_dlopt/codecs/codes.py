@@ -1,0 +1,64 @@
+"""The coder of values on a grid: scale, lowest code, stream of the codes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from keras_dlopt.codecs.coder import SymbolCoder, Values, whole_bytes
+from keras_dlopt.codecs.dtypes import elements, is_float
+from keras_dlopt.codecs.reader import REPAIR, Reader, unzigzag, varint, zigzag
+from keras_dlopt.errors import FormatError
+
+MAX_CODE = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class GridValues:
+    """The codes of a grid.
+
+    Args:
+        coder: of the codes, the lowest one taken off.
+        read_scale: reads the record of a scale.
+    """
+
+    name: ClassVar[str] = "grid"
+    coder: SymbolCoder
+    read_scale: Callable[[Reader], np.ndarray]
+
+    def cost(self, values: Values) -> int | None:
+        codes = values.codes
+        if codes is None or max(-int(codes.min()), int(codes.max())) >= MAX_CODE:
+            return None
+        bits = self.coder.cost(np.bincount(codes - codes.min()))
+        return len(_head(values, codes)) + whole_bytes(bits)
+
+    def write(self, values: Values) -> bytes:
+        assert values.codes is not None
+        symbols = values.codes - values.codes.min()
+        return _head(values, values.codes) + self.coder.write(symbols)
+
+    def read(
+        self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with reader.lump("codebook"):
+            scale = self.read_scale(reader)
+        try:
+            fits = np.broadcast_shapes(scale.shape, shape) == shape
+        except ValueError:
+            fits = False
+        low = int(unzigzag(reader.varint("the lowest grid code")))
+        floats = is_float(dtype) and is_float(scale.dtype)
+        if not fits or not floats or abs(low) > MAX_CODE:
+            raise FormatError(
+                f"The file is damaged: a grid of shape {shape} and dtype {dtype} with "
+                f"a scale of shape {scale.shape} and lowest code {low}. {REPAIR}"
+            )
+        reader.account("codebook")
+        reader.check_temporary(8 * elements(shape), "a grid")
+        return self.coder.read(reader, count, "the grid codes") + low, scale
+
+
+def _head(values: Values, codes: np.ndarray) -> bytes:
+    return values.scale + varint(int(zigzag(int(codes.min()))))

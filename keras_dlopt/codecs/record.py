@@ -1,0 +1,192 @@
+"""The record of one array: head, method, and what the method's coder wrote.
+
+Every layout (dense, or sparse with coded positions) is tried with every coder of
+values, and the cheapest is written.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from keras_dlopt.codecs.coder import ValueCoder, Values
+from keras_dlopt.codecs.dtypes import (
+    NAMES,
+    dtype_of,
+    elements,
+    from_bits,
+    number_of,
+    to_bits,
+)
+from keras_dlopt.codecs.gaps import Gaps
+from keras_dlopt.codecs.grid import rebuild
+from keras_dlopt.codecs.hints import Codebook, Hint
+from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.errors import ConfigError, FormatError
+
+SPARSE = 0x80  # flag beside the kind of values
+EMPTY = 0  # kind of the values of an array without elements
+PLACES = Gaps()
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """An array out of a file.
+
+    Attributes:
+        array: the values.
+        method: such as `"raw"` or `"sparse codebook"`.
+        symbols: flat integers that stand for the values: grid codes, else the bit
+            patterns.
+    """
+
+    array: np.ndarray
+    method: str
+    symbols: np.ndarray
+
+
+class Records:
+    """Writes and reads records with some coders of values.
+
+    Args:
+        stages: coders by the kinds that stand for them in the file. Of two that take
+            as many bytes the one of the earlier stage is chosen, then the dense one,
+            then the earlier in its stage.
+    """
+
+    def __init__(self, *stages: Mapping[int, ValueCoder]):
+        self.stages = stages
+        self.coders = {kind: coder for one in stages for kind, coder in one.items()}
+
+    def encode(
+        self,
+        array: np.ndarray,
+        *,
+        hint: Hint | None = None,
+        codes: np.ndarray | None = None,
+        scale: bytes = b"",
+    ) -> bytes:
+        """The shortest record of an array.
+
+        Args:
+            array: any dtype in `dtypes.NAMES`, at most 15 dimensions.
+            hint: a codebook is used if it holds exactly.
+            codes: of the grid that the array lies on, if it does.
+            scale: record of the scale of that grid.
+        """
+        if array.ndim > 15:
+            raise ConfigError(
+                "Arrays of up to 15 dimensions can be stored. Received: "
+                f"{array.shape}. Reshape it first."
+            )
+        head = bytes([array.ndim << 4 | number_of(array.dtype)])
+        head += b"".join(varint(size) for size in array.shape)
+        if array.size == 0:
+            return head + bytes([EMPTY])
+        layouts = _layouts(array, hint, codes, scale)
+        _, kind, values = min(self._offers(layouts), key=lambda offer: offer[0])
+        record = self.coders[kind].write(values)
+        if values.places is None:
+            return head + bytes([kind]) + record
+        return head + bytes([SPARSE | kind]) + PLACES.write(values.places) + record
+
+    def _offers(self, layouts: list[Values]) -> Iterator[tuple[int, int, Values]]:
+        """Bytes, kind and layout of all that applies, in the order of preference."""
+        extra = [0 if v.places is None else PLACES.cost(v.places) for v in layouts]
+        for stage in self.stages:
+            for values, places in zip(layouts, extra, strict=True):
+                for kind, coder in stage.items():
+                    cost = coder.cost(values)
+                    if cost is not None:
+                        yield places + cost, kind, values
+
+    def decode(self, reader: Reader) -> Decoded:
+        """Reads one record.
+
+        Raises:
+            FormatError: if it is damaged or larger than the reader's allowance.
+        """
+        dtype, shape = _read_head(reader)
+        kind = reader.take(1, "the method of a tensor")[0]
+        sparse, kind = bool(kind & SPARSE), kind & ~SPARSE
+        if kind not in self.coders:
+            raise FormatError(
+                f"The file uses method {kind} for a tensor, which this version does "
+                f"not know here. Update keras-dlopt, or: {REPAIR}"
+            )
+        reader.account("header")
+        size = int(np.prod(shape, dtype=object)) if shape else 1
+        places = PLACES.read(reader, size) if sparse else None
+        count = size if places is None else places.size
+        coder = self.coders[kind]
+        symbols, scale = coder.read(reader, count, dtype, shape)
+        if places is not None:
+            dense = np.zeros(size, symbols.dtype)
+            dense[places] = symbols
+            symbols = dense
+        if scale is None:
+            array = from_bits(symbols, dtype, shape)
+        else:
+            array = rebuild(symbols.reshape(shape), scale, dtype)
+        method = "sparse " * sparse + coder.name
+        return Decoded(array=array, method=method, symbols=symbols)
+
+
+def _layouts(
+    array: np.ndarray, hint: Hint | None, codes: np.ndarray | None, scale: bytes
+) -> list[Values]:
+    """All elements, and where some are zero bits, those that are not."""
+    bits = to_bits(array)
+    unique, index = _index(bits, array, hint)
+    if unique.size == 1:
+        return [Values(bits, unique, index, array.dtype)]
+    if codes is not None:
+        codes = codes.reshape(-1).astype(np.int64)
+    layouts = [Values(bits, unique, index, array.dtype, None, codes, scale)]
+    nonzero = np.flatnonzero(bits)
+    if nonzero.size < bits.size:
+        # Sparse leaves zeros out, so they must be exactly the codes 0.
+        if codes is not None and np.array_equal(np.flatnonzero(codes), nonzero):
+            codes = codes[nonzero]
+        else:
+            codes = None
+        # The pattern 0 sorts first.
+        some = bits[nonzero], unique[1:], index[nonzero] - 1
+        layouts.append(Values(*some, array.dtype, nonzero, codes, scale))
+    return layouts
+
+
+def _index(
+    bits: np.ndarray, array: np.ndarray, hint: Hint | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct patterns, rising, and where each element finds its own."""
+    if isinstance(hint, Codebook):
+        indices, values = np.asarray(hint.indices), np.asarray(hint.values)
+        if (
+            indices.shape == array.shape
+            and values.dtype == array.dtype
+            and values.ndim == 1
+            and indices.dtype.kind in "iu"
+            and indices.min() >= 0
+            and indices.max() < values.size
+        ):
+            flat, book = indices.reshape(-1), to_bits(values)
+            if np.array_equal(book[flat], bits):
+                used = np.bincount(flat, minlength=book.size) > 0
+                unique = np.unique(book[used])
+                return unique, np.searchsorted(unique, book)[flat]
+    return np.unique(bits, return_inverse=True)
+
+
+def _read_head(reader: Reader) -> tuple[np.dtype, tuple[int, ...]]:
+    first = reader.take(1, "the header of a tensor")[0]
+    rank, number = divmod(first, 16)
+    if number >= len(NAMES):
+        raise FormatError(
+            f"The file uses dtype number {number}, which this version does not know. "
+            f"Update keras-dlopt, or: {REPAIR}"
+        )
+    dtype = dtype_of(NAMES[number])
+    shape = tuple(reader.varint("the shape of a tensor") for _ in range(rank))
+    reader.reserve(elements(shape) * dtype.itemsize, f"a tensor of shape {shape}")
+    return dtype, shape
