@@ -32,7 +32,8 @@ from keras_dlopt.transforms import (
 )
 from keras_dlopt.transforms.updating import hosts
 
-_SMALLEST = np.float32(1e-6)
+# Narrower ranges the converter widens by itself, to others than the trained.
+_SMALLEST = np.float32(2e-6)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,10 @@ from keras_dlopt.graph.walk import layers_below, walk
 
 # Scales are recomputed by the converter in another order of float32 operations.
 _SCALE_RTOL = 1e-5
+# The converter takes channels with no weight above 5e-7 on this grid, and those whose
+# bias would overflow on a coarser one than theirs: at most this share of the largest.
+_SMALLEST_SCALE = 5e-7 / 127
+_DEAD = 1e-3
 
 
 def check(
@@ -126,10 +130,12 @@ def _holds(tensor: LiteTensor, kernel: Kernel, factors: list[np.ndarray]) -> boo
 
 def _equal(rows, scales, kernel: Kernel, factor: np.ndarray) -> bool:
     # A negative factor turns the codes' signs; a factor of 0 leaves only zeros.
-    expected = kernel.codes * np.sign(factor)[:, None]
-    if not np.array_equal(rows, expected):
-        return False
-    wanted = kernel.scale * np.abs(factor)
-    used = np.any(expected, axis=1)
+    codes = kernel.codes * np.sign(factor)[:, None]
+    wanted = np.broadcast_to(kernel.scale * np.abs(factor), factor.shape)
+    scales = np.broadcast_to(scales, factor.shape)
     close = np.isclose(scales, wanted, rtol=_SCALE_RTOL, atol=0)
-    return bool(np.all(close | ~used))
+    dead = scales <= max(_SMALLEST_SCALE * (1 + _SCALE_RTOL), _DEAD * wanted.max())
+    unused = ~np.any(codes, axis=1)
+    coarser = codes * (wanted / scales)[:, None]
+    rounded = np.where(close[:, None], rows == codes, np.abs(rows - coarser) <= 0.501)
+    return bool(np.all(rounded) and np.all(close | dead | unused))

@@ -104,6 +104,7 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
             continue
         quantized.update(made)
         places.add_output(call, graph)
+    _check_outputs(places, graph, producers)
     return places
 
 
@@ -169,13 +170,23 @@ def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
     sources = set(call.inputs) - graph.integers
     if all(t in producers or t in graph.inputs for t in sources):
         return
-    places.problems.append(
-        f"{call.path!r} takes a tensor that no layer made, but an "
-        "operation between layers (x + y, keras.ops, a cast under mixed precision). "
-        "Quantizers sit at layers: use one for it, such as keras.layers.Add()."
-    )
+    places.problems.append(f"{call.path!r} takes a tensor that {_NO_LAYER}")
     if len(sources) == 1 and is_weighted(call.layer):
         places.add_input(call, graph)
+
+
+def _check_outputs(places: Places, graph: Trace, producers) -> None:
+    """Notes an output of the model that no layer made: nothing can quantize it."""
+    made = {*producers, *graph.inputs, *graph.integers}
+    if set(graph.outputs) - made:
+        places.problems.append(f"The model returns a tensor that {_NO_LAYER}")
+
+
+_NO_LAYER = (
+    "no layer made, but an operation between layers (x + y, keras.ops, a cast under "
+    "mixed precision). Quantizers sit at layers: use one for it, such as "
+    "keras.layers.Add()."
+)
 
 
 def _check_layer(places: Places, call: Call, graph: Trace) -> None:

@@ -1,6 +1,7 @@
 """Activations as layers of their own, which int8 can quantize on both sides."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,7 +10,13 @@ from keras import layers
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.kinds import FUSED_ACTIVATIONS, LINEAR, activation_name
 from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
-from keras_dlopt.graph.walk import as_functional, children
+from keras_dlopt.graph.walk import (
+    as_functional,
+    is_functional,
+    layers_below,
+    numbered,
+    walk,
+)
 
 
 def split_activations(model: keras.Model) -> keras.Model:
@@ -22,8 +29,8 @@ def split_activations(model: keras.Model) -> keras.Model:
         model: a built Sequential or Functional model; it stays as it is.
 
     Returns:
-        A new Functional model with the same weights; the new layers are named
-        `<layer>_activation`.
+        A new Functional model with the same weights, nested models included; the new
+        layers are named `<layer>_activation`.
 
     Raises:
         ConfigError: for a subclassed model.
@@ -43,16 +50,29 @@ def split_activations(model: keras.Model) -> keras.Model:
             f"{model!r}. The calls inside a subclassed model cannot be changed from "
             "outside: write its activations as layers."
         )
-    pieces = {
-        id(layer): functools.partial(_split, layer)
-        for layer in children(source)
-        if isinstance(layer, LINEAR) and activation_name(layer) not in FUSED_ACTIVATIONS
-    }
-    return rebuilt(source, pieces)
+    return rebuilt(source, split_pieces(source))
 
 
-def _split(layer: Any) -> list[Piece]:
-    name = f"{layer.name}_activation"
+def split_pieces(model: Any) -> dict[int, Callable[[], list[Piece]]]:
+    """For `rebuilt`: the layers with a fused activation that can be split.
+
+    Those of Functional and Sequential models nested in each other; what a subclassed
+    model or a layer holds stays whole.
+    """
+    pieces: dict[int, Callable[[], list[Piece]]] = {}
+    names = {layer.name for layer in layers_below(model)}
+    for _, layer, (*around, _) in walk(model):
+        fused = activation_name(layer) not in FUSED_ACTIVATIONS
+        if isinstance(layer, LINEAR) and fused and all(map(is_functional, around)):
+            name, taken = f"{layer.name}_activation", dict[str, int]()
+            while (unique := numbered(name, taken)) in names:
+                pass
+            names.add(unique)
+            pieces[id(layer)] = functools.partial(_split, layer, unique)
+    return pieces
+
+
+def _split(layer: Any, name: str) -> list[Piece]:
     return [
         (like(layer, activation="linear"), layer.get_weights()),
         (layers.Activation(layer.activation, name=name), []),

@@ -5,8 +5,11 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.rebuilding import rebuilt
+from keras_dlopt.graph.walk import custom_classes, is_functional
 from keras_dlopt.int8 import int8_recipe, quantization_recipe
 from keras_dlopt.int8.recipes import kernel_entries
+from keras_dlopt.int8.splitting import split_pieces
 from keras_dlopt.post_training.bias import correct_bias as corrected
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.data import Batches
@@ -40,7 +43,8 @@ def quantize(
 
     Kernels go to their grids at once; the ranges of the activations are chosen from
     calibration data. `finalize`, `save_compressed` and `export.litert` take the result,
-    and `fit` trains it on.
+    and `fit` trains it on. Where LiteRT needs a quantizer before a fused softmax,
+    sigmoid or tanh, that becomes a layer of its own, as by `split_activations`.
 
     Args:
         model: a trained, built Keras model; it stays as it is.
@@ -53,7 +57,8 @@ def quantize(
         equalize: whether to equalize the layers first; see `equalize`.
         correct_bias: whether to correct the biases last; see `correct_bias`.
         batch_size: of the data, for arrays.
-        example: a batch of inputs, for models that do not know their input's shape.
+        example: a batch of inputs, for models that do not know their input's shape;
+            None takes one of the data.
 
     Raises:
         ConfigError: for a recipe together with what it replaces.
@@ -78,9 +83,12 @@ def quantize(
         )
     # Fails before the work, and reads a generator once.
     data = Batches(model, data, batch_size=batch_size)
+    if example is None and not getattr(model, "inputs", None):
+        example = data.batches[0]
     if equalize:
         model = equalized(model, example=example)
     if recipe is None:
+        model = _split(model) if activation_bits == 8 else model
         recipe = _recipe(model, weights, activation_bits, input_range, example)
     small = transform(model, recipe)
     calibrate(small, data, observer=observer, batch_size=batch_size)
@@ -88,6 +96,13 @@ def quantize(
     if correct_bias:
         corrected(small, data, batch_size=batch_size, example=example)
     return small
+
+
+def _split(model: Any) -> Any:
+    """The model with fused activations as layers, which int8 has a place for."""
+    own = any(issubclass(c, keras.Model) for c in custom_classes(model).values())
+    pieces = split_pieces(model) if is_functional(model) and not own else {}
+    return rebuilt(model, pieces) if pieces else model
 
 
 def _recipe(model, weights, activation_bits, input_range, example) -> Recipe:

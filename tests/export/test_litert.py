@@ -196,3 +196,43 @@ def test_agreement_counts_levels_and_leaves_ties_out():
     assert found == export.Agreement(
         examples=3, top1=1 / 3, top1_clear=0.5, ties=1, largest_lsb=4
     )
+
+
+@pytest.mark.parametrize("dead", [5e-32, 1e-6])
+def test_numbers_at_the_edge_are_exact(dead, tmp_path):
+    keras.utils.set_random_seed(0)
+    parts = [
+        layers.Conv2D(6, 3, use_bias=False, name="c"),
+        layers.BatchNormalization(name="n"),
+        layers.ReLU(),
+        layers.Conv2D(3, 1, name="dead"),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(2, name="end"),
+    ]
+    net = keras.Sequential([keras.Input((6, 6, 3)), *parts])
+    for name in ("c", "dead"):
+        kernel = net.get_layer(name).kernel
+        few = keras.ops.convert_to_numpy(kernel).copy()
+        few[..., 0] = dead * np.sign(few[..., 0])
+        few[..., 1] = 0
+        kernel.assign(few)
+    norm = net.get_layer("n")
+    norm.gamma.assign([1, 1, 0, -1, 1e-32, 1])
+    norm.beta.assign([0.5, 0.5, 0.5, 0.5, 0.5, 0])
+    norm.moving_variance.assign([1, 1, 1, 1, 1, 0])
+    net.get_layer("dead").bias.assign([0.5, 0.5, 0.0])
+    x = np.random.default_rng(0).random((16, 6, 6, 3)).astype("float32")
+    small = dlopt.post_training.quantize(net, x, input_range=(0, 1))
+    report = dlopt.export.litert(small, tmp_path / "dead.tflite", data=x)
+    assert report.agreement.largest_lsb <= 1
+
+
+def test_a_constant_output_has_a_range_of_no_width(tmp_path):
+    end = layers.Dense(2, kernel_initializer="zeros", name="end")
+    net = keras.Sequential([keras.Input((3,)), layers.Dense(4), end])
+    x = np.random.default_rng(0).random((16, 3)).astype("float32")
+    small = dlopt.post_training.quantize(net, x)
+    report = dlopt.export.litert(small, tmp_path / "zero.tflite", data=x)
+    assert report.quantized
+    np.testing.assert_allclose(dlopt.export.run_litert(report.path, x), 0, atol=1e-6)

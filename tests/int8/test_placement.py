@@ -9,6 +9,7 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.trace import trace
+from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.int8 import int8_recipe, quantization_recipe, split_activations
 from keras_dlopt.layers import Residual
 from keras_dlopt.transforms import LSQ, LSQPlusActivation, MinMax
@@ -229,6 +230,11 @@ def test_tensors_that_no_layer_made_are_refused():
         int8_recipe(model, strict=True)
     with pytest.warns(UserWarning, match="that no layer made"):
         assert len(places(model)) == 6  # the sum's taker quantizes it
+    ended = keras.Model(inputs, x + layers.Dense(4)(inputs))
+    with pytest.raises(ConfigError, match="The model returns a tensor that no layer"):
+        int8_recipe(ended, strict=True)
+    followed = layers.Add()([x, layers.Dense(4)(inputs)])
+    int8_recipe(keras.Model(inputs, layers.Dense(4)(followed)), strict=True)
 
 
 def test_an_input_that_is_added_needs_a_layer_before():
@@ -408,6 +414,52 @@ def test_split_activations_keeps_the_function():
     assert places(split)["d_activation/output"] == (0.0, 255 / 256)
     with pytest.raises(ConfigError, match="takes a built Sequential or Functional"):
         split_activations(Subclassed())
+
+
+def masked():
+    rest = [layers.GRU(8), layers.Dense(5, activation="softmax", name="s")]
+    return keras.Sequential([keras.Input((10, 6)), layers.Masking(), *rest])
+
+
+def with_operations():
+    x = keras.Input((6,))
+    a = layers.Dense(6, activation="tanh", name="s")(x / 127.5 - 1.0)
+    return keras.Model(x, layers.Dense(2)(keras.ops.relu(x + a)))
+
+
+def called_twice():
+    a, b = keras.Input((6,)), keras.Input((6,))
+    shared = layers.Dense(4, activation="tanh", name="s")
+    return keras.Model([a, b], layers.Subtract()([shared(a), shared(b)]))
+
+
+def nested():
+    dense = layers.Dense(6, activation="sigmoid", name="s")
+    inner = keras.Sequential([keras.Input((6,)), dense], name="inner")
+    x = keras.Input((6,))
+    return keras.Model(x, layers.Dense(6, name="end")(inner(inner(x))))
+
+
+def with_the_name_taken():
+    x = keras.Input((6,))
+    y = layers.Dense(6, activation="tanh", name="s")(x)
+    return keras.Model(x, layers.ReLU(name="s_activation")(y))
+
+
+@pytest.mark.parametrize(
+    "build", [masked, with_operations, called_twice, nested, with_the_name_taken]
+)
+def test_split_activations_takes_all_that_stands_around(build):
+    model = build()
+    split = split_activations(model)
+    names = [layer.name for layer in layers_below(split)]
+    assert "s_activation" in names
+    assert len(names) == len(layers_below(model)) + 1
+    rng = np.random.default_rng(0)
+    shapes = [(3, *t.shape[1:]) for t in model.inputs]
+    x = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    x = x if len(x) > 1 else x[0]
+    np.testing.assert_allclose(model(x), split(x), rtol=0, atol=1e-6)
 
 
 def test_trace_tells_makers_and_takers():

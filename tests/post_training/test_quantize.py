@@ -232,3 +232,28 @@ def test_batches_may_come_with_labels():
     small = post_training.quantize(model, batches)
     x = np.ones((1, 2), "float32")
     np.testing.assert_allclose(small(x), model(x), atol=0.02)
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid"])
+def test_a_fused_head_is_split_off_for_litert(end, tmp_path):
+    dense = keras.layers.Dense(3, activation=end, name="head")
+    net = keras.Sequential([keras.Input((6,)), dense])
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    small = post_training.quantize(net, x)
+    assert type(dlopt.finalize(small)) is keras.Sequential
+    report = dlopt.export.litert(small, tmp_path / "head.tflite", data=x)
+    assert report.quantized
+    assert report.agreement.largest_lsb <= 1
+    assert [layer.name for layer in net.layers] == ["head"]
+
+
+class Own(keras.Model):
+    """A Functional model of a class of its own."""
+
+
+def test_a_model_of_its_own_class_is_not_rebuilt():
+    x = keras.Input((6,))
+    net = Own(x, keras.layers.Dense(3, activation="softmax", name="head")(x))
+    with pytest.warns(UserWarning, match=r"split_activations\(model\) makes"):
+        small = post_training.quantize(net, np.ones((4, 6), "float32"))
+    assert [layer.name for layer in small.model.layers[1:]] == ["head"]
