@@ -1,12 +1,15 @@
 """Whole files: read with a limit, written all or not at all."""
 
 import contextlib
+import io
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from keras_dlopt.errors import ConfigError, FormatError
 
@@ -61,6 +64,37 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
             "source you trust, pass a larger max_bytes."
         )
     return data
+
+
+def read_npz(
+    data: bytes, *, wanted: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive, by name; arrays of objects are refused.
+
+    Args:
+        data: what the file holds.
+        wanted: names of arrays to read, where they are there; None for all.
+
+    Raises:
+        FormatError: for anything else, or a damaged archive.
+
+    Example:
+        >>> memory = io.BytesIO()
+        >>> np.savez(memory, x=np.arange(3))
+        >>> read_npz(memory.getvalue())["x"].tolist()
+        [0, 1, 2]
+    """
+    try:
+        # From memory: NumPy leaves the file of a broken archive open.
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            names = [n for n in archive.files if wanted is None or n in wanted]
+            return {name: np.asarray(archive[name]) for name in names}
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
+        told = str(error) or type(error).__name__
+        raise FormatError(
+            f"This is no .npz archive of plain arrays, or a damaged one: {told[:300]}. "
+            "Write it again with np.savez(path, ...), without arrays of objects."
+        ) from error
 
 
 def check_folder(path: str | os.PathLike[str], *, name: str) -> None:

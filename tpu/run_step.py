@@ -17,11 +17,23 @@ import signal
 import sys
 import time
 import zipfile
+import zlib
 
 import numpy as np
 
 # What reading a file that is damaged, or another one, raises.
-BROKEN = (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError)
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 def arguments():
@@ -92,7 +104,7 @@ def batches(args, about, start):
         try:
             with np.load(io.BytesIO(args.data.read_bytes())) as file:
                 x, y = file["x"].astype(x_type), file["y"].astype(y_type)
-        except (*BROKEN, TypeError) as error:
+        except BROKEN as error:
             sys.exit(f"{args.data} must be an .npz file with x and y: {error}")
     else:
         rng = np.random.default_rng(args.seed)

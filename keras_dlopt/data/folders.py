@@ -87,6 +87,11 @@ def _read(folder, names, image_size) -> tuple[np.ndarray, np.ndarray]:
                     f"{path} has shape {image.shape} and {first} has "
                     f"{images[0].shape}. Give image_size=(height, width) to resize."
                 )
+            if images and image.dtype != images[0].dtype:
+                raise DataError(
+                    f"{path} and {first} differ: one has 8 bits a pixel, the other "
+                    "16. Save all alike."
+                )
             images.append(image)
             labels.append(label)
     if not images:
@@ -98,14 +103,63 @@ def _read(folder, names, image_size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _image(pillow, path: pathlib.Path, image_size) -> np.ndarray:
+    """Height, width, channels: bytes, or float32 in [0, 1] for 16 bits a pixel."""
+    from PIL import ImageOps
+
     try:
         with pillow.open(path) as image:
-            gray = image.mode in ("L", "1", "I", "I;16", "F", "LA")
-            image = image.convert("L" if gray else "RGB")
-            if image_size is not None:
-                height, width = image_size
-                image = image.resize((width, height), pillow.Resampling.BILINEAR)
-            array = np.asarray(image, np.uint8)
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+            image.load()
+            if getattr(image, "n_frames", 1) > 1:
+                raise DataError(
+                    f"{path} holds {image.n_frames} pictures, one after the other. "
+                    "Save the one that is meant as a file of its own."
+                )
+            # A camera that was held upright notes so, and leaves the pixels lying.
+            wide = _is_wide(image, path)
+            image = ImageOps.exif_transpose(image)
+            array = np.asarray(_wide(image) if wide else _narrow(image))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        pillow.DecompressionBombError,
+    ) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} cannot be read as an image: {error}") from error
+    if image_size is not None:
+        array = _resized(pillow, array, image_size)
+    if wide:
+        array = array.astype(np.float32) / np.float32(65535)
     return array[..., None] if array.ndim == 2 else array
+
+
+def _is_wide(image: Any, path: pathlib.Path) -> bool:
+    """Whether the pixels are gray values of 16 bits, which `convert` would clip."""
+    if image.mode.startswith("I;16"):
+        return True
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return True  # as older versions of Pillow give them
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"{path} has pixels of 32 bits (mode {image.mode!r}), of which nothing "
+            "says what is black and what is white. Save 8 or 16 bits a pixel, or an "
+            ".npz file with x_train, y_train, x_test and y_test."
+        )
+    return False
+
+
+def _wide(image: Any) -> np.ndarray:
+    return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+
+
+def _narrow(image: Any) -> Any:
+    return image.convert("L" if image.mode in ("L", "1", "LA", "La") else "RGB")
+
+
+def _resized(pillow, array: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    height, width = image_size
+    wide = array.dtype == np.uint16
+    image = pillow.fromarray(array.astype(np.float32) if wide else array)
+    image = image.resize((width, height), pillow.Resampling.BILINEAR)
+    return np.rint(image).astype(np.uint16) if wide else np.asarray(image)

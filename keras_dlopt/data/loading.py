@@ -34,7 +34,9 @@ def load(
 
     `digits` and image folders have no given order: they are shuffled by `seed` first.
     The others keep theirs, so the split is the same for everybody. An image folder
-    may hold `train`, `test` and `val` folders, each with a subfolder per class.
+    may hold `train`, `test` and `val` folders, each with a subfolder per class. Its
+    pictures are turned as their EXIF data say; gray ones of 16 bits keep them, as
+    float32; files of several pictures, or of 32 bits a pixel, are refused.
 
     The files of `mnist` and `fashion_mnist` are looked for in `folder` or, without
     it, in the folder that the environment variable `KERAS_DLOPT_DATA` names: first in

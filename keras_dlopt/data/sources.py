@@ -12,7 +12,8 @@ import numpy as np
 
 from keras_dlopt.data.idx import IMAGES, LABELS, find_idx, read_idx
 from keras_dlopt.data.split import Raw
-from keras_dlopt.errors import DataError
+from keras_dlopt.errors import DataError, FormatError
+from keras_dlopt.files import read_npz
 
 MNIST_CLASSES = tuple("0123456789")
 FASHION_CLASSES = (
@@ -107,16 +108,10 @@ def from_keras(name: str) -> Raw:
 
 def from_npz(path: pathlib.Path) -> Raw:
     """A NumPy archive with `x_train, y_train, x_test, y_test`, maybe `x_val, y_val`."""
-    arrays: dict[str, Any] = {}
     keys = [f"{a}_{p}" for p in ("train", "val", "test") for a in "xy"]
     try:
-        # Opened here: np.load leaves its own file open when it fails.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = list(archive.files)
-            for key in keys:
-                if key in names:
-                    arrays[key] = archive[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        found = read_npz(path.read_bytes(), wanted=keys)
+    except (OSError, MemoryError, FormatError) as error:
         raise DataError(
             f"{path} cannot be read as an .npz archive of plain arrays: {error}. "
             "Arrays of Python objects are refused, since loading them runs code; "
@@ -124,10 +119,12 @@ def from_npz(path: pathlib.Path) -> Raw:
             "y_test=...)."
         ) from error
     needed = ("x_train", "y_train", "x_test", "y_test")
-    absent = [key for key in needed if key not in arrays]
-    if absent or ("x_val" in arrays) != ("y_val" in arrays):
+    absent = [key for key in needed if key not in found]
+    if absent or ("x_val" in found) != ("y_val" in found):
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
         raise DataError(
             f"{path} holds {names}; expected {', '.join(needed)} and, if it has its "
             "own validation part, both x_val and y_val."
         )
-    return Raw(path.stem, **arrays)
+    return Raw(path.stem, **found)

@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from keras_dlopt import _compat, checks
 from keras_dlopt.distribute.seeds import generators
 from keras_dlopt.errors import ConfigError, DiskError, FormatError
+from keras_dlopt.files import read_npz
 
 DAMAGED = ("refuse", "older")
 _PREFIX, _POSITION, _ASIDE = "step-", "position.json", "damaged-"
@@ -274,10 +274,8 @@ def _arrays(variables: list[Any]) -> list[np.ndarray]:
 
 def _stored(path: pathlib.Path) -> list[np.ndarray]:
     try:
-        # From memory: NumPy leaves the file of a broken archive open.
-        with np.load(io.BytesIO(path.read_bytes())) as stored:
-            return [stored[name] for name in stored.files]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        return list(read_npz(path.read_bytes()).values())
+    except (OSError, FormatError) as error:
         raise _damaged(path.parent, f"{path.name}: {error}") from error
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.errors import FormatError, require
+from keras_dlopt.files import read_npz
 from keras_dlopt.model_parallel.functional import FunctionalStep, TrainState
 from keras_dlopt.tpu import programs as making
 
@@ -124,12 +125,12 @@ def load_step(path: str | pathlib.Path) -> SavedStep:
                 f"{path} is of version {told['version']}, this reads {VERSION}. "
                 "Save the step again with the installed keras_dlopt."
             )
-        arrays = np.load(io.BytesIO(state), allow_pickle=False)
+        arrays = read_npz(state)
         values = [arrays[str(i)] for i in range(sum(told["counts"]))]
         exported = jax.export.deserialize(bytearray(program))
     except FormatError:
         raise
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib, JSON and JAX raise a dozen kinds
         raise FormatError(
             f"{path} holds no train step: {error}. Write it with tpu.save_step()."
         ) from error

@@ -186,6 +186,41 @@ def test_npz_with_the_wrong_keys_or_damaged(tmp_path):
         load(tmp_path / "b.npz")
 
 
+def _loaded(path):
+    try:
+        return load(path)
+    except DataError as error:
+        return error
+
+
+def test_npz_that_a_disk_damaged_is_refused_in_one_way(tmp_path):
+    x, y = np.random.default_rng(0).random((9, 4)), np.arange(9) % 3
+    arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    path, seen = tmp_path / "a.npz", set()
+    for write in (np.savez, np.savez_compressed):
+        write(path, **arrays)
+        whole = path.read_bytes()
+        damaged = [whole[:cut] for cut in range(0, len(whole), 97)]
+        for at in range(0, len(whole), 7):
+            for bit in (0x01, 0xFF):
+                damaged.append(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+        for content in damaged:
+            path.write_bytes(content)
+            found = _loaded(path)
+            if isinstance(found, DataError):
+                assert str(path) in str(found)
+                seen.add(type(found.__cause__.__cause__ if found.__cause__ else None))
+            else:  # a date, or another byte that means nothing
+                assert (len(found.x_train), found.classes) == (8, 3)
+    assert len(seen) > 3  # kinds of what zipfile, zlib and NumPy raise
+    np.save(path.with_suffix(".npy"), x)
+    path.with_suffix(".npy").rename(path)
+    with pytest.raises(DataError, match="cannot be read as an .npz archive"):
+        load(path)
+    np.savez(path, **arrays, notes=np.array([{}], object))
+    assert load(path).classes == 3  # what is not asked for is not read
+
+
 def _images(folder, *, count=10, size=(4, 6), mode="RGB"):
     from PIL import Image
 
@@ -370,3 +405,91 @@ def test_the_real_files(name, val):
     assert (len(data.x_train), len(data.x_val)) == (60_000 - val, val)
     assert data.x_test.shape == (10_000, 28, 28, 1)
     assert np.bincount(data.y_test).min() > 800
+
+
+def _classes(folder, image, suffix=".png", **options):
+    """Two classes of four copies of a picture."""
+    for name in "ab":
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            image.save(folder / name / f"{i}{suffix}", **options)
+
+
+RAMP = np.arange(48).reshape(6, 8)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pgm"])
+def test_gray_pictures_of_16_bits_keep_them(tmp_path, suffix):
+    from PIL import Image
+
+    values = (RAMP * 1300 + 200).astype(np.uint16)
+    _classes(tmp_path, Image.fromarray(values), suffix)
+    found = load(tmp_path)
+    assert found.x_train.dtype == np.float32
+    np.testing.assert_array_equal(
+        found.x_train[0, ..., 0], values.astype("float32") / np.float32(65535)
+    )
+    small = load(tmp_path, image_size=(3, 4)).x_train[0, ..., 0] * 65535
+    halved = Image.fromarray(values.astype("float32")).resize((4, 3), 2)
+    np.testing.assert_allclose(small, np.asarray(halved), atol=0.51)
+    with pytest.raises(DataError, match="cannot be given as uint8 without loss"):
+        load(tmp_path, dtype="uint8")
+    Image.fromarray(RAMP.astype("uint8")).save(tmp_path / "b" / "9.png")
+    with pytest.raises(DataError, match=r"9\.png and .* one has 8 bits a pixel, the"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["L", "I;16"])
+def test_pictures_stand_as_their_exif_data_say(tmp_path, orientation, kind):
+    from PIL import Image
+
+    # What is stored, by what turning it as the tag says must show: EXIF 2.3, 4.6.4.
+    stored = {
+        1: RAMP,
+        2: RAMP[:, ::-1],
+        3: RAMP[::-1, ::-1],
+        4: RAMP[::-1],
+        5: RAMP.T,
+        6: RAMP.T[::-1],
+        7: RAMP.T[::-1, ::-1],
+        8: RAMP.T[:, ::-1],
+    }[orientation]
+    values = np.ascontiguousarray(stored).astype("uint8" if kind == "L" else "uint16")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    _classes(tmp_path, Image.fromarray(values), exif=exif)
+    top = 255 if kind == "L" else 65535
+    np.testing.assert_array_equal(
+        load(tmp_path).x_train[0, ..., 0], RAMP.astype("float32") / np.float32(top)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp"])
+def test_palettes_are_looked_up(tmp_path, suffix):
+    from PIL import Image
+
+    image = Image.new("P", (8, 6))
+    colors = np.array([[200, 0, 0], [0, 100, 50], [9, 8, 7]], np.uint8)
+    image.putpalette(colors.ravel().tolist())
+    image.putdata((RAMP % 3).ravel().tolist())
+    _classes(tmp_path, image, suffix)
+    np.testing.assert_array_equal(
+        load(tmp_path, dtype="uint8").x_train[0], colors[RAMP % 3]
+    )
+
+
+def test_pictures_that_mean_nothing_certain_are_refused(tmp_path):
+    from PIL import Image
+
+    values = RAMP.astype("float32")
+    for kind, text in (("F", "mode 'F'"), ("I", "mode 'I'")):
+        image = Image.fromarray(values).convert(kind)
+        # By its content, whatever the name says.
+        _classes(tmp_path / kind, image, format="TIFF")
+        with pytest.raises(DataError, match=f"pixels of 32 bits .{text}"):
+            load(tmp_path / kind)
+    frames = [Image.fromarray((RAMP + i).astype("uint8")) for i in range(3)]
+    _classes(tmp_path / "g", frames[0], ".gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="holds 3 pictures, one after the other"):
+        load(tmp_path / "g")
