@@ -6,7 +6,6 @@ with what it found.
 
 import pathlib
 import zipfile
-from typing import Any
 
 import numpy as np
 
