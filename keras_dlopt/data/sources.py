@@ -6,6 +6,7 @@ with what it found.
 
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def from_npz(path: pathlib.Path) -> Raw:
     """A NumPy archive with `x_train, y_train, x_test, y_test`, maybe `x_val, y_val`."""
     keys = [f"{a}_{p}" for p in ("train", "val", "test") for a in "xy"]
     try:
-        found = read_npz(path.read_bytes(), wanted=keys)
+        found: dict[str, Any] = {**read_npz(path.read_bytes(), wanted=keys)}
     except (OSError, MemoryError, FormatError) as error:
         raise DataError(
             f"{path} cannot be read as an .npz archive of plain arrays: {error}. "

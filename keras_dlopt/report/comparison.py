@@ -4,18 +4,22 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
+from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError
 from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import pages
 from keras_dlopt.report.document import Document
+from keras_dlopt.report.examples import Metric, numbered, predicted
 from keras_dlopt.report.html import write_html
 from keras_dlopt.report.quality import Changes, changes
+from keras_dlopt.report.regression import Differences, differences
 from keras_dlopt.report.terminal import rich_table
-from keras_dlopt.report.variants import Variant, plain_model, variant
+from keras_dlopt.report.variants import TASKS, Variant, plain_model, variant
 from keras_dlopt.report.weights import WeightHistogram, histograms
 
 
@@ -26,16 +30,18 @@ class Comparison:
     Attributes:
         before: the parent.
         after: what was made of it.
-        changes: which examples and classes came out differently.
+        changes: which examples and classes, or numbers, came out differently.
         histograms: of the weights that both have.
         latency: name -> time of one call, where it was measured.
+        class_names: of the outputs, where they were given.
     """
 
     before: Variant
     after: Variant
-    changes: Changes
+    changes: Changes | Differences
     histograms: tuple[WeightHistogram, ...] = ()
     latency: dict[str, Latency] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not a number becomes None."""
@@ -45,7 +51,12 @@ class Comparison:
     def document(self) -> Document:
         """The whole report, not rendered yet."""
         return pages.comparison(
-            self.before, self.after, self.changes, self.histograms, self.latency
+            self.before,
+            self.after,
+            self.changes,
+            self.histograms,
+            self.latency,
+            self.class_names,
         )
 
     def to_html(self, path: str | os.PathLike[str]) -> pathlib.Path:
@@ -57,36 +68,53 @@ class Comparison:
         return write_html(self.document(), path)
 
     def __rich__(self) -> Any:
-        return rich_table(pages.comparison_table(self.before, self.after, self.changes))
+        return rich_table(
+            pages.comparison_table(
+                self.before, self.after, self.changes, self.class_names
+            )
+        )
 
 
 def compare(
     before: keras.Model,
     after: keras.Model,
-    data: tuple[np.ndarray, np.ndarray],
+    data: Any,
     *,
+    task: str = "classification",
     names: tuple[str, str] = ("before", "after"),
+    class_names: Sequence[str] = (),
+    metrics: Mapping[str, Metric] | None = None,
     batch_size: int = 256,
     from_logits: bool | None = None,
     latency: dict[str, Latency] | None = None,
 ) -> Comparison:
     """Measures what changed between a model and what was made of it.
 
-    Accuracy, calibration and every label are compared on `data`; both models are
-    written to a temporary compressed file, and its bytes are counted.
+    Accuracy, calibration and every label are compared on `data`, or the errors of a
+    regression; both models are written to a temporary compressed file, and its bytes
+    are counted.
 
     Args:
-        before: the parent, a built Keras classifier.
+        before: the parent, a built Keras model of one output.
         after: the smaller one; a `TransformedModel` predicts as it is (its activation
             quantizers included) and is finalized to be counted.
-        data: `(x, y)`, inputs and integer or one-hot labels.
-        names: of the two, for tables.
-        batch_size: examples predicted at a time.
+        data: `(x, y)`, inputs and labels, or batches of them, such as a
+            `tf.data.Dataset`, which is drawn once. Labels are whole numbers, one-hot
+            rows, or words of `class_names`; for a regression, numbers.
+        task: `"classification"` or `"regression"`.
+        names: of the two, for tables and plots.
+        class_names: of the outputs, in their order.
+        metrics: measures of your own: name -> function of (labels, outputs) that
+            returns a number, or a `keras.metrics.Metric`. Labels that are words come
+            as numbers.
+        batch_size: examples predicted at a time, for arrays.
         from_logits: whether the outputs are logits; None finds out.
         latency: what `latency()` measured, to be shown beside the rest.
 
     Raises:
-        DataError: if outputs and labels do not fit each other.
+        ConfigError: for another task, names that are not as many as the outputs, or a
+            metric that gives no number.
+        DataError: if outputs and labels do not fit each other or the task.
         ModelError: for a model that is not built, or that no file can hold.
 
     Example:
@@ -95,20 +123,37 @@ def compare(
         >>> compare(model, model, (x, y)).changes.churn
         0.0
     """
-    x, y = data
-    outputs = [m.predict(x, batch_size=batch_size, verbose=0) for m in (before, after)]
+    checks.choice(task, name="task", choices=TASKS)
+    outputs, y = predicted((before, after), data, batch_size=batch_size)
+    y = numbered(y, class_names)
     plain_models = [plain_model(m) for m in (before, after)]
+    options: dict[str, Any] = {"from_logits": from_logits, "task": task}
     first, second = (
-        variant(name, rows, y, model, from_logits=from_logits)
+        variant(name, rows, y, model, metrics=metrics, **options)
         for name, rows, model in zip(names, outputs, plain_models, strict=True)
     )
+    found: Changes | Differences
+    if task == "regression":
+        found = differences(outputs[0], outputs[1], y)
+    else:
+        found = changes(outputs[0], outputs[1], y, from_logits=from_logits)
+        _check_names(class_names, len(first.quality.class_accuracy))
     return Comparison(
         before=first,
         after=second,
-        changes=changes(outputs[0], outputs[1], y, from_logits=from_logits),
+        changes=found,
         histograms=histograms(*plain_models),
         latency=dict(latency or {}),
+        class_names=tuple(class_names),
     )
+
+
+def _check_names(class_names: Sequence[str], classes: int) -> None:
+    if len(class_names) not in (0, classes):
+        raise ConfigError(
+            f"class_names must have a name for each of the {classes} classes, in the "
+            f"order of the outputs. Received: {tuple(class_names)!r}."
+        )
 
 
 def plain(value: Any) -> Any:

@@ -1,12 +1,13 @@
 """From measurements to tables and figures: what is said, and in which words."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import plots
 from keras_dlopt.report.document import Document, Figure, Table, percent, points, size
 from keras_dlopt.report.quality import Changes
+from keras_dlopt.report.regression import Differences
 from keras_dlopt.report.variants import Variant
 from keras_dlopt.report.weights import WeightHistogram
 from keras_dlopt.storage import Ledger
@@ -19,25 +20,24 @@ MANY = 24  # layers in one figure, classes in one table
 def comparison(
     before: Variant,
     after: Variant,
-    changes: Changes,
+    changes: Changes | Differences,
     histograms: tuple[WeightHistogram, ...] = (),
     latency: Mapping[str, Latency] | None = None,
+    class_names: Sequence[str] = (),
 ) -> Document:
     """The page about two models."""
     summary = (
         f"{size(before.ledger.plain_bytes)} bytes of plain weights became a file of "
-        f"{size(after.ledger.file_bytes)} bytes; accuracy went from "
-        f"{percent(before.quality.accuracy)} to {percent(after.quality.accuracy)} "
-        f"on {size(after.quality.examples)} examples, and "
-        f"{percent(changes.churn)} of the labels changed."
+        f"{size(after.ledger.file_bytes)} bytes; {_told(before, after, changes)}"
     )
     blocks: list[Table | Figure] = [
-        comparison_table(before, after, changes),
-        class_table(before, after),
-        bytes_figure(after.ledger),
+        comparison_table(before, after, changes, class_names)
     ]
+    if isinstance(changes, Changes):
+        blocks.append(class_table(before, after, class_names))
+    blocks.append(bytes_figure(after.ledger, whose=after.name))
     if histograms:
-        blocks.append(histogram_figure(histograms))
+        blocks.append(histogram_figure(histograms, names=(before.name, after.name)))
     if latency:
         blocks.append(latency_table(latency))
     return Document(
@@ -45,24 +45,57 @@ def comparison(
     )
 
 
-def comparison_table(before: Variant, after: Variant, changes: Changes) -> Table:
+def _told(before: Variant, after: Variant, changes: Changes | Differences) -> str:
+    one, two, count = before.quality, after.quality, size(after.quality.examples)
+    if isinstance(changes, Changes):
+        return (
+            f"accuracy went from {percent(one.accuracy)} to {percent(two.accuracy)} "
+            f"on {count} examples, and {percent(changes.churn)} of the labels changed."
+        )
+    return (
+        f"the root of the mean squared error went from "
+        f"{one.root_mean_squared_error:.6g} to {two.root_mean_squared_error:.6g} on "
+        f"{count} examples, and the outputs changed by {changes.mean_difference:.3g} "
+        "on average."
+    )
+
+
+def _changed(
+    changes: Changes | Differences, class_names: Sequence[str]
+) -> list[tuple[str, ...]]:
+    if isinstance(changes, Differences):
+        return [
+            ("mean change of an output", "", f"{changes.mean_difference:.6g}"),
+            ("largest change of an output", "", f"{changes.largest_difference:.6g}"),
+            ("examples with a larger error", "", percent(changes.worse)),
+        ]
+    worst = _named(changes.worst_class, class_names)
+    both = f"{changes.newly_wrong}, {changes.newly_right}"
+    return [
+        ("labels that changed (churn)", "", percent(changes.churn)),
+        ("newly wrong, newly right", "", both),
+        (f"worst class ({worst})", "", points(changes.worst_class_change)),
+    ]
+
+
+def _named(number: int, class_names: Sequence[str]) -> str:
+    return class_names[number] if class_names else str(number)
+
+
+def comparison_table(
+    before: Variant,
+    after: Variant,
+    changes: Changes | Differences,
+    class_names: Sequence[str] = (),
+) -> Table:
     """Every figure before and after."""
     both = (before, after)
     accounts = [v.ledger for v in both]
     rows = (
-        *_rows(both, "accuracy", "error"),
-        ("labels that changed (churn)", "", percent(changes.churn)),
-        (
-            "newly wrong, newly right",
-            "",
-            f"{changes.newly_wrong}, {changes.newly_right}",
-        ),
-        (
-            f"worst class ({changes.worst_class})",
-            "",
-            points(changes.worst_class_change),
-        ),
-        *_rows(both, "calibration error", "negative log-likelihood"),
+        *_rows(both, *(_FIRST if isinstance(changes, Changes) else _ERRORS)),
+        *_changed(changes, class_names),
+        *_rows(both, *(_LATER if isinstance(changes, Changes) else ())),
+        *((name, *(f"{v.metrics[name]:.6g}" for v in both)) for name in before.metrics),
         *_rows(both, "sparsity of kernels"),
         ("bytes, plain", *(size(a.plain_bytes) for a in accounts)),
         ("bytes, gzip of plain", *(size(a.gzip_bytes) for a in accounts)),
@@ -120,7 +153,17 @@ def variants_table(
     return Table(title, ("", *(v.name for v in variants)), rows, note=note)
 
 
-_FIGURES = {
+_FIRST, _LATER = (
+    ("accuracy", "error"),
+    ("calibration error", "negative log-likelihood"),
+)
+_ERRORS = {
+    "mean absolute error": "mean_absolute_error",
+    "root of mean squared error": "root_mean_squared_error",
+    "largest error": "largest_error",
+    "explained variance (R^2)": "explained",
+}
+_FIGURES: dict[str, Callable[[Variant], str]] = {
     "accuracy": lambda v: percent(v.quality.accuracy),
     "error": lambda v: percent(v.quality.error),
     "calibration error": lambda v: percent(v.quality.calibration_error),
@@ -130,7 +173,13 @@ _FIGURES = {
 
 
 def _rows(variants: Sequence[Variant], *names: str) -> list[tuple[str, ...]]:
-    return [(name, *(_FIGURES[name](v) for v in variants)) for name in names]
+    return [(name, *(_figure(name, v) for v in variants)) for name in names]
+
+
+def _figure(name: str, variant: Variant) -> str:
+    if name in _ERRORS:
+        return f"{getattr(variant.quality, _ERRORS[name]):.6g}"
+    return _FIGURES[name](variant)
 
 
 def _worst(change: Changes) -> str:
@@ -154,7 +203,9 @@ def bound(account: Ledger) -> str:
     return "" if 2 * loose > 8 * account.file_bytes else size(account.entropy_bytes)
 
 
-def class_table(before: Variant, after: Variant) -> Table:
+def class_table(
+    before: Variant, after: Variant, class_names: Sequence[str] = ()
+) -> Table:
     """Accuracy by class; with many classes the ones that lost most."""
     pairs = zip(
         before.quality.class_accuracy, after.quality.class_accuracy, strict=True
@@ -174,7 +225,12 @@ def class_table(before: Variant, after: Variant) -> Table:
         title="Accuracy by class",
         columns=("class", before.name, after.name, "change"),
         rows=tuple(
-            (str(number), percent(one, 1), percent(two, 1), points(two - one, 1))
+            (
+                _named(number, class_names),
+                percent(one, 1),
+                percent(two, 1),
+                points(two - one, 1),
+            )
             for number, one, two in shown
         ),
         note=note,
@@ -195,8 +251,8 @@ def latency_table(times: Mapping[str, Latency]) -> Table:
     )
 
 
-def bytes_figure(account: Ledger) -> Figure:
-    """Where the bytes of a compressed file go, layer by layer."""
+def bytes_figure(account: Ledger, *, whose: str = "") -> Figure:
+    """Where the bytes of a compressed file go, layer by layer; `whose` names it."""
     layers: dict[str, list[float]] = {}
     plain: dict[str, int] = {}
     for row in account.rows:
@@ -226,7 +282,8 @@ def bytes_figure(account: Ledger) -> Figure:
         f"The {size(account.file_bytes)} bytes of the compressed file by layer. Beside "
         "each bar: bytes of the plain weights, bytes in the file, and their ratio."
     )
-    return Figure("Bytes by layer", png, note)
+    title = f"Bytes by layer: {whose}" if whose else "Bytes by layer"
+    return Figure(title, png, note)
 
 
 def _plain_bytes(row: TensorRow) -> int:
@@ -235,11 +292,13 @@ def _plain_bytes(row: TensorRow) -> int:
     return count * bits // 8
 
 
-def histogram_figure(found: tuple[WeightHistogram, ...]) -> Figure:
-    """Weights before and after."""
+def histogram_figure(
+    found: tuple[WeightHistogram, ...], *, names: tuple[str, str] = ("before", "after")
+) -> Figure:
+    """Weights of two models, which are called by these names."""
     return Figure(
-        "Weights before and after",
-        plots.histogram_plot(found),
-        f"The {len(found)} largest weights. Exact zeros of the compressed weights are "
-        "not drawn; their share stands above each panel.",
+        f"Weights {names[0]} and {names[1]}",
+        plots.histogram_plot(found, names=names),
+        f"The {len(found)} largest weights that both have. Exact zeros of "
+        f"{names[1]!r} are not drawn; their share stands above each panel.",
     )

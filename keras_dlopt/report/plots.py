@@ -20,6 +20,7 @@ def training_plot(
     phases: Sequence[tuple[str, int]],
     *,
     steps: np.ndarray | None = None,
+    each: int = 1,
 ) -> bytes:
     """Loss and learning rate over the steps, with the phases named above.
 
@@ -28,21 +29,24 @@ def training_plot(
         rate: learning rate of each step.
         phases: name and first step of each phase, in order.
         steps: the step of each value; None counts from 0.
+        each: steps that the loss of a value is the mean of.
     """
     figure, (top, bottom) = drawing(
         4.6, 2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]}
     )
     x = np.arange(len(loss)) if steps is None else np.asarray(steps)
-    top.plot(x, loss, color=BEFORE, lw=0.6, alpha=0.6, label="each step")
-    top.plot(x, smooth(loss), color=AFTER, lw=1.6, label=f"mean of {SMOOTHING}")
+    top.plot(x, loss, color=BEFORE, lw=0.6, alpha=0.6, label=_steps(each))
+    top.plot(x, smooth(loss), color=AFTER, lw=1.6, label=_steps(SMOOTHING * each))
     top.set_ylabel("training loss")
     positive = np.asarray(loss)[np.isfinite(loss) & (np.asarray(loss) > 0)]
-    if positive.size:
+    if positive.size and not (np.asarray(loss) < 0).any():
+        # A logarithm has no place for losses below zero.
         top.set_yscale("log")
         top.set_ylim(bottom=max(float(np.quantile(positive, 0.005)), 1e-6) * 0.7)
     top.legend(frameon=False, fontsize=8, loc="upper right")
     bottom.plot(x, rate, color=AFTER, lw=1.6)
-    bottom.set_yscale("log")
+    if (np.asarray(rate) > 0).all():
+        bottom.set_yscale("log")
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("training step")
     end = int(x[-1]) + 1 if len(x) else 1
@@ -61,6 +65,10 @@ def training_plot(
         )
     top.set_xlim(0, end)
     return png(figure)
+
+
+def _steps(count: int) -> str:
+    return "each step" if count == 1 else f"mean of {count} steps"
 
 
 def layers_plot(
@@ -92,8 +100,10 @@ def layers_plot(
     return png(figure)
 
 
-def histogram_plot(found: Sequence[WeightHistogram]) -> bytes:
-    """Histograms of weights before and after, one panel a weight.
+def histogram_plot(
+    found: Sequence[WeightHistogram], *, names: tuple[str, str] = ("before", "after")
+) -> bytes:
+    """Histograms of weights of two models, one panel a weight.
 
     Zeros of the compressed weight are left out of its bars and named in the panel: they
     would hide the rest.
@@ -105,8 +115,10 @@ def histogram_plot(found: Sequence[WeightHistogram]) -> bytes:
         axis.set_visible(False)
     for axis, one in zip(axes.flat, found, strict=False):
         edges = np.linspace(one.low, one.high, len(one.before) + 1)
-        axis.stairs(one.before, edges, fill=True, color=BEFORE, label="before")
-        axis.stairs(one.after, edges, fill=True, color=AFTER, alpha=0.85, label="after")
+        axis.stairs(one.before, edges, fill=True, color=BEFORE, label=names[0])
+        axis.stairs(
+            one.after, edges, fill=True, color=AFTER, alpha=0.85, label=names[1]
+        )
         axis.set_title(f"{one.path}  ({one.zeros:.0%} zeros)", fontsize=8)
         axis.set_yticks([])
         axis.locator_params(axis="x", nbins=5)

@@ -14,6 +14,10 @@ BINS = 15
 # Below this a probability counts as this: one certain mistake must not make the mean
 # infinite. The same floor as in Keras' cross-entropy.
 FLOOR = 1e-7
+_NUMBERS = (
+    "Numbers to come close to: call report.compare with task='regression', which "
+    "measures errors."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +68,39 @@ def labels_of(y: np.ndarray) -> np.ndarray:
     """Integer labels from integers of shape (n,) or (n, 1), or one-hot rows.
 
     Raises:
-        DataError: for any other shape, or for no labels at all.
+        DataError: for anything else, or for no labels at all.
 
     Example:
         >>> labels_of(np.eye(3)[[2, 0]]).tolist()
         [2, 0]
     """
     y = np.asarray(y)
-    if y.ndim == 2:
-        y = y[:, 0] if y.shape[1] == 1 else y.argmax(-1)
-    if y.ndim != 1 or not len(y):
+    if y.dtype.kind not in "biuf":
+        raise DataError(
+            "Labels must be whole numbers, the places of the right outputs, or one-hot "
+            f"rows. Received the type {y.dtype}. report.compare takes words with "
+            "class_names=(...), a name per output in the order of the outputs."
+        )
+    if y.ndim not in (1, 2) or not y.size:
         raise DataError(
             f"Labels must be integers of shape (n,) or one-hot rows. Received shape "
             f"{y.shape}."
+        )
+    if y.ndim == 2 and y.shape[1] > 1:
+        if not ((y == 0) | (y == 1)).all() or (y.sum(-1) != 1).any():
+            raise DataError(
+                f"Labels of shape {y.shape} must be one-hot rows, with a single 1 "
+                f"each. Received: {y[:2].tolist()}. Rows of shares: give "
+                "y.argmax(-1). Several labels an example: compare one output at a "
+                f"time. {_NUMBERS}"
+            )
+        return np.asarray(y.argmax(-1), np.int64)
+    y = y.reshape(-1)
+    whole = np.isfinite(y) & (y == np.rint(y))
+    if not whole.all():
+        raise DataError(
+            f"Labels must be whole numbers. Received: {y[~whole][0]} and others, "
+            f"{int((~whole).sum())} of {len(y)}. {_NUMBERS}"
         )
     return y.astype(np.int64)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from keras_dlopt.errors import ConfigError
 from keras_dlopt.report import plots
 from keras_dlopt.report.document import Figure
 
@@ -39,11 +40,19 @@ class Silent:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Loss and learning rate of every step of one training."""
+    """Loss and learning rate of every step of one training.
+
+    Attributes:
+        name: of the training.
+        loss: of each step, or the mean of the steps of one execution.
+        rate: learning rate when that step or execution began.
+        each: steps of an execution, as compiled.
+    """
 
     name: str
     loss: tuple[float, ...]
     rate: tuple[float, ...]
+    each: int = 1
 
 
 class Recorder(keras.callbacks.Callback):
@@ -67,11 +76,18 @@ class Recorder(keras.callbacks.Callback):
         self.progress = progress or Silent()
         self.loss: list[float] = []
         self.rate: list[float] = []
-        self._mean = 0.0
+        self.each = 1
+        self._sum, self._count = 0.0, 0
 
     def recording(self, name: str) -> Recording:
         """What was kept, under a name."""
-        return Recording(name, tuple(self.loss), tuple(self.rate))
+        return Recording(name, tuple(self.loss), tuple(self.rate), self.each)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.each = int(self.model.steps_per_execution)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._sum, self._count = 0.0, 0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
@@ -79,10 +95,11 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Keras logs the mean since the epoch began; batches are of equal size.
-        mean = float(logs["loss"])
-        before = self._mean * batch if batch else 0.0
-        self._mean = mean
-        self.loss.append(max((batch + 1) * mean - before, 0.0))
+        mean, count = float(logs["loss"]), batch + 1
+        before = self._sum if batch >= self._count else 0.0
+        steps = count - self._count if batch >= self._count else count
+        self._sum, self._count = count * mean, count
+        self.loss.append((self._sum - before) / steps)
         note = f"loss {mean:.4f}" if np.isfinite(mean) else "loss is not finite"
         self.progress.advance(note)
 
@@ -101,7 +118,13 @@ def training_figure(
             a trace that is not named is one phase of its own name.
         note: what the figure shows.
     """
-    starts = itertools.accumulate((len(t.loss) for t in traces), initial=0)
+    if len({t.each for t in traces}) > 1:
+        raise ConfigError(
+            "Trainings in one figure must have the same steps_per_execution. "
+            f"Received: {[t.each for t in traces]}. Draw a figure for each."
+        )
+    each = traces[0].each if traces else 1
+    starts = itertools.accumulate((each * len(t.loss) for t in traces), initial=0)
     named = [
         (phase, begin + step)
         for trace, begin in zip(traces, starts, strict=False)
@@ -109,5 +132,6 @@ def training_figure(
     ]
     loss = np.concatenate([t.loss for t in traces])
     rate = np.concatenate([t.rate for t in traces])
-    plot = plots.training_plot(loss, rate, named)
+    steps = each * np.arange(len(loss))
+    plot = plots.training_plot(loss, rate, named, steps=steps, each=each)
     return Figure("Loss and learning rate", plot, note)

@@ -8,14 +8,21 @@ import os
 import pathlib
 import platform
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dlopt import checks
+from keras_dlopt.report.examples import Metric, measured
 from keras_dlopt.report.quality import Quality, quality
+from keras_dlopt.report.regression import Errors, errors
 from keras_dlopt.report.weights import sparsity
 from keras_dlopt.storage import Ledger, save_compressed
 from keras_dlopt.transforms import TransformedModel, finalize
+
+TASKS = ("classification", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +31,22 @@ class Variant:
 
     Attributes:
         name: shown in tables.
-        quality: on the examples of the comparison.
+        quality: on the examples of the comparison: of a classifier, or the errors of
+            a regression.
         sparsity: share of exact zeros among weights of two or more dimensions.
         ledger: where the bytes of its compressed file go.
         file_bytes: of the file that is compared: the compressed one, or another.
         gzip_bytes: of that other file through gzip, else of the plain weights.
+        metrics: the user's own, by name.
     """
 
     name: str
-    quality: Quality
+    quality: Any  # Quality or Errors
     sparsity: float
     ledger: Ledger
     file_bytes: int
     gzip_bytes: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def variant(
@@ -48,6 +58,8 @@ def variant(
     ledger: Ledger | None = None,
     file: str | os.PathLike[str] | None = None,
     from_logits: bool | None = None,
+    task: str = "classification",
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Variant:
     """Measures one model by what it predicted, its weights and its file.
 
@@ -59,6 +71,8 @@ def variant(
         ledger: what `save_compressed` returned for it; None writes a temporary file.
         file: another file that it was exported to, whose bytes count.
         from_logits: whether the outputs are logits; None finds out.
+        task: `"classification"` or `"regression"`.
+        metrics: name -> function of (labels, outputs), or a Keras metric.
 
     Raises:
         DataError: if outputs and labels do not fit each other.
@@ -70,8 +84,14 @@ def variant(
     if file is not None:
         content = pathlib.Path(file).read_bytes()
         sizes = len(content), len(gzip.compress(content, 9))
-    measured = quality(outputs, labels, from_logits=from_logits)
-    return Variant(name, measured, sparsity(model), account, *sizes)
+    checks.choice(task, name="task", choices=TASKS)
+    found: Quality | Errors
+    if task == "regression":
+        found = errors(outputs, labels)
+    else:
+        found = quality(outputs, labels, from_logits=from_logits)
+    own = measured(metrics or {}, outputs, labels)
+    return Variant(name, found, sparsity(model), account, *sizes, own)
 
 
 def ledger_of(model: keras.Model) -> Ledger:
