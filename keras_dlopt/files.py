@@ -52,7 +52,9 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
                 "save_compressed."
             )
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+            # No more is asked for than is there: the buffer is allocated at once.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, max_bytes) + 1)
     except OSError as error:
         raise ConfigError(
             f"Cannot read {str(path)!r}: {error.strerror or error}. Check its "

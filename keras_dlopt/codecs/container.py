@@ -1,4 +1,4 @@
-"""Container version 1: magic bytes, version, sections, checksum (docs/format.md)."""
+"""The container: magic bytes, version, sections, checksum (docs/format.md)."""
 
 import hashlib
 import json
@@ -10,10 +10,22 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
 MAGIC = b"\x89DLO"
-VERSION = 1
+VERSION, LATEST = 1, 2  # what is written where it suffices, and what is read
 HEADER, TENSORS = 1, 2  # section types
 CHECKSUM_BYTES = 8
 MAX_BYTES = 2**31
+SMALL = 2**25  # bytes that any file may take without being asked
+GROWTH = 1024  # times its own size that a file may take without being asked
+NODE_BYTES = 256  # of memory that a value of the header may take, copies included
+
+
+def limit_of(size: int) -> int:
+    """What the contents of a file of `size` bytes may take if the caller is silent.
+
+    Zeros and constants take no bytes, so a file of a hundred bytes could ask for all
+    memory; weights that were trained take more than 1/1024 of their size.
+    """
+    return min(MAX_BYTES, max(SMALL, GROWTH * size))
 
 
 def checksum(data: bytes) -> bytes:
@@ -26,9 +38,9 @@ def checksum(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()
 
 
-def write_container(sections: Mapping[int, bytes]) -> bytes:
+def write_container(sections: Mapping[int, bytes], *, version: int = VERSION) -> bytes:
     """The file with these sections, in the order of their types."""
-    parts = [MAGIC, bytes([VERSION])]
+    parts = [MAGIC, bytes([version])]
     for kind in sorted(sections):
         parts += [bytes([kind]), varint(len(sections[kind])), sections[kind]]
     body = b"".join(parts)
@@ -49,10 +61,10 @@ def read_container(data: bytes) -> dict[int, bytes]:
         )
     if len(data) < len(MAGIC) + 1 + CHECKSUM_BYTES:
         raise FormatError(f"The file is cut short after {len(data)} bytes. {REPAIR}")
-    if data[len(MAGIC)] != VERSION:
+    if not VERSION <= version_of(data) <= LATEST:
         raise FormatError(
-            f"The file has format version {data[len(MAGIC)]}; this package reads "
-            f"version {VERSION}. Update keras-dlopt, or: {REPAIR}"
+            f"The file has format version {version_of(data)}; this package reads "
+            f"versions {VERSION} to {LATEST}. Update keras-dlopt, or: {REPAIR}"
         )
     body, found = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if checksum(body) != found:
@@ -63,15 +75,21 @@ def read_container(data: bytes) -> dict[int, bytes]:
     return _read_sections(Reader(body, max_bytes=len(body)))
 
 
+def version_of(data: bytes) -> int:
+    """The format version that a file says it has."""
+    return data[len(MAGIC)]
+
+
 def _read_sections(reader: Reader) -> dict[int, bytes]:
     reader.take(len(MAGIC) + 1, "the start of the file")
     sections: dict[int, bytes] = {}
     while reader.left:
         kind = reader.take(1, "a section type")[0]
-        if kind not in (HEADER, TENSORS) or kind in sections:
+        expected = (HEADER, TENSORS)[len(sections)] if len(sections) < 2 else None
+        if kind != expected:
             raise FormatError(
-                f"The file has an unknown or repeated section of type {kind}. Update "
-                f"keras-dlopt, or: {REPAIR}"
+                f"The file has an unknown or repeated section of type {kind}, or it is "
+                f"out of order. Update keras-dlopt, or: {REPAIR}"
             )
         size = reader.varint("the size of a section")
         sections[kind] = reader.take(size, f"section {kind}")
@@ -81,6 +99,13 @@ def _read_sections(reader: Reader) -> dict[int, bytes]:
             f"{sorted(sections)}. {REPAIR}"
         )
     return sections
+
+
+def _check_nodes(reader: Reader, text: bytes) -> None:
+    """Counts what the text will become: a value of two bytes takes a hundred."""
+    nodes = sum(text.count(mark) for mark in (b",", b"[", b"{"))
+    if NODE_BYTES * nodes > max(reader.max_bytes, SMALL):
+        raise reader.too_large(NODE_BYTES * nodes, f"the {nodes} values of the header")
 
 
 def write_json(value: Any, *, dictionary: bytes = b"") -> bytes:
@@ -105,8 +130,9 @@ def read_json(
         raise FormatError(
             f"The file is damaged: {reader.left} bytes follow the header. {REPAIR}"
         )
+    _check_nodes(reader, text)
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"The file is damaged: its header is not JSON ({error}). {REPAIR}"

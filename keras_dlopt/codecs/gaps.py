@@ -32,8 +32,12 @@ def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
 
 def to_positions(symbols: np.ndarray, limit: int) -> np.ndarray:
     """The inverse of `to_symbols`."""
-    ends = np.cumsum(symbols + (symbols != limit))
-    return ends[symbols != limit] - 1
+    stops = symbols != limit
+    ends = symbols + stops
+    np.cumsum(ends, out=ends)
+    ends = ends[stops]
+    ends -= 1
+    return ends
 
 
 def _gaps(positions: np.ndarray) -> np.ndarray:

@@ -95,15 +95,16 @@ class Reader:
             FormatError: if the contents would exceed `max_bytes`.
         """
         if count > self.allowance:
-            raise self._too_large(count, what)
+            raise self.too_large(count, what)
         self.allowance -= count
 
     def check_temporary(self, count: int, what: str) -> None:
         """Refuses working memory of more than `max_bytes` at once."""
         if count > self.max_bytes:
-            raise self._too_large(count, f"decoding {what}")
+            raise self.too_large(count, f"decoding {what}")
 
-    def _too_large(self, count: int, what: str) -> FormatError:
+    def too_large(self, count: int, what: str) -> FormatError:
+        """The error for contents that would exceed `max_bytes`."""
         return FormatError(
             f"Refused: {what} would take {count} bytes, and the contents of this "
             f"file may take {self.max_bytes} in all ({self.allowance} are left). "

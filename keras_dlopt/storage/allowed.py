@@ -22,16 +22,19 @@ NAMESPACES = (
     "dtype_policies",
     "quantizers",
 )
-# Code in the file, models in other files, vocabularies read from paths.
+# Code in the file, models in other files.
 REFUSED = {
     "Lambda": "it holds Python code",
     "TFSMLayer": "it loads another file",
     "TorchModuleWrapper": "it holds pickled Python code",
     "JaxLayer": "it holds Python code",
     "FlaxLayer": "it holds Python code",
-    "StringLookup": "its vocabulary is no weight and may be read from any path",
-    "IntegerLookup": "its vocabulary is no weight and may be read from any path",
-    "TextVectorization": "its vocabulary is no weight and may be read from any path",
+}
+# Arguments that Keras reads from a file if they are text; in a file they are lists.
+READ_FROM_PATHS = {
+    "StringLookup": ("vocabulary", "idf_weights"),
+    "IntegerLookup": ("vocabulary", "idf_weights"),
+    "TextVectorization": ("vocabulary", "idf_weights"),
 }
 FUNCTION = "function"
 
@@ -102,6 +105,21 @@ def custom(key: str, custom_objects: Mapping[str, Any]) -> Any:
 
 class UnknownName(FormatError):
     """A name that `custom_objects` could still explain."""
+
+
+def check_paths(name: str, config: Any) -> None:
+    """Refuses a class of Keras' own whose config would read some file.
+
+    Raises:
+        FormatError: if so.
+    """
+    for argument in READ_FROM_PATHS.get(name, ()):
+        if isinstance(config, dict) and isinstance(config.get(argument), str):
+            raise FormatError(
+                f"Refused: {argument} of {name!r} is the path of a file, and a "
+                "compressed file reads no other. Give the layer the list itself: "
+                f"{argument}=[...]."
+            )
 
 
 def refuse(name: str, why: str) -> FormatError:

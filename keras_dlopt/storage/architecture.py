@@ -15,6 +15,7 @@ from keras_dlopt.storage.allowed import (
     FUNCTION,
     REFUSED,
     builtin,
+    check_paths,
     custom,
     functions,
     refuse,
@@ -48,6 +49,7 @@ def encode(value: Any) -> Any:
         return {"@": FUNCTION, "config": _function_key(value)}
     short = name if name in PLAIN else _short_name(value)
     out = {"@": short, "config": encode(config)}
+    check_paths(short, config)
     for extra in EXTRAS:
         if value.get(extra) is not None:
             out[extra] = encode(value[extra])
@@ -118,6 +120,7 @@ def decode(value: Any, custom_objects: Mapping[str, Any], used: dict[str, Any]) 
     out = _class(name, custom_objects, used)
     out["config"] = decode(config, custom_objects, used)
     _check_plain(name, out["config"])
+    check_paths(name, out["config"])
     for extra in EXTRAS:
         if extra in value:
             out[extra] = decode(value[extra], custom_objects, used)

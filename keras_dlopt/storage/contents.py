@@ -1,34 +1,76 @@
-"""What is in a compressed file: one description, then one record per variable."""
+"""What is in a compressed file: one description, then one record per array."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from keras_dlopt.codecs.container import (
     HEADER,
+    LATEST,
+    SMALL,
     TENSORS,
+    VERSION,
     read_container,
     read_json,
+    version_of,
     write_container,
     write_json,
 )
+from keras_dlopt.codecs.entropy import (
+    entropy_bits,
+    mask_entropy_bits,
+    symbol_entropy_bits,
+)
 from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
-from keras_dlopt.codecs.record import Decoded
 from keras_dlopt.codecs.tensor import decode_tensor, encode_tensor
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.dictionary import DICTIONARY
+from keras_dlopt.storage.hooks import Arrays, Kept, check_file_name
 
 MAX_HEADER = 2**26  # bytes of JSON text: a thousand times what large models need
+FILE_GROWTH = 32  # a word of a vocabulary takes more as text than as bytes
+PIECE = 2**20  # symbols that are counted at once
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """One variable in the file, and the bits it takes by kind of content."""
+    """One array in the file, and the bits it takes by kind of content.
+
+    Attributes:
+        path: of the variable, or the layer's path and the key of its hook.
+        array: the values.
+        method: such as `"raw"` or `"sparse codebook"`.
+        bits: bits in the file by kind of content.
+        bounds: share of zeros, and the order-0 bounds of positions and of values.
+    """
 
     path: str
-    decoded: Decoded
+    array: np.ndarray
+    method: str
     bits: dict[str, int]
+    bounds: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that is saved of a model beside its description.
+
+    Attributes:
+        paths: one for each array.
+        arrays: the weights, the other variables, then what only hooks have.
+        weights: how many of the arrays are weights.
+        variables: how many are variables.
+        kept: what the hooks of the layers gave, or None if variables are enough.
+    """
+
+    paths: list[str]
+    arrays: list[np.ndarray]
+    weights: int
+    variables: int
+    kept: Kept | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,45 +79,72 @@ class Contents:
 
     Attributes:
         architecture: the model in the form of `architecture.encode`.
-        tensors: the variables, in the order of the model.
+        tensors: the arrays, in the order of `State`.
+        state: what the model is given.
         architecture_bytes: size of that section, paths of the variables included.
         file_bytes: size of the file.
     """
 
     architecture: Any
     tensors: list[StoredTensor]
+    state: State
     architecture_bytes: int
     file_bytes: int
 
 
-def write_contents(
-    architecture: Any,
-    paths: list[str],
-    arrays: list[Any],
-    hints: Mapping[int, Hint],
-) -> bytes:
+def write_contents(architecture: Any, state: State, hints: Mapping[int, Hint]) -> bytes:
     """The file.
 
     Args:
         architecture: JSON-ready description.
-        paths: of the variables.
-        arrays: their values.
+        state: the arrays.
         hints: position -> how the values were made.
     """
+    arrays, header = list(state.arrays), {"model": architecture, "paths": state.paths}
+    if state.kept is not None:
+        header = header | {"variables": [state.weights, state.variables]}
+        paths = list(state.paths)
+        for name in ("layers", "assets"):
+            header[name] = _placed(getattr(state.kept, name), arrays, paths)
+        header["paths"] = paths
     records = [
         encode_tensor(array, hint=hints.get(i)) for i, array in enumerate(arrays)
     ]
-    header = {"model": architecture, "paths": paths}
     return write_container(
         {
             HEADER: write_json(header, dictionary=DICTIONARY),
             TENSORS: varint(len(records)) + b"".join(records),
-        }
+        },
+        version=VERSION if state.kept is None else LATEST,
     )
 
 
-def read_contents(data: bytes, *, max_bytes: int) -> Contents:
+def _placed(kept: dict[str, Arrays], arrays: list, paths: list[str]) -> dict:
+    """Each kept array as its position in `arrays`, where what is new is added."""
+    known = {_content(array): i for i, array in reversed(list(enumerate(arrays)))}
+    out: dict[str, dict[str, int]] = {}
+    for path, named in kept.items():
+        out[path] = {}
+        for key, array in named.items():
+            place = known.setdefault(_content(array), len(arrays))
+            if place == len(arrays):
+                arrays.append(array)
+                paths.append(f"{path}/{key}".lstrip("/"))
+            out[path][key] = place
+    return out
+
+
+def _content(array: np.ndarray) -> tuple:
+    return array.dtype.name, array.shape, array.tobytes()
+
+
+def read_contents(data: bytes, *, max_bytes: int, bounds: bool = True) -> Contents:
     """Decodes a file, whose arrays may take `max_bytes` together.
+
+    Args:
+        data: the file.
+        max_bytes: limit for what is decoded.
+        bounds: whether to compute the entropy of what is decoded.
 
     Raises:
         FormatError: if it is damaged, hostile or too large.
@@ -86,7 +155,10 @@ def read_contents(data: bytes, *, max_bytes: int) -> Contents:
         max_bytes=min(max_bytes, MAX_HEADER),
         dictionary=DICTIONARY,
     )
-    if not isinstance(header, dict) or set(header) != {"model", "paths"}:
+    keys = {"model", "paths"}
+    if version_of(data) > VERSION:
+        keys |= {"variables", "layers", "assets"}
+    if not isinstance(header, dict) or set(header) != keys:
         raise FormatError(f"The file is damaged: its header has other keys. {REPAIR}")
     reader = Reader(sections[TENSORS], max_bytes=max_bytes)
     count, paths = reader.varint("the number of variables"), header["paths"]
@@ -96,11 +168,7 @@ def read_contents(data: bytes, *, max_bytes: int) -> Contents:
         raise FormatError(
             f"The file is damaged: {count} variables and not as many paths. {REPAIR}"
         )
-    tensors = []
-    for path in paths:
-        reader.spent = {}
-        decoded = decode_tensor(reader)
-        tensors.append(StoredTensor(path=path, decoded=decoded, bits=reader.spent))
+    tensors = [_read_tensor(reader, path, bounds) for path in paths]
     if reader.left:
         raise FormatError(
             f"The file is damaged: {reader.left} bytes follow the last variable. "
@@ -109,6 +177,83 @@ def read_contents(data: bytes, *, max_bytes: int) -> Contents:
     return Contents(
         architecture=header["model"],
         tensors=tensors,
+        state=_state(header, [tensor.array for tensor in tensors], max_bytes),
         architecture_bytes=len(sections[HEADER]),
         file_bytes=len(data),
+    )
+
+
+def _read_tensor(reader: Reader, path: str, bounds: bool) -> StoredTensor:
+    reader.spent = {}
+    decoded = decode_tensor(reader)
+    return StoredTensor(
+        path=path,
+        array=decoded.array,
+        method=decoded.method,
+        bits=reader.spent,
+        bounds=_bounds(decoded.symbols) if bounds else (0.0, 0.0, 0.0),
+    )
+
+
+def _bounds(symbols: np.ndarray) -> tuple[float, float, float]:
+    size, kept = symbols.size, int(np.count_nonzero(symbols))
+    if symbols.dtype.itemsize > 2:
+        values = symbol_entropy_bits(symbols[symbols != 0])
+    else:
+        flat = symbols.reshape(-1)
+        low = int(flat.min(initial=0))
+        counts = np.zeros(int(flat.max(initial=0)) - low + 1, np.int64)
+        for start in range(0, size, PIECE):
+            part = flat[start : start + PIECE].astype(np.int64) - low
+            counts += np.bincount(part, minlength=counts.size)
+        counts[-low] = 0
+        values = entropy_bits(counts)
+    return 1 - kept / size if size else 0.0, mask_entropy_bits(size, kept), values
+
+
+def _state(header: dict, arrays: list[np.ndarray], max_bytes: int) -> State:
+    if "variables" not in header:
+        return State(header["paths"], arrays, len(arrays), len(arrays))
+    numbers = header["variables"]
+    counts = isinstance(numbers, list) and len(numbers) == 2
+    if not counts or not all(type(n) is int for n in numbers):
+        raise _damaged("numbers of weights and variables")
+    weights, variables = numbers
+    if not 0 <= weights <= variables <= len(arrays):
+        raise _damaged("numbers of weights and variables")
+    kept = Kept(
+        _named_arrays(header["layers"], arrays), _named_arrays(header["assets"], arrays)
+    )
+    for files in kept.assets.values():
+        for name, content in files.items():
+            check_file_name(name)
+            if content.dtype != np.uint8 or content.ndim != 1:
+                raise _damaged("bytes of files")
+            if FILE_GROWTH * content.size > max(max_bytes, SMALL):
+                raise FormatError(
+                    f"Refused: the file {name!r} of a layer has {content.size} bytes, "
+                    f"and reading it may take {FILE_GROWTH} times as many. If it comes "
+                    "from a source you trust, pass a larger max_bytes."
+                )
+    return State(header["paths"], arrays, weights, variables, kept)
+
+
+def _named_arrays(named: Any, arrays: list[np.ndarray]) -> dict[str, Arrays]:
+    if not isinstance(named, dict) or not all(
+        isinstance(v, dict) for v in named.values()
+    ):
+        raise _damaged("places of the layers' arrays")
+    for keys in named.values():
+        for place in keys.values():
+            if type(place) is not int or not 0 <= place < len(arrays):
+                raise _damaged("places of the layers' arrays")
+    return {
+        path: {key: arrays[place] for key, place in keys.items()}
+        for path, keys in named.items()
+    }
+
+
+def _damaged(what: str) -> FormatError:
+    return FormatError(
+        f"The file is damaged: its header gives impossible {what}. {REPAIR}"
     )

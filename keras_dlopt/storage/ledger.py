@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from keras_dlopt.codecs.container import MAX_BYTES
-from keras_dlopt.codecs.entropy import mask_entropy_bits, symbol_entropy_bits
+from keras_dlopt.codecs.container import MAX_BYTES, limit_of
 from keras_dlopt.files import read_limited
 from keras_dlopt.storage.contents import Contents, StoredTensor, read_contents
 
@@ -106,25 +105,26 @@ class Ledger:
         return out
 
 
-def ledger_of(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Ledger:
+def ledger_of(path: str | Path, *, max_bytes: int | None = None) -> Ledger:
     """The account of a file, without building its model.
 
     Args:
         path: a file written by `save_compressed`.
-        max_bytes: limit for the decoded variables.
+        max_bytes: limit for the decoded variables; as in `load_compressed`.
 
     Raises:
         FormatError: if the file is damaged, hostile or too large.
         ConfigError: if there is no such file.
     """
-    data = read_limited(Path(path), max_bytes)
-    return account(read_contents(data, max_bytes=max_bytes))
+    data = read_limited(Path(path), MAX_BYTES if max_bytes is None else max_bytes)
+    limit = limit_of(len(data)) if max_bytes is None else max_bytes
+    return account(read_contents(data, max_bytes=limit))
 
 
 def account(contents: Contents) -> Ledger:
     """The account of a decoded file."""
     rows = tuple(_row(tensor) for tensor in contents.tensors)
-    plain = b"".join(t.decoded.array.tobytes() for t in contents.tensors)
+    plain = b"".join(t.array.tobytes() for t in contents.tensors)
     small = len(plain) <= THOROUGH
     other = sum(row.bits for row in rows) // 8 + contents.architecture_bytes
     return Ledger(
@@ -139,20 +139,19 @@ def account(contents: Contents) -> Ledger:
 
 
 def _row(tensor: StoredTensor) -> TensorRow:
-    decoded, bits = tensor.decoded, tensor.bits
-    kept = decoded.symbols[decoded.symbols != 0]
-    size = decoded.symbols.size
+    bits = tensor.bits
+    zeros, positions, values = tensor.bounds
     return TensorRow(
         path=tensor.path,
-        shape=tuple(decoded.array.shape),
-        dtype=decoded.array.dtype.name,
-        method=decoded.method,
-        zeros=1 - kept.size / size if size else 0.0,
+        shape=tuple(tensor.array.shape),
+        dtype=tensor.array.dtype.name,
+        method=tensor.method,
+        zeros=zeros,
         positions=bits.get("positions", 0),
         values=bits.get("values", 0),
         codebook=bits.get("codebook", 0),
         tables=bits.get("tables", 0),
         header=bits.get("header", 0),
-        entropy_positions=mask_entropy_bits(size, kept.size),
-        entropy_values=symbol_entropy_bits(kept),
+        entropy_positions=positions,
+        entropy_values=values,
     )

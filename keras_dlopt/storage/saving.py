@@ -1,5 +1,6 @@
 """`save_compressed` and `load_compressed`."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +10,14 @@ import keras
 
 from keras_dlopt import _compat
 from keras_dlopt.codecs import find_grid
-from keras_dlopt.codecs.container import MAX_BYTES
+from keras_dlopt.codecs.container import MAX_BYTES, limit_of
 from keras_dlopt.codecs.hints import Grid, Hint
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 from keras_dlopt.files import read_limited, write_atomic
 from keras_dlopt.graph.walk import custom_classes
-from keras_dlopt.storage import architecture
+from keras_dlopt.storage import architecture, hooks, probe
 from keras_dlopt.storage.allowed import UnknownName
-from keras_dlopt.storage.contents import Contents, read_contents, write_contents
+from keras_dlopt.storage.contents import Contents, State, read_contents, write_contents
 from keras_dlopt.storage.ledger import Ledger, account
 from keras_dlopt.transforms import finalize
 from keras_dlopt.transforms.updating import hosts
@@ -28,8 +29,10 @@ def save_compressed(
     """Writes a model, entropy-coded and exact to the bit, into one file.
 
     The file holds the architecture and all variables, BatchNorm statistics and random
-    seeds included; optimizer, loss and metrics are left out. Before it is put in
-    place the file is decoded again and compared with the model.
+    seeds included, and what layers keep by `save_own_variables` and `save_assets`
+    (vocabularies); optimizer, loss and metrics are left out. Before it is put in place
+    the file is decoded again, and a model made of it must store the same and predict
+    the same.
 
     Args:
         model: any built Keras model; one with transforms in it is finalized first.
@@ -56,27 +59,33 @@ def save_compressed(
     _check_built(model)
     if hosts(model):
         model = finalize(model)
-    variables = _variables(model)
-    arrays = [keras.ops.convert_to_numpy(v.value) for v in variables]
-    found = {i: find_grid(array) for i, array in enumerate(arrays)}
-    grids = {i: grid for i, grid in found.items() if grid is not None}
-    given = dict(hints or {})
-    # Codebooks are seen from the values anyway; a grid given goes before one found.
-    known = given | grids | {i: h for i, h in given.items() if isinstance(h, Grid)}
-    tree = _loadable(_describe(model), model, arrays)
-    data = write_contents(tree, [v.path for v in variables], arrays, known)
-    size = sum(array.nbytes for array in arrays)
+    tree, state = _form(model)
+    size = sum(array.nbytes for array in state.arrays)
+    data = write_contents(tree, state, _hints(state, hints or {}))
     contents = read_contents(data, max_bytes=8 * size + MAX_BYTES)
-    _compare(contents, arrays)
+    _compare(contents, state)
     write_atomic(Path(path), data)
     return account(contents)
+
+
+def _hints(state: State, given: Mapping[int, Hint]) -> dict[int, Hint]:
+    """Grids that are found in the variables, and what the caller knows of them."""
+    variables = state.arrays[: state.variables]
+    found = {i: find_grid(array) for i, array in enumerate(variables)}
+    grids = {i: grid for i, grid in found.items() if grid is not None}
+    # Codebooks are seen from the values anyway; a grid given goes before one found.
+    return {
+        **given,
+        **grids,
+        **{i: h for i, h in given.items() if isinstance(h, Grid)},
+    }
 
 
 def load_compressed(
     path: str | Path,
     *,
     custom_objects: Mapping[str, Any] | None = None,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> keras.Model:
     """The model in a file, with the same predictions to the bit; not compiled.
 
@@ -87,31 +96,53 @@ def load_compressed(
         path: a file written by `save_compressed`.
         custom_objects: classes and functions by name.
         max_bytes: limit for the size of the file, of its decoded variables, and of
-            each array needed for a moment while decoding (8 bytes an element).
+            each array needed for a moment while decoding (8 bytes an element). By
+            default 1024 times the size of the file, at least 32 MiB and at most 2 GiB.
 
     Raises:
         FormatError: if the file is damaged, hostile, too large, or names something
             that is not allowed or not known.
         ConfigError: if there is no such file.
     """
-    data = read_limited(Path(path), max_bytes)
-    contents = read_contents(data, max_bytes=max_bytes)
-    arrays = [tensor.decoded.array for tensor in contents.tensors]
-    model = _rebuild(contents.architecture, arrays, custom_objects or {})
-    for variable, array in zip(_variables(model), arrays, strict=True):
-        variable.assign(array)
+    data = read_limited(Path(path), MAX_BYTES if max_bytes is None else max_bytes)
+    limit = limit_of(len(data)) if max_bytes is None else max_bytes
+    contents = read_contents(data, max_bytes=limit, bounds=False)
+    return _restored(contents.architecture, contents.state, custom_objects or {})
+
+
+def _restored(
+    tree: Any, state: State, custom_objects: Mapping[str, Any]
+) -> keras.Model:
+    """The model of a description, in this state."""
+    with _compat.limited_variables(sum(array.size for array in state.arrays)):
+        model = architecture.rebuild(tree, custom_objects=custom_objects)
+        try:
+            _assign(model, state)
+            if state.kept is None:
+                hooks.finish(model)
+            else:
+                hooks.restore(model, state.kept)
+        except FormatError:
+            raise
+        except Exception as error:
+            raise FormatError(
+                "The state in the file cannot be given to its model "
+                f"({type(error).__name__}: {error!s:.500}). If it has classes of its "
+                "own, pass in custom_objects the versions it was saved with."
+            ) from error
     return model
 
 
-def _rebuild(tree: Any, arrays: list, custom_objects: Mapping[str, Any]) -> keras.Model:
-    """The model of a description, checked to have variables for these arrays."""
-    with _compat.limited_variables(sum(array.size for array in arrays)):
-        model = architecture.rebuild(tree, custom_objects=custom_objects)
-    expected = [(tuple(a.shape), a.dtype.name) for a in arrays]
-    built = [
-        (tuple(v.shape), keras.backend.standardize_dtype(v.dtype))
-        for v in _variables(model)
-    ]
+def _assign(model: keras.Model, state: State) -> None:
+    """Gives the variables their values, by position.
+
+    Where layers order their weights otherwise than when they were saved, as those that
+    Keras quantized do, the weights are left to the hooks.
+    """
+    variables, arrays = _variables(model), state.arrays[: state.variables]
+    if state.kept is not None and _kinds(variables) != _kinds(arrays):
+        variables, arrays = variables[len(model.weights) :], arrays[state.weights :]
+    expected, built = _kinds(arrays), _kinds(variables)
     if expected != built:
         raise FormatError(
             f"The model described in the file has other variables ({_brief(built)}) "
@@ -119,7 +150,12 @@ def _rebuild(tree: Any, arrays: list, custom_objects: Mapping[str, Any]) -> kera
             "in custom_objects the versions it was saved with, and create all "
             "variables in __init__() or build()."
         )
-    return model
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _kinds(values: list) -> list:
+    return [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in values]
 
 
 def _brief(variables: list) -> str:
@@ -158,29 +194,61 @@ def _describe(model: keras.Model) -> Any:
         ) from error
 
 
-def _loadable(tree: Any, model: keras.Model, arrays: list) -> Any:
-    """The shortest description that gives the model again.
+def _form(model: keras.Model) -> tuple[Any, State]:
+    """The shortest description and state that give the model again.
 
-    Trying it now tells of a file that cannot be loaded while the model still exists.
+    Trying them now tells of a file that cannot be loaded while the model still exists.
     """
-    for option in (architecture.slim(tree), tree):
-        try:
-            _rebuild(option, arrays, custom_classes(model))
-            return option
-        except UnknownName:
-            return tree  # only the caller of load_compressed can tell
-        except FormatError as error:
-            problem = error
+    tree, plain = _describe(model), _plain_state(model)
+    custom, problem = custom_classes(model), None
+    must = hooks.must_be_kept(model)
+    for kept in (True,) if must else (False, True):
+        state = plain
+        if kept:
+            state = dataclasses.replace(plain, kept=hooks.collect(model, every=True))
+        for option in (architecture.slim(tree), tree):
+            try:
+                _check_same(model, _restored(option, state, custom))
+                return option, state
+            except UnknownName:
+                return tree, state  # only the caller of load_compressed can tell
+            except (FormatError, ModelError) as error:
+                problem = problem or error
     raise ModelError(
         f"The model {model.name!r} could not be loaded again, so nothing was written. "
         f"{problem}"
     ) from problem
 
 
-def _compare(contents: Contents, arrays: list) -> None:
-    for tensor, array in zip(contents.tensors, arrays, strict=True):
-        if tensor.decoded.array.tobytes() != array.tobytes():
+def _plain_state(model: keras.Model) -> State:
+    variables = _variables(model)
+    return State(
+        paths=[v.path for v in variables],
+        arrays=[keras.ops.convert_to_numpy(v.value) for v in variables],
+        weights=len(model.weights),
+        variables=len(variables),
+    )
+
+
+def _check_same(model: keras.Model, loaded: keras.Model) -> None:
+    """Compares what layers would store, and what the models predict."""
+    every = hooks.collect(model, every=False)
+    place = every.difference(hooks.collect(loaded, every=False))
+    if place is not None:
+        raise ModelError(f"What its hooks store would change: {place}.")
+    probe.check(model, loaded)
+
+
+def _compare(contents: Contents, state: State) -> None:
+    for tensor, array in zip(contents.tensors, state.arrays, strict=False):
+        if tensor.array.tobytes() != array.tobytes():
             raise FormatError(
                 f"The variable {tensor.path!r} would not survive the file, so nothing "
                 "was written. Please report this with the model."
             )
+    given, read = state.kept, contents.state.kept
+    if given is not None and (read is None or given.difference(read)):
+        raise FormatError(
+            "What the layers store would not survive the file, so nothing was "
+            "written. Please report this with the model."
+        )

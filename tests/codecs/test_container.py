@@ -54,7 +54,14 @@ def test_any_cut_and_any_addition_is_found():
         (b"", "Not a keras-dlopt file: it begins with b''"),
         (b"PK\x03\x04" + bytes(30), "Not a keras-dlopt file"),
         (b"\x89DLO\x01", "cut short after 5 bytes"),
-        (signed(b"\x89DLO\x02"), "format version 2; this package reads version 1"),
+        (
+            signed(b"\x89DLO\x03"),
+            "format version 3; this package reads versions 1 to 2",
+        ),
+        (
+            signed(b"\x89DLO\x01\x02\x00\x01\x00"),
+            "section of type 2, or it is out of order",
+        ),
         (signed(b"\x89DLO\x01\x07\x00"), "unknown or repeated section of type 7"),
         (signed(b"\x89DLO\x01\x01\x00\x01\x00"), "repeated section of type 1"),
         (signed(b"\x89DLO\x01\x01\x00"), r"lacks a section.*found \[1\]"),

@@ -124,7 +124,7 @@ def test_compressed_files(name, tmp_path):
     for path in (tmp_path / "hinted.dlopt", tmp_path / "found.dlopt"):
         new = contents(path)
         for i, (one, other) in enumerate(zip(old, new, strict=True)):
-            assert one.decoded.array.tobytes() == other.decoded.array.tobytes()
+            assert one.array.tobytes() == other.array.tobytes()
             if path.stem == "hinted" and i in hints:
                 assert one.bits == other.bits
         assert size_of(new) <= size_of(old)

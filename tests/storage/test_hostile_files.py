@@ -75,7 +75,14 @@ def with_layer(data, layer):
         ({"@": "Lambda", "config": {}}, "'Lambda' cannot .*it holds Python code"),
         ({"@": "__lambda__", "config": {"value": "x"}}, "'__lambda__' cannot"),
         ({"@": "TFSMLayer", "config": {}}, "it loads another file"),
-        ({"@": "TextVectorization", "config": {}}, "may be read from any path"),
+        (
+            {"@": "TextVectorization", "config": {"vocabulary": "/etc/passwd"}},
+            "vocabulary of 'TextVectorization' is the path of a file",
+        ),
+        (
+            {"@": "IntegerLookup", "config": {"idf_weights": "weights.txt"}},
+            "idf_weights of 'IntegerLookup' is the path of a file",
+        ),
         ({"@": "utils.get_file", "config": {}}, "'utils.get_file' cannot"),
         ({"@": "os>system", "config": {}}, r"'os>system'.*custom_objects={'system'"),
         ({"@": ">system", "config": {}}, "names 'system', which is neither"),

@@ -37,8 +37,8 @@ def test_golden_file():
     assert header["model"] == contents.architecture
     assert header["paths"] == [t.path for t in contents.tensors]
     for found, tensor in zip(arrays, contents.tensors, strict=True):
-        assert found.dtype == tensor.decoded.array.dtype
-        assert found.tobytes() == tensor.decoded.array.tobytes()
+        assert found.dtype == tensor.array.dtype
+        assert found.tobytes() == tensor.array.tobytes()
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.4, 0.9])
