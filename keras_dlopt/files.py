@@ -5,9 +5,11 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -17,17 +19,26 @@ from keras_dlopt.errors import ConfigError, FormatError
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes beside the target, then moves into place; an old file survives failure.
 
+    An old file's permissions stay, and where it is a symbolic link, what the link
+    points to is replaced. While the data is written the new file has no name where the
+    system can do that, so that nothing is left of a process that is killed.
+
     Raises:
         ConfigError: if the folder or file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
-            with open(temporary, "xb") as file:
+            with _nameless(target.parent) or open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
+                if target.exists():
+                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+                if not temporary.exists():
+                    _name(file.fileno(), temporary)
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -36,6 +47,26 @@ def write_atomic(path: Path, data: bytes) -> None:
             f"Cannot write {str(path)!r}: {error.strerror or error}. Nothing was "
             "changed. Choose a folder that exists and that you may write to."
         ) from error
+
+
+def _nameless(folder: Path) -> IO[bytes] | None:
+    """A file in a folder that vanishes with this process unless it gets a name."""
+    if not hasattr(os, "O_TMPFILE") or not os.path.exists("/proc/self/fd"):
+        return None
+    try:
+        number = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except OSError:  # a file system that cannot, or no such folder
+        return None
+    return open(number, "wb")
+
+
+def _name(number: int, path: Path) -> None:
+    """Gives a name to an open file that has none."""
+    folder = os.open("/proc/self/fd", os.O_RDONLY)
+    try:  # without a folder's number links are not followed, and this is one
+        os.link(str(number), path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:

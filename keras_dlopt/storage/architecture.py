@@ -49,7 +49,6 @@ def encode(value: Any) -> Any:
         return {"@": FUNCTION, "config": _function_key(value)}
     short = name if name in PLAIN else _short_name(value)
     out = {"@": short, "config": encode(config)}
-    check_paths(short, config)
     for extra in EXTRAS:
         if value.get(extra) is not None:
             out[extra] = encode(value[extra])

@@ -150,7 +150,7 @@ def restore(model: keras.Model, kept: Kept) -> None:
     for path in {**kept.layers, **kept.assets}:
         if path not in known:
             raise FormatError(
-                f"The file has state for a layer {path!s:.80!r} that its model does "
+                f"The file has state for a layer {path[:80]!r} that its model does "
                 "not have. If it has classes of its own, pass in custom_objects the "
                 "versions it was saved with."
             )
@@ -180,7 +180,7 @@ def check_file_name(name: str) -> str:
     plain = name.isprintable() and not set(name) & set('\\:*?"<>|')
     if not plain or not parts or name != "/".join(parts) or {"..", "/"} & set(parts):
         raise FormatError(
-            f"Refused: {name!s:.80!r} is no name of a file inside a folder. Pass a "
+            f"Refused: {name[:80]!r} is no name of a file inside a folder. Pass a "
             "file written by save_compressed."
         )
     return name

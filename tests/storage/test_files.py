@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -35,6 +38,68 @@ def test_a_write_replaces(tmp_path):
         write_atomic(path, data)
         assert path.read_bytes() == data
     assert os.listdir(tmp_path) == ["m.dlopt"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o640])
+def test_permissions_stay(mode, tmp_path):
+    path = tmp_path / "m.dlopt"
+    write_atomic(path, b"one")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    path.chmod(mode)
+    write_atomic(path, b"two")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", mode)
+
+
+def test_a_symbolic_link_stays(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "v1").write_bytes(b"one")
+    link, dangling = tmp_path / "latest", tmp_path / "next"
+    link.symlink_to("real/v1")
+    dangling.symlink_to("real/v2")
+    for path in (link, dangling):
+        write_atomic(path, b"two")
+        assert path.is_symlink()
+        assert path.read_bytes() == b"two"
+    assert sorted(os.listdir(tmp_path / "real")) == ["v1", "v2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no files without a name")
+@pytest.mark.parametrize("old", [True, False])
+def test_a_kill_leaves_nothing(old, tmp_path):
+    if old:
+        (tmp_path / "m").write_bytes(b"old")
+    code = (
+        "import os, pathlib, signal\n"
+        "from keras_dlopt import files\n"
+        "files.os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"files.write_atomic(pathlib.Path({str(tmp_path / 'm')!r}), b'new')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert os.listdir(tmp_path) == (["m"] if old else [])
+
+
+def test_where_files_need_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_nameless", lambda folder: None)
+    write_atomic(tmp_path / "m", b"one")
+    write_atomic(tmp_path / "m", b"two")
+    assert (tmp_path / "m").read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_no_more_memory_is_asked_for_than_the_file_has(tmp_path):
+    """Within 1 GiB of address space, most of it taken by NumPy's libraries."""
+    (tmp_path / "m").write_bytes(b"x" * 100)
+    code = (
+        "import pathlib, resource\n"
+        "from keras_dlopt.files import read_limited\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+        f"assert len(read_limited(pathlib.Path({str(tmp_path / 'm')!r}), 2**31)) == 100"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_folders_that_cannot_be_written(tmp_path):
