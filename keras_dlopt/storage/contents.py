@@ -55,7 +55,7 @@ class StoredTensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class State:
+class SavedState:
     """All that is saved of a model beside its description.
 
     Attributes:
@@ -79,7 +79,7 @@ class Contents:
 
     Attributes:
         architecture: the model in the form of `architecture.encode`.
-        tensors: the arrays, in the order of `State`.
+        tensors: the arrays, in the order of `SavedState`.
         state: what the model is given.
         architecture_bytes: size of that section, paths of the variables included.
         file_bytes: size of the file.
@@ -87,12 +87,14 @@ class Contents:
 
     architecture: Any
     tensors: list[StoredTensor]
-    state: State
+    state: SavedState
     architecture_bytes: int
     file_bytes: int
 
 
-def write_contents(architecture: Any, state: State, hints: Mapping[int, Hint]) -> bytes:
+def write_contents(
+    architecture: Any, state: SavedState, hints: Mapping[int, Hint]
+) -> bytes:
     """The file.
 
     Args:
@@ -104,8 +106,8 @@ def write_contents(architecture: Any, state: State, hints: Mapping[int, Hint]) -
     if state.kept is not None:
         header = header | {"variables": [state.weights, state.variables]}
         paths = list(state.paths)
-        for name in ("layers", "assets"):
-            header[name] = _placed(getattr(state.kept, name), arrays, paths)
+        header["layers"] = _placed(state.kept.stores, arrays, paths)
+        header["assets"] = _placed(state.kept.assets, arrays, paths)
         header["paths"] = paths
     records = [
         encode_tensor(array, hint=hints.get(i)) for i, array in enumerate(arrays)
@@ -211,9 +213,9 @@ def _bounds(symbols: np.ndarray) -> tuple[float, float, float]:
     return 1 - kept / size if size else 0.0, mask_entropy_bits(size, kept), values
 
 
-def _state(header: dict, arrays: list[np.ndarray], max_bytes: int) -> State:
+def _state(header: dict, arrays: list[np.ndarray], max_bytes: int) -> SavedState:
     if "variables" not in header:
-        return State(header["paths"], arrays, len(arrays), len(arrays))
+        return SavedState(header["paths"], arrays, len(arrays), len(arrays))
     numbers = header["variables"]
     counts = isinstance(numbers, list) and len(numbers) == 2
     if not counts or not all(type(n) is int for n in numbers):
@@ -235,7 +237,7 @@ def _state(header: dict, arrays: list[np.ndarray], max_bytes: int) -> State:
                     f"and reading it may take {FILE_GROWTH} times as many. If it comes "
                     "from a source you trust, pass a larger max_bytes."
                 )
-    return State(header["paths"], arrays, weights, variables, kept)
+    return SavedState(header["paths"], arrays, weights, variables, kept)
 
 
 def _named_arrays(named: Any, arrays: list[np.ndarray]) -> dict[str, Arrays]:

@@ -26,16 +26,16 @@ class Kept:
     """What the hooks of a model's layers gave.
 
     Attributes:
-        layers: path of a layer -> what `save_own_variables` stored.
+        stores: path of a layer -> what `save_own_variables` stored.
         assets: path of a layer -> name of a file of `save_assets` -> its bytes.
     """
 
-    layers: dict[str, Arrays]
+    stores: dict[str, Arrays]
     assets: dict[str, Arrays]
 
     def difference(self, other: "Kept") -> str | None:
         """A place where the two differ, or None."""
-        for mine, its in ((self.layers, other.layers), (self.assets, other.assets)):
+        for mine, its in ((self.stores, other.stores), (self.assets, other.assets)):
             for path in {**mine, **its}:
                 one, two = mine.get(path, {}), its.get(path, {})
                 for key in {**one, **two}:
@@ -147,7 +147,7 @@ def restore(model: keras.Model, kept: Kept) -> None:
         FormatError: if there is no such layer.
     """
     known = {path: layer for path, layer, _ in walk(model)}
-    for path in {**kept.layers, **kept.assets}:
+    for path in {**kept.stores, **kept.assets}:
         if path not in known:
             raise FormatError(
                 f"The file has state for a layer {path[:80]!r} that its model does "
@@ -155,8 +155,8 @@ def restore(model: keras.Model, kept: Kept) -> None:
                 "versions it was saved with."
             )
     for path, layer in known.items():
-        if path in kept.layers:
-            layer.load_own_variables(dict(kept.layers[path]))
+        if path in kept.stores:
+            layer.load_own_variables(dict(kept.stores[path]))
         if path in kept.assets:
             _load_files(layer, kept.assets[path])
 

@@ -17,7 +17,12 @@ from keras_dlopt.files import read_limited, write_atomic
 from keras_dlopt.graph.walk import custom_classes
 from keras_dlopt.storage import architecture, hooks, probe
 from keras_dlopt.storage.allowed import UnknownName
-from keras_dlopt.storage.contents import Contents, State, read_contents, write_contents
+from keras_dlopt.storage.contents import (
+    Contents,
+    SavedState,
+    read_contents,
+    write_contents,
+)
 from keras_dlopt.storage.ledger import Ledger, account
 from keras_dlopt.transforms import finalize
 from keras_dlopt.transforms.updating import hosts
@@ -68,7 +73,7 @@ def save_compressed(
     return account(contents)
 
 
-def _hints(state: State, given: Mapping[int, Hint]) -> dict[int, Hint]:
+def _hints(state: SavedState, given: Mapping[int, Hint]) -> dict[int, Hint]:
     """Grids that are found in the variables, and what the caller knows of them."""
     variables = state.arrays[: state.variables]
     found = {i: find_grid(array) for i, array in enumerate(variables)}
@@ -111,7 +116,7 @@ def load_compressed(
 
 
 def _restored(
-    tree: Any, state: State, custom_objects: Mapping[str, Any]
+    tree: Any, state: SavedState, custom_objects: Mapping[str, Any]
 ) -> keras.Model:
     """The model of a description, in this state."""
     with _compat.limited_variables(sum(array.size for array in state.arrays)):
@@ -133,7 +138,7 @@ def _restored(
     return model
 
 
-def _assign(model: keras.Model, state: State) -> None:
+def _assign(model: keras.Model, state: SavedState) -> None:
     """Gives the variables their values, by position.
 
     Where layers order their weights otherwise than when they were saved, as those that
@@ -194,7 +199,7 @@ def _describe(model: keras.Model) -> Any:
         ) from error
 
 
-def _form(model: keras.Model) -> tuple[Any, State]:
+def _form(model: keras.Model) -> tuple[Any, SavedState]:
     """The shortest description and state that give the model again.
 
     Trying them now tells of a file that cannot be loaded while the model still exists.
@@ -220,9 +225,9 @@ def _form(model: keras.Model) -> tuple[Any, State]:
     ) from problem
 
 
-def _plain_state(model: keras.Model) -> State:
+def _plain_state(model: keras.Model) -> SavedState:
     variables = _variables(model)
-    return State(
+    return SavedState(
         paths=[v.path for v in variables],
         arrays=[keras.ops.convert_to_numpy(v.value) for v in variables],
         weights=len(model.weights),
@@ -239,7 +244,7 @@ def _check_same(model: keras.Model, loaded: keras.Model) -> None:
     probe.check(model, loaded)
 
 
-def _compare(contents: Contents, state: State) -> None:
+def _compare(contents: Contents, state: SavedState) -> None:
     for tensor, array in zip(contents.tensors, state.arrays, strict=False):
         if tensor.array.tobytes() != array.tobytes():
             raise FormatError(
