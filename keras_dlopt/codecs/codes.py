@@ -57,7 +57,15 @@ class GridValues:
             )
         reader.account("codebook")
         reader.check_temporary(8 * elements(shape), "a grid")
-        return self.coder.read(reader, count, "the grid codes") + low, scale
+        return _lifted(self.coder.read(reader, count, "the grid codes"), low), scale
+
+
+def _lifted(symbols: np.ndarray, low: int) -> np.ndarray:
+    """`symbols + low` in the smallest type that holds them."""
+    high = low + int(symbols.max(initial=0))
+    symbols += low
+    kinds = np.min_scalar_type(low), np.min_scalar_type(high)
+    return symbols.astype(np.result_type(*kinds))
 
 
 def _head(values: Values, codes: np.ndarray) -> bytes:

@@ -27,6 +27,7 @@ from keras_dlopt.errors import ConfigError, FormatError
 SPARSE = 0x80  # flag beside the kind of values
 EMPTY = 0  # kind of the values of an array without elements
 PLACES = Gaps()
+PIECE = 2**18  # elements of a grid that are rebuilt at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,11 @@ class Records:
             )
         reader.account("header")
         size = int(np.prod(shape, dtype=object)) if shape else 1
+        if size == 0 and (sparse or kind != EMPTY):
+            raise FormatError(
+                f"The file is damaged: an empty tensor of shape {shape} with method "
+                f"{kind}. {REPAIR}"
+            )
         places = PLACES.read(reader, size) if sparse else None
         count = size if places is None else places.size
         coder = self.coders[kind]
@@ -127,9 +133,23 @@ class Records:
         if scale is None:
             array = from_bits(symbols, dtype, shape)
         else:
-            array = rebuild(symbols.reshape(shape), scale, dtype)
+            array = _rebuilt(symbols.reshape(shape), scale, dtype)
         method = "sparse " * sparse + coder.name
         return Decoded(array=array, method=method, symbols=symbols)
+
+
+def _rebuilt(codes: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`grid.rebuild` in pieces, so that float64 is never there for all of them."""
+    if codes.size <= PIECE or codes.ndim == 0:
+        return rebuild(codes, scale, dtype)
+    scale = np.broadcast_to(scale, codes.shape)
+    out = np.empty(codes.shape, dtype)
+    axis = int(np.argmax(codes.shape))
+    step = max(1, PIECE * codes.shape[axis] // codes.size)
+    for start in range(0, codes.shape[axis], step):
+        part = (*[slice(None)] * axis, slice(start, start + step))
+        out[part] = rebuild(codes[part], scale[part], dtype)
+    return out
 
 
 def _layouts(

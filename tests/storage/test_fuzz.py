@@ -1,0 +1,149 @@
+"""Mutated files with checksums made good: one kind of error, little memory and time."""
+
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_dlopt.codecs.container import (
+    HEADER,
+    TENSORS,
+    limit_of,
+    read_container,
+    version_of,
+    write_container,
+)
+from keras_dlopt.codecs.deflate import inflate, write_deflated
+from keras_dlopt.codecs.reader import Reader, varint
+from keras_dlopt.errors import FormatError
+from keras_dlopt.storage import load_compressed, save_compressed
+from keras_dlopt.storage.contents import read_contents
+from keras_dlopt.storage.dictionary import DICTIONARY
+
+MOST_MEMORY, MOST_SECONDS = 300, 2.0  # MB above the start, and for one file
+REBUILT = 20  # one of so many files is also made a model: that takes 10 ms
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras_state():
+    """Names are all explicit here, so the slow reset between tests is not needed."""
+
+
+def seeds(folder):
+    """Files of both versions, with every coding of values."""
+    rng = np.random.default_rng(0)
+    dense = keras.Sequential(
+        [
+            keras.Input((20,), name="x"),
+            layers.Dense(30, name="grid", use_bias=False),
+            layers.Dense(20, name="book", activation="relu"),
+            layers.Dense(20, name="sparse"),
+            layers.Dropout(0.5, name="drop"),
+            layers.BatchNormalization(name="norm"),
+        ],
+        name="m",
+    )
+    codes, book = rng.integers(-127, 128, (20, 30)), rng.normal(size=5)
+    kernels = [v for v in dense.weights if v.name == "kernel"]
+    kernels[0].assign(codes * 0.013)
+    kernels[1].assign(book[rng.integers(0, 5, (30, 20))])
+    kernels[2].assign(rng.normal(size=(20, 20)) * (rng.random((20, 20)) < 0.1))
+    text = layers.TextVectorization(name="text")
+    text.adapt(["one two", "three"])
+    lookup = keras.Sequential([keras.Input((1,), dtype="string"), text], name="t")
+    files = []
+    for i, model in enumerate((dense, lookup)):
+        save_compressed(model, folder / f"{i}.dlopt")
+        files.append((folder / f"{i}.dlopt").read_bytes())
+    return files
+
+
+def mutated(data, rng):
+    """Some bytes altered, cut out, doubled, or set to what sizes are made of."""
+    data = bytearray(data)
+    for _ in range(int(rng.integers(1, 5))):
+        at, size = int(rng.integers(0, len(data) + 1)), int(rng.integers(1, 9))
+        action = int(rng.integers(0, 5))
+        if action == 0 and at < len(data):
+            data[at] ^= 1 << int(rng.integers(0, 8))
+        elif action == 1 and at < len(data):
+            data[at] = int(rng.integers(0, 256))
+        elif action == 2:
+            del data[at : at + size]
+        elif action == 3:
+            data[at:at] = data[at : at + size]
+        else:
+            data[at:at] = varint(int(rng.integers(0, 2 ** int(rng.integers(1, 62)))))
+    return bytes(data)
+
+
+def broken(data, rng):
+    """A mutation of one part of a file, under a checksum that fits."""
+    sections, version = read_container(data), version_of(data)
+    part = int(rng.integers(0, 4))
+    if part == 0:
+        sections[TENSORS] = mutated(sections[TENSORS], rng)
+    elif part == 1:
+        sections[HEADER] = mutated(sections[HEADER], rng)
+    else:
+        reader = Reader(sections[HEADER], max_bytes=2**20)
+        size, length = reader.varint("size"), reader.varint("length")
+        text = inflate(reader.take(length, "text"), size, "text", dictionary=DICTIONARY)
+        text = mutated(text, rng)
+        stream = write_deflated(text, level=1, dictionary=DICTIONARY)
+        sections[HEADER] = varint(len(text)) + stream
+    return write_container(sections, version=version)
+
+
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(x.split()[1]) for x in file if x.startswith("VmHWM")) / 1024
+
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(x.split()[1]) for x in file if x.startswith("VmRSS")) / 1024
+
+
+def fuzz(count, folder, *, seed):
+    rng, files = np.random.default_rng(seed), seeds(folder)
+    path, slowest, accepted = folder / "bad.dlopt", 0.0, 0
+    for data in files:
+        load_compressed(folder / f"{files.index(data)}.dlopt")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    before = resident()
+    for i in range(count):
+        data = broken(files[i % len(files)], rng)
+        start = time.perf_counter()
+        try:
+            if i % REBUILT:
+                read_contents(data, max_bytes=limit_of(len(data)))
+            else:
+                path.write_bytes(data)
+                load_compressed(path)
+            accepted += 1
+        except FormatError:
+            pass
+        except Exception as error:
+            (folder / "raised.dlopt").write_bytes(data)
+            raise AssertionError(f"file {i} of seed {seed}") from error
+        seconds = time.perf_counter() - start
+        slowest = max(slowest, seconds)
+        assert seconds < MOST_SECONDS, (i, seed)
+    assert peak() - before < MOST_MEMORY
+    return slowest, peak() - before, accepted
+
+
+def test_two_thousand_mutations(tmp_path):
+    slowest, _, accepted = fuzz(2_000, tmp_path, seed=0)
+    assert slowest > 0
+    assert accepted < 1_000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutations(tmp_path):
+    for seed in range(1, 11):
+        fuzz(10_000, tmp_path, seed=seed)
