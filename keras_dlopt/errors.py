@@ -19,6 +19,9 @@ class ConfigError(DloptError, ValueError):
 class ModelError(DloptError, ValueError):
     """A model is not in the state an operation needs (unbuilt, no targets, ...)."""
 
+    # TensorFlow's AutoGraph keeps the class of such errors only.
+    __init__ = Exception.__init__
+
 
 class FormatError(DloptError, ValueError):
     """A file is damaged, truncated, hostile, or of an unknown version."""

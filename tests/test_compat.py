@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_dlopt import _compat
-from keras_dlopt.errors import FormatError
+from keras_dlopt.errors import FormatError, ModelError
 
 
 class _Parts(keras.layers.Layer):
@@ -58,7 +58,7 @@ def test_overlay_reads_its_own_writes_and_nests():
 def test_overlay_refuses_writes_to_a_computed_weight():
     v = keras.Variable(1.0, name="kernel")
     with _compat.WeightOverlay([(v, np.float32(0))]):
-        with pytest.raises(RuntimeError, match="'kernel' is computed by a transform"):
+        with pytest.raises(ModelError, match="'kernel' is computed by a transform"):
             v.assign(2.0)
 
 
@@ -595,3 +595,50 @@ def test_attributes_are_read_at_each_call_and_come_back():
         norm(np.full((4, 2), 3.0, "float32"), training=True)
     assert norm.moving_mean.numpy().tolist() == [3.0, 3.0], mend
     assert norm.momentum == 0.99
+
+
+def test_calls_under_a_function_and_recomputed_ones_are_known():
+    import tensorflow as tf
+
+    class Traced(keras.layers.Layer):
+        @tf.function
+        def call(self, x):
+            return 2 * x
+
+    mend = "see _compat/tracing.py"
+    assert int(_compat.untraced_call(Traced())(3)) == 6, mend
+    assert _compat.untraced_call(keras.layers.Dense(1)) is None, mend
+    with keras.RematScope(mode="full"):
+        layer = keras.layers.Dense(1)
+    assert _compat.recomputes(layer), mend
+    with _compat.without_recomputing([layer]):
+        assert not _compat.recomputes(layer), mend
+    assert _compat.recomputes(layer), mend
+
+
+def test_a_view_of_a_model_has_its_class_and_content():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    view = _compat.seen_as(model, {"losses": property(lambda _: [1])})
+    mend = "see seen_as in _compat/training.py"
+    assert isinstance(view, keras.Sequential), mend
+    assert view.layers[0] is model.layers[0], mend
+    assert (view.losses, model.losses) == ([1], []), mend
+    view.note = 1
+    assert model.note == 1, mend
+    held = {*vars(keras.Model()), *dir(keras.Model)}
+    assert set(_compat.TRAINER_STATE) - held <= {"optimizer", "stop_training"}, mend
+
+
+def test_checkpoints_hold_variables_without_an_attribute(tmp_path):
+    import tensorflow as tf
+
+    layer = keras.layers.Layer()
+    variable = layer.add_weight(shape=(), initializer="ones", name="held")
+    _compat.in_checkpoints(layer, variable, "state_1")
+    names = [
+        n
+        for n, _ in tf.train.list_variables(
+            tf.train.Checkpoint(layer=layer).write(str(tmp_path / "c"))
+        )
+    ]
+    assert any("state_1" in name for name in names), "see in_checkpoints in state.py"

@@ -20,11 +20,18 @@ from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable
 from keras_dlopt._compat.state import (
     SlabSlice,
+    in_checkpoints,
     place_of,
     state_beside_weights,
     track_state,
 )
+from keras_dlopt._compat.tracing import (
+    recomputes,
+    untraced_call,
+    without_recomputing,
+)
 from keras_dlopt._compat.training import (
+    TRAINER_STATE,
     attach,
     attached,
     batch_count,
@@ -37,10 +44,12 @@ from keras_dlopt._compat.training import (
     replace_train_functions,
     replace_update,
     restore_method,
+    seen_as,
     watch_losses,
 )
 
 __all__ = [
+    "TRAINER_STATE",
     "PureScope",
     "PureVariable",
     "SlabSlice",
@@ -52,16 +61,19 @@ __all__ = [
     "build_metrics",
     "changed",
     "do_not_ask_for_more",
+    "in_checkpoints",
     "in_xla",
     "input_sharding",
     "instance_call",
     "keep_losses_apart",
     "limited_variables",
     "place_of",
+    "recomputes",
     "replace_method",
     "replace_train_functions",
     "replace_update",
     "restore_method",
+    "seen_as",
     "set_attribute",
     "set_class",
     "set_instance_call",
@@ -69,6 +81,8 @@ __all__ = [
     "sublayers",
     "track_state",
     "unnamed_operations",
+    "untraced_call",
     "watch_losses",
     "weights_file",
+    "without_recomputing",
 ]

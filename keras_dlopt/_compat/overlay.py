@@ -1,9 +1,13 @@
 """Values in place of a layer's variables, and the layers below a layer."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+
+from keras_dlopt._compat.tracing import graph_now, kept_by
+from keras_dlopt.errors import ModelError
 
 
 class WeightOverlay(keras.StatelessScope):
@@ -28,17 +32,46 @@ class WeightOverlay(keras.StatelessScope):
         )
         self._computed = set(self.state_mapping)
         self._written: dict[int, Any] = {}
+        self._paused = False
+        self._graph: Any = None
+
+    def __enter__(self):
+        self._graph = graph_now()
+        return super().__enter__()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the variables have the values that they hold."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def get_current_value(self, variable):
         value = self.state_mapping.get(id(variable))
+        if value is not None and id(variable) in self._computed:
+            value = None if self._paused else self._safe(variable, value)
         if value is None and self.original_scope is not None:
             value = self.original_scope.get_current_value(variable)
+        return value
+
+    def _safe(self, variable, value):
+        keeper = kept_by(self._graph)
+        if keeper:
+            raise ModelError(
+                f"The variable {variable.path!r} is computed by a transform and read "
+                f"inside {keeper}, which would train or run on values of one moment. "
+                "Take that off the function (fit() compiles and saves memory by "
+                "itself; a layer's call() may keep @tf.function), or leave the "
+                "variable out of the recipe."
+            )
         return value
 
     def add_update(self, update):
         variable, value = update
         if id(variable) in self._computed:
-            raise RuntimeError(
+            raise ModelError(
                 f"The variable {variable.path!r} is computed by a transform and cannot "
                 "be assigned inside call(). Leave it out of the recipe, or move the "
                 "assignment out of call()."

@@ -71,6 +71,16 @@ def track_state(optimizer: keras.optimizers.Optimizer, variable: Any) -> None:
     optimizer._track_variable(variable)
 
 
+def in_checkpoints(layer: keras.layers.Layer, variable: Any, name: str) -> None:
+    """Has TensorFlow's checkpoints hold a variable that no attribute of a layer holds.
+
+    Relies on: TensorFlow's `Trackable._track_trackable(trackable, name)`, by which
+    Keras tracks what is set as an attribute.
+    """
+    if keras.backend.backend() == "tensorflow":
+        layer._track_trackable(variable, name=name, overwrite=True)
+
+
 def place_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int | None:
     """Where a variable stands among those that an optimizer was built with.
 

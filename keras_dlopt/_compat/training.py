@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -265,3 +266,38 @@ def attach(owner: Any, name: str, value: Any) -> None:
 def attached(owner: Any, name: str) -> Any:
     """What `attach` keeps on this object itself, or None."""
     return vars(owner).get(name)
+
+
+# What `compile` and `fit` keep on the model that they are called on.
+TRAINER_STATE = (
+    "optimizer",
+    "loss",
+    "compiled",
+    "stop_training",
+    "run_eagerly",
+    "jit_compile",
+    "steps_per_execution",
+    "distribute_strategy",
+    "_distribute_strategy",
+    "_compile_loss",
+    "_compile_metrics",
+    "_loss_tracker",
+    "_call_has_training_arg",
+)
+
+
+def seen_as(model: keras.Model, attributes: dict[str, Any]) -> Any:
+    """A second object of the model's class and content, some attributes apart.
+
+    What is set on one of the two is on the other as well.
+
+    Relies on: all that a Keras model is, its tracker included, is in its `__dict__`,
+    and its class makes no difference to that.
+    """
+    cls = type(model)
+    body = {"__module__": cls.__module__, "__doc__": cls.__doc__} | attributes
+    view: Any = object.__new__(
+        types.new_class(cls.__name__, (cls,), {}, lambda space: space.update(body))
+    )
+    object.__setattr__(view, "__dict__", model.__dict__)
+    return view

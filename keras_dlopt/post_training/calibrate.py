@@ -11,12 +11,12 @@ from keras_dlopt.graph import hooks
 from keras_dlopt.graph.targets import Target, taps
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
-from keras_dlopt.transforms.host import Slot
 from keras_dlopt.transforms.quantize.observers import (
     MovingAverage,
     Observer,
     observer_of,
 )
+from keras_dlopt.transforms.slots import Slot
 
 _BINS = 2048
 

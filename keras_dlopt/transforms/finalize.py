@@ -80,6 +80,8 @@ def _plain(model: Any, *, copy: bool = True) -> keras.Model:
     targets = {t.path: t.variable for t in weight_targets(plain)}
     for target, value, _ in model.final_values():
         targets[target.path].assign(value)
+    if not copy:
+        model.release()
     return _unwrapped(plain) if hosts(plain) else plain
 
 

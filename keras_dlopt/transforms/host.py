@@ -1,9 +1,9 @@
 """What a transformed model and a transformed layer share: slots, values, updates."""
 
 import contextlib
-import dataclasses
+import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -13,7 +13,6 @@ from keras import ops
 from keras_dlopt import _compat
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.graph import hooks
 from keras_dlopt.graph.targets import (
     Target,
     activation_targets,
@@ -24,130 +23,18 @@ from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.select import exact_paths
 from keras_dlopt.transforms.acting import Acted, Passage
-from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
+from keras_dlopt.transforms.base import Chain, Context, State
+from keras_dlopt.transforms.calls import Calls
 from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.regularizing import regularize, release
+from keras_dlopt.transforms.slots import Group, Slot, computed, finite
 
 NEVER = -1
 
 # Effective weights put in place of the transforms' own, per thread; see `probing`.
 _PROBED = threading.local()
-
-
-def _finite(weight: np.ndarray, path: str) -> np.ndarray:
-    """The weight itself, or `ModelError` where rounding would hide what it has."""
-    count = int(np.sum(~np.isfinite(weight)))
-    if count:
-        raise ModelError(
-            f"{path!r} holds {count} values that are not finite (NaN or infinity). "
-            "Load an earlier checkpoint, or train again with a lower learning rate."
-        )
-    return weight
-
-
-def computed(variable: Any) -> np.ndarray:
-    """A weight on the host, half precision as float32: as transforms compute."""
-    value = to_numpy(variable)
-    return value.astype("float32") if value.dtype.itemsize < 4 else value
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Slot:
-    """One target with the variables that hold its transform's state.
-
-    Attributes:
-        target: where it acts.
-        state: the variables by name.
-        trained: the names of those that the optimizer trains.
-    """
-
-    target: Target
-    state: dict[str, Any]
-    trained: tuple[str, ...] = ()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the user froze the weight or layer."""
-        weight, layer = self.target.variable, self.target.layer
-        return not (
-            getattr(weight, "trainable", True) and getattr(layer, "trainable", True)
-        )
-
-    def tensors(self) -> dict[str, Any]:
-        """The state as tensors of the current graph."""
-        return {k: ops.convert_to_tensor(v) for k, v in self.state.items()}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The state on the host."""
-        return {k: to_numpy(v) for k, v in self.state.items()}
-
-    def weight(self) -> Any:
-        """The latent weight on the host; None for activations."""
-        return None if self.target.variable is None else computed(self.target.variable)
-
-    def effective(self, transform: Transform, context: Context | None = None) -> Any:
-        """What the layer sees of this weight, by default outside of training."""
-        weight = ops.convert_to_tensor(self.target.variable)
-        context = context or Context(self.target)
-        dtype = keras.backend.standardize_dtype(weight.dtype)
-        if dtype == "float32" or not keras.backend.is_float_dtype(dtype):
-            return transform.apply(weight, self.tensors(), context)
-        # Half precision is too coarse for scales and sums; float64 stays.
-        wide = "float64" if dtype == "float64" else "float32"
-        state = {
-            name: ops.cast(value, wide)
-            if keras.backend.is_float_dtype(value.dtype)
-            else value
-            for name, value in self.tensors().items()
-        }
-        value = transform.apply(ops.cast(weight, wide), state, context)
-        return ops.cast(value, dtype)
-
-    def write(self, name: str, value: Any) -> None:
-        """Assigns one state variable."""
-        self.state[name].assign(value)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Group:
-    """One recipe entry at work: its transform, its slots, its last update's step."""
-
-    transform: Transform
-    slots: tuple[Slot, ...]
-    last: Any
-
-    def members(self, read: Callable[[Any, str], np.ndarray]) -> list[Member]:
-        """The group as `Transform.update` sees it.
-
-        Args:
-            read: gives the statistic of a name for a variable.
-        """
-        names = self.transform.statistics
-        return [
-            Member(
-                s.target,
-                s.weight(),
-                s.arrays(),
-                _OnDemand(s.target.variable, names, read),
-                place,
-            )
-            for place, s in enumerate(self.slots)
-        ]
-
-
-class _OnDemand(Mapping):
-    """The statistics of one weight, measured when they are read."""
-
-    def __init__(self, variable, names, read):
-        self._variable, self._names, self._read = variable, names, read
-
-    def __getitem__(self, name):
-        return self._read(self._variable, name)
-
-    def __iter__(self):
-        return iter(self._names)
-
-    def __len__(self):
-        return len(self._names)
+# The scopes in which each host's weights are computed now, per thread.
+_SCOPES = threading.local()
 
 
 @contextlib.contextmanager
@@ -167,7 +54,8 @@ class TransformHost:
         """Creates the state variables for every target that the recipe matches."""
         # Keras tracks layers and variables held in attributes; what a group holds is
         # tracked already, so it is kept out of Keras' sight.
-        self._wrapped = _Hidden(wrapped)
+        self._wrapped = Hidden(wrapped)
+        self._hidden_states = Hidden([])
         # A weight without elements has nothing to transform.
         weights = [t for t in weight_targets(wrapped) if 0 not in (t.shape or ())]
         named = {p for selector, _ in recipe.entries for p in exact_paths(selector)}
@@ -180,8 +68,13 @@ class TransformHost:
             never = State(np.array(NEVER, "int32"))
             last = self._state_variable(f"last_update_{number}", never)
             groups.append(Group(transform, slots, last))
-        self._hidden_groups = _Hidden(tuple(groups))
-        self._acted = _Hidden(Acted(wrapped, recipe))
+        self._hidden_groups = Hidden(tuple(groups))
+        self._acted = Hidden(Acted(wrapped, recipe))
+        acted_on = [slot.target for group in groups for slot in group.slots]
+        self._hidden_calls = Hidden(Calls(wrapped, acted_on))
+        for group, slot in self._weight_slots():
+            effective = functools.partial(self._effective, group, slot)
+            regularize(slot.target.variable, effective)
         # Replicas meet where a transform writes its state, in the middle of a call.
         _compat.keep_losses_apart(self)
 
@@ -192,7 +85,7 @@ class TransformHost:
 
     def _slots(self, number, transform, targets) -> tuple[Slot, ...]:
         weights = [
-            None if t.variable is None else _finite(computed(t.variable), t.path)
+            None if t.variable is None else finite(computed(t.variable), t.path)
             for t in targets
         ]
         states = transform.init_group(targets, weights)
@@ -235,7 +128,7 @@ class TransformHost:
     def _state_variable(self, name: str, spec: State) -> Any:
         value = np.asarray(spec.value)
         floating = np.issubdtype(value.dtype, np.floating)
-        return self.add_weight(  # type: ignore[attr-defined]
+        variable = self.add_weight(  # type: ignore[attr-defined]
             shape=value.shape,
             dtype=str(value.dtype),
             initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype=dtype),
@@ -244,35 +137,92 @@ class TransformHost:
             name=name.replace("/", "_"),
             aggregation="mean" if floating else "only_first_replica",
         )
+        # By number: the names of layers follow Keras' counter.
+        self._hidden_states.value.append(variable)
+        number = len(self._hidden_states.value)
+        _compat.in_checkpoints(self, variable, f"state_{number}")
+        return variable
 
-    def _run(self, call: Callable[[], Any], *, training: bool) -> Any:
+    def _weight_slots(self) -> Iterator[tuple[Group, Slot]]:
+        for group in self.groups:
+            if group.transform.kind == "weight":
+                yield from ((group, slot) for slot in group.slots)
+
+    def _effective(
+        self, group: Group, slot: Slot, context: Context | None = None
+    ) -> Any:
+        """What the layer sees of a weight, whatever scope this is asked in."""
+        probed = getattr(_PROBED, "values", {}).get(id(slot.target.variable))
+        if probed is not None:
+            return probed
+        with contextlib.ExitStack() as stack:
+            for host, scope in getattr(_SCOPES, "stack", ()):
+                if host is self:
+                    stack.enter_context(scope.paused())
+            return slot.effective(group.transform, context)
+
+    def run(self, call: Callable[[], Any], *, training: bool) -> Any:
         """Runs `call` with the effective weights and quantized activations."""
-        seed = getattr(self, "seed_generator", None)
         values, places, acted = [], [], self._acted.value
         for group in self.groups:
             for slot in group.slots:
-                context = Context(
-                    target=slot.target,
-                    training=training,
-                    seed=seed,
-                    write=slot.write if training else lambda *_: None,
-                    add_loss=self._add_penalty,
-                )
+                context = self._context(slot, training)
                 if group.transform.kind == "activation":
                     passage = Passage(group.transform, slot, context, acted)
                     places.append((slot.target, passage))
                     continue
-                variable = slot.target.variable
-                value = getattr(_PROBED, "values", {}).get(id(variable))
-                if value is None:
-                    value = slot.effective(group.transform, context)
-                values.append((variable, value))
-        scope = _compat.WeightOverlay(values)
-        with scope, hooks.hooked(taps(places)):
-            outputs = call()
+                value = self._effective(group, slot, context)
+                values.append((slot.target.variable, value))
+        with self._hidden_calls.value.hooked(taps(places)):
+            outputs = self._substituted(values, call)
         acted.ran = True
+        return outputs
+
+    @property
+    def states(self) -> list[Any]:
+        """The variables that hold the transforms' state: masks, scales, steps."""
+        return list(self._hidden_states.value)
+
+    def seen_values(self) -> list[tuple[Any, Any]]:
+        """Each transformed variable with what its layer sees of it."""
+        return [
+            (s.target.variable, self._effective(g, s)) for g, s in self._weight_slots()
+        ]
+
+    def seen_through(self, call: Callable[[], Any]) -> Any:
+        """Runs `call`, which reads weights but runs no layers, as `run` does."""
+        return self._substituted(self.seen_values(), call)
+
+    def _substituted(self, values: list[Any], call: Callable[[], Any]) -> Any:
+        scope = _compat.WeightOverlay(values)
+        before = getattr(_SCOPES, "stack", ())
+        _SCOPES.stack = (*before, (self, scope))
+        try:
+            with scope:
+                dlopt_scope = call  # noqa: F841 where the search for frames ends
+                outputs = call()
+        finally:
+            _SCOPES.stack = before
         scope.commit(self)
         return outputs
+
+    def is_running(self) -> bool:
+        """Whether this thread is inside a call with the effective weights."""
+        return any(host is self for host, _ in getattr(_SCOPES, "stack", ()))
+
+    def _context(self, slot: Slot, training: bool) -> Context:
+        return Context(
+            target=slot.target,
+            training=training,
+            seed=getattr(self, "seed_generator", None),
+            write=slot.write if training else lambda *_: None,
+            add_loss=self._add_penalty,
+        )
+
+    def release(self) -> None:
+        """Leaves the wrapped layer or model as if it had never been transformed."""
+        for _, slot in self._weight_slots():
+            release(slot.target.variable)
 
     def _add_penalty(self, loss: Any) -> None:
         """Adds a transform's loss, in the type that Keras sums losses in."""
@@ -355,7 +305,7 @@ class TransformHost:
             if group.transform.kind == "activation":
                 continue
             for slot in group.slots:
-                weight = _finite(slot.weight(), slot.target.path)
+                weight = finite(slot.weight(), slot.target.path)
                 value, hint = group.transform.finalize(
                     slot.target, weight, slot.arrays()
                 )
@@ -376,7 +326,7 @@ def hosts(layer: Any) -> list[TransformHost]:
     return own + layers_below(layer, TransformHost)
 
 
-class _Hidden:
+class Hidden:
     """Holds an object where Keras' attribute tracking does not look."""
 
     def __init__(self, value: Any):

@@ -54,7 +54,7 @@ class TransformedLayer(TransformHost, keras.layers.Wrapper):
         self._attach(self.layer, self.recipe)
 
     def call(self, inputs, *args, training=None, **kwargs):
-        return self._run(
+        return self.run(
             lambda: self.layer(inputs, *args, training=training, **kwargs),
             training=bool(training),
         )

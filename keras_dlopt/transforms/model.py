@@ -1,6 +1,5 @@
 """A model that runs another model with transformed weights."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +8,8 @@ import keras
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.walk import check_built
-from keras_dlopt.transforms.host import TransformHost
+from keras_dlopt.transforms import trainer
+from keras_dlopt.transforms.host import Hidden, TransformHost
 from keras_dlopt.transforms.recipe import Recipe, check_recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
 
@@ -71,12 +71,21 @@ class TransformedModel(TransformHost, keras.Model):
         if hasattr(model, "output_names"):
             self.output_names = model.output_names
         self.built = True
+        self._hidden_view = Hidden(trainer.forward(self, model))
+
+    @property
+    def metrics(self) -> list[Any]:
+        """As the wrapped model's class defines them, or Keras' own."""
+        view = getattr(self, "_hidden_view", None)
+        if view is not None and view.value is not None:
+            return view.value.metrics
+        return super().metrics
 
     def build(self, input_shape=None):
         self.built = True
 
     def call(self, inputs, training=None):
-        return self._run(
+        return self.run(
             lambda: self.model(inputs, training=training), training=bool(training)
         )
 
@@ -91,13 +100,6 @@ class TransformedModel(TransformHost, keras.Model):
         **kwargs,
     ):
         """As `keras.Model.fit`; updates scheduled transforms between steps."""
-        if type(self.model).train_step is not keras.Model.train_step:
-            warnings.warn(
-                f"{type(self.model).__name__} defines its own train_step, which "
-                "TransformedModel.fit does not run. Put its losses into compile() or "
-                "add_loss(), or train in your own loop with update_transforms(step).",
-                stacklevel=2,
-            )
         callbacks, update = _with_update(callbacks)
         update.offer(
             x,

@@ -373,20 +373,6 @@ def test_models_that_cannot_be_copied():
     assert small(np.zeros((1, 3), "float32")).shape == (1, 2)
 
 
-def test_a_train_step_of_the_users_own_is_announced():
-    @keras.saving.register_keras_serializable("tests")
-    class Own(keras.Sequential):
-        def train_step(self, data):
-            return super().train_step(data)
-
-    small = dlopt.transform(
-        Own([keras.Input((5,)), layers.Dense(3)]),
-        dlopt.Recipe([(KERNELS, dlopt.Prune(0.5))]),
-    )
-    with pytest.warns(UserWarning, match="Own defines its own train_step"):
-        _train(small)
-
-
 def test_a_layer_is_transformed_once():
     recipe = dlopt.Recipe([(KERNELS, dlopt.Prune(0.5))])
     layer = dlopt.TransformedLayer(layers.Dense(2), recipe)
