@@ -48,8 +48,20 @@ class Target:
         return None if self.variable is None else tuple(self.variable.shape)
 
 
+# What Keras' own quantization keeps beside the codes of a weight.
+_OF_CODES = re.compile(r"(_scale|_zero|_amax_history|^g_idx)$")
+
+
+def _of_codes(layer: Any, variable: Any) -> bool:
+    """Whether a variable is a scale that `quantize` of Keras made, not a weight."""
+    quantized = getattr(layer, "quantization_mode", None) is not None
+    return quantized and _OF_CODES.search(variable.name) is not None
+
+
 def weight_targets(model: keras.layers.Layer) -> list[Target]:
     """Every floating-point weight below `model`, each once.
+
+    The scales of layers that Keras has quantized are no weights.
 
     Where two layers, or two weights of one layer, would share a path, the later ones
     get `_1`, `_2`, ...
@@ -60,7 +72,7 @@ def weight_targets(model: keras.layers.Layer) -> list[Target]:
     for path, layer, parents in walk(model):
         for variable in own_weights(layer):
             floating = keras.backend.is_float_dtype(variable.dtype)
-            if id(variable) in seen or not floating:
+            if id(variable) in seen or not floating or _of_codes(layer, variable):
                 continue
             seen.add(id(variable))
             full = numbered(f"{path}/{variable.name}".lstrip("/"), taken)

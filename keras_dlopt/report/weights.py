@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.transforms.host import hosts
 
 BINS = 60
 PANELS = 9
@@ -34,11 +35,19 @@ class WeightHistogram:
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """Path -> value of every weight of two or more dimensions."""
+    """Path -> value of every weight of two or more dimensions.
+
+    Those of a transformed model are the ones that it computes with.
+    """
+    found = hosts(model)
+    states = {id(v) for host in found for v in host.states}
+    seen = {id(v): value for host in found for v, value in host.seen_values()}
     return {
-        target.path: np.asarray(keras.ops.convert_to_numpy(target.variable.value))
+        target.path: np.asarray(
+            keras.ops.convert_to_numpy(seen.get(id(v), target.variable.value))
+        )
         for target in weight_targets(model)
-        if len(target.shape or ()) >= 2
+        if len(target.shape or ()) >= 2 and id(v := target.variable) not in states
     }
 
 
