@@ -85,8 +85,10 @@ def analyse(
 
     With s the smoothed loss, the suggestion is the rate at the lowest ds / d log lr
     (central differences) between the first steps of the smoothing and the lowest s. A
-    test ends for this purpose where s exceeds `explosion` times its lowest or is not
-    finite.
+    test ends for this purpose where s is not finite, or above its lowest so far by more
+    than `explosion` times what it had fallen by until then and the spread of the losses
+    together. The spread is 1.48 times the median distance from their median, the
+    standard deviation of normal noise.
     """
     keep = 1.0 - 1.0 / smoothing
     mean, weight, smoothed = 0.0, 0.0, []
@@ -94,9 +96,7 @@ def analyse(
         mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
         smoothed.append(mean / weight)
     s = np.asarray(smoothed)
-    lowest = np.minimum.accumulate(np.where(np.isfinite(s), s, np.inf))
-    with np.errstate(invalid="ignore"):
-        burst = ~np.isfinite(s) | (s > explosion * np.abs(lowest))
+    burst = ~np.isfinite(s) | _explodes(s, losses, explosion)
     end = int(np.argmax(burst)) if burst.any() else len(s)
     begin = min(smoothing, end // 4)
     bottom = int(np.argmin(s[:end])) if end else 0
@@ -107,6 +107,18 @@ def analyse(
             suggestion = float(rates[begin + int(np.argmin(slope))])
     diverged = float(rates[end]) if end < len(s) else None
     return RangeTest(rates, losses, s, suggestion, diverged)
+
+
+def _explodes(s: np.ndarray, losses: np.ndarray, explosion: float) -> np.ndarray:
+    """Where the smoothed loss is far above its lowest so far."""
+    known = np.where(np.isfinite(s), s, np.inf)
+    lowest = np.minimum.accumulate(known)
+    place = np.maximum.accumulate(np.where(known <= lowest, np.arange(len(s)), 0))
+    before = np.maximum.accumulate(np.where(np.isfinite(s), s, -np.inf))[place]
+    usual = losses[np.isfinite(losses)]
+    spread = 1.48 * np.median(np.abs(usual - np.median(usual))) if len(usual) else 0.0
+    with np.errstate(invalid="ignore"):  # a test that was broken from its first step
+        return known - lowest > explosion * (before - lowest + spread)
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -130,8 +142,8 @@ class LearningRateFinder(InGraphCallback):
         high: last rate.
         steps: steps of the test, at least 10.
         smoothing: steps that the smoothed loss averages over, about.
-        explosion: the test counts as diverged where the smoothed loss exceeds its
-            lowest by this factor, above 1.
+        explosion: the test counts as diverged where the smoothed loss has risen by
+            this many times its fall and its spread, above 1.
 
     Raises:
         ConfigError: for arguments out of range, and when training starts with an

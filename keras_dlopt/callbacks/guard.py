@@ -12,16 +12,21 @@ from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.controller import Controller, Seen
 from keras_dlopt.callbacks.in_graph import hub_of
+from keras_dlopt.callbacks.noise import SILENCE, Noise, listen
 from keras_dlopt.callbacks.snapshot import Snapshot
 from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
 
-# A loss near zero may rise tenfold without harm: explosions are measured from here.
-FLOOR = 0.1
+# What the loss may rise by without harm: this share of its fall, and so many mean
+# differences between two batches.
+SHARE, NOISES = 0.1, 3.0
 
 
 class _Guard(Controller):
-    """State: smoothed loss, its weight, the first, the lowest, exploded, undone."""
+    """State: smoothed loss, its weight, the first, the lowest, exploded, undone.
+
+    Then, apart, the noise of the loss.
+    """
 
     key = "guard"
     undoes = True
@@ -29,28 +34,36 @@ class _Guard(Controller):
     def __init__(self, factor: float, explosion: float, smoothing: int):
         self.factor = factor
         self.explosion = explosion
-        self.beta = 1.0 - 1.0 / smoothing
+        self.smoothing = smoothing
 
     def initial(self, model):
-        return [np.asarray([0.0, 0.0, 0.0, math.inf, 0.0, 0.0])]
+        return [np.asarray([0.0, 0.0, 0.0, math.inf, 0.0, 0.0]), np.asarray(SILENCE)]
 
     def after_step(self, state, seen: Seen):
         mean, weight, first, lowest, exploded, undone = (state[0][i] for i in range(6))
         keep = ops.logical_and(ops.isfinite(seen.loss), _all_finite(seen))
         loss = ops.where(keep, ops.cast(seen.loss, "float32"), 0.0)
-        share = ops.where(keep, 1.0 - self.beta, 0.0)
+        noise = listen(
+            Noise(*(state[1][i] for i in range(3))),
+            loss,
+            finite=keep,
+            first=weight <= 0.0,
+            steps=float(self.smoothing),
+        )
+        share = ops.where(keep, 1.0 / self.smoothing, 0.0)
         mean = (1.0 - share) * mean + share * loss
         weight = (1.0 - share) * weight + share
         smooth = mean / ops.maximum(weight, 1e-30)
         started = lowest < math.inf
         first = ops.where(started, first, smooth)
         lowest = ops.where(weight > 0.0, ops.minimum(lowest, smooth), lowest)
-        bound = self.explosion * ops.maximum(lowest, FLOOR * ops.abs(first))
-        bursts = ops.logical_and(weight > 0.0, smooth > bound)
+        fall = ops.where(weight > 0.0, first - lowest, 0.0)
+        rise = self.explosion * (SHARE * fall + NOISES * noise.level())
+        bursts = ops.logical_and(weight > 0.0, smooth > lowest + rise)
         exploded = ops.where(bursts, 1.0, exploded)
         undone = undone + ops.where(keep, 0.0, 1.0)
-        state = ops.stack([mean, weight, first, lowest, exploded, undone])
-        return [state], ops.where(keep, 1.0, self.factor), keep
+        judged = ops.stack([mean, weight, first, lowest, exploded, undone])
+        return [judged, ops.stack(list(noise))], ops.where(keep, 1.0, self.factor), keep
 
 
 def _all_finite(seen: Seen):
@@ -73,10 +86,13 @@ class DivergenceGuard(InGraphCallback):
     optimizer's state, with `steps_per_execution > 1` either.
 
     Between executions: the weights and the optimizer are copied at the start of every
-    epoch. With s_t the smoothed loss, s_1 its first value and l_t its lowest so far,
-    training has exploded when
+    epoch. With s_t the smoothed loss, s_1 its first value, l_t its lowest so far and a_t
+    the mean of |L_t - L_{t-1}|, each counted up to 4 times that mean, training has
+    exploded when
 
-        s_t > explosion * max(l_t, 0.1 |s_1|).
+        s_t - l_t > explosion * (0.1 (s_1 - l_t) + 3 a_t).
+
+    A constant added to the loss changes nothing: it may be near 0 or negative.
 
     Every `check_every` executions the host looks (one small read); after an explosion
     it brings the copy back, multiplies the rate by `factor` and starts the statistics
@@ -87,7 +103,8 @@ class DivergenceGuard(InGraphCallback):
 
     Args:
         factor: what the rate is multiplied with, in (0, 1).
-        explosion: ratio of losses that counts as an explosion, above 1.
+        explosion: by how much the rise of the loss exceeds a tenth of its fall and 3
+            times its noise when it counts as an explosion, a factor above 1.
         smoothing: steps that the smoothed loss averages over, about.
         check_every: executions (batches, for `steps_per_execution=1`) between looks.
         max_rollbacks: rollbacks in one epoch before the training is stopped.
@@ -123,6 +140,7 @@ class DivergenceGuard(InGraphCallback):
         self._executions = 0
         self._copy: Snapshot | None = None
         self._slot: Any = None
+        self._noise: Any = None
         super().__init__()
 
     def make_controller(self) -> Controller:
@@ -131,7 +149,7 @@ class DivergenceGuard(InGraphCallback):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        (self._slot,) = hub_of(self.model).slots(self.controller)
+        self._slot, self._noise = hub_of(self.model).slots(self.controller)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.rollbacks = 0
@@ -164,9 +182,10 @@ class DivergenceGuard(InGraphCallback):
         lowered = rate.position() * self.factor
         self._copy.restore()
         rate.set_position(lowered)
-        fresh = self.controller.initial(self.model)[0]
+        fresh, silence = self.controller.initial(self.model)
         fresh[5] = state[5]
         self._slot.assign(fresh)
+        self._noise.assign(silence)
         self.rollbacks += 1
         if self.rollbacks >= self.max_rollbacks:
             self.model.stop_training = True

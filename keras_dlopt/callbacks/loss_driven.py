@@ -11,6 +11,7 @@ from keras_dlopt import checks
 from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.controller import Controller, Seen
 from keras_dlopt.callbacks.in_graph import hub_of
+from keras_dlopt.callbacks.noise import SILENCE, Noise, listen
 from keras_dlopt.callbacks.rate import ScheduledRate
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.runtime import to_numpy
@@ -30,6 +31,7 @@ class LossState(NamedTuple):
         best: rate at the lowest smoothed loss of the warm-up.
         highest: highest smoothed loss of the warm-up.
         total: steps that the whole fit will do; 0 if unknown.
+        noise: how much the losses of successive batches differ.
     """
 
     step: Any
@@ -41,9 +43,12 @@ class LossState(NamedTuple):
     best: Any
     highest: Any
     total: Any
+    noise: Noise
 
 
-START = LossState(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, 0.0, 0.0)
+START = LossState(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, -math.inf, 0.0, SILENCE)
+# What a mean of independent losses may differ by, in mean differences between two.
+NOISES = 4.0
 # A short fit is sped up by no more than this, or noise would decide.
 LEAST_SCALE = 0.2
 
@@ -81,22 +86,30 @@ def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossStat
     """
     scale = _scale(state.total, rule)
     finite = ops.isfinite(loss)
-    beta = 1.0 - 1.0 / ops.maximum(rule.smoothing * scale, 1.0)
+    over = ops.maximum(rule.smoothing * scale, 1.0)
+    beta = 1.0 - 1.0 / over
     mean = ops.where(finite, beta * state.mean + (1 - beta) * loss, state.mean)
     weight = ops.where(finite, beta * state.weight + (1 - beta), state.weight)
     smooth = mean / ops.maximum(weight, 1e-30)
     climbing = state.climbing > 0.5
     bad = ops.logical_not(finite)
+    first = state.weight <= 0.0
+    noise = listen(state.noise, loss, finite=finite, first=first, steps=over)
+    early = state.step < over
 
     raised = rate * rule.climb ** (1.0 / scale)
-    lower = ops.logical_and(finite, smooth <= state.reference)
+    lower = ops.logical_and(finite, ops.logical_or(early, smooth <= state.reference))
     best = ops.where(ops.logical_and(climbing, lower), rate, state.best)
-    worse = smooth > state.reference * (1.0 + rule.tolerance)
-    highest = ops.maximum(state.highest, smooth)
-    fell = smooth < highest * (1.0 - rule.tolerance)
+    some = weight > 0.0
+    highest = ops.where(some, ops.maximum(state.highest, smooth), state.highest)
+    fall = ops.where(some, highest - ops.minimum(state.reference, smooth), 0.0)
+    swing = NOISES * noise.level() / ops.sqrt(2.0 * over - 1.0)
+    margin = rule.tolerance * fall + swing
+    worse = ops.logical_and(ops.logical_not(early), smooth > state.reference + margin)
+    fell = smooth < highest - margin
     past = ops.logical_and(fell, raised > best * rule.overshoot)
-    over = ops.logical_or(ops.logical_or(bad, worse), raised >= rule.max_rate)
-    stops = ops.logical_and(climbing, ops.logical_or(over, past))
+    ends = ops.logical_or(ops.logical_or(bad, worse), raised >= rule.max_rate)
+    stops = ops.logical_and(climbing, ops.logical_or(ends, past))
 
     waited = state.wait + 1.0
     due = waited >= ops.maximum(ops.round(rule.patience * scale), 1.0)
@@ -116,7 +129,7 @@ def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossStat
     new = ops.where(settled, ops.where(bad, rate * rule.down, rate), new)
     factor = new / rate * _anneal_factor(state.step + 1.0, state.total, rule)
 
-    lowest = ops.minimum(smooth, state.reference)
+    lowest = ops.where(early, smooth, ops.minimum(smooth, state.reference))
     reference = ops.where(climbing, lowest, state.reference)
     reference = ops.where(ops.logical_or(stops, due), smooth, reference)
     wait = ops.where(ops.logical_or(climbing, up), 0.0, waited)
@@ -133,6 +146,7 @@ def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossStat
             best=best,
             highest=highest,
             total=state.total,
+            noise=noise,
         ),
         factor,
     )
@@ -168,13 +182,16 @@ class _LossDriven(Controller):
         self.rule = rule
 
     def initial(self, model):
-        return [np.asarray(START, "float32")]
+        # The noise is kept apart: checkpoints from before it was measured still load.
+        return [np.asarray(START[:-1], "float32"), np.asarray(SILENCE, "float32")]
 
     def after_step(self, state, seen: Seen):
-        fields = LossState(*(state[0][i] for i in range(len(START))))
+        scalars = [state[0][i] for i in range(len(START) - 1)]
+        fields = LossState(*scalars, Noise(*(state[1][i] for i in range(3))))
         loss, rate = (ops.cast(x, "float32") for x in (seen.loss, seen.rate))
         fields, factor = loss_driven_rule(fields, loss, rate, self.rule)
-        return [ops.stack(list(fields))], factor, None
+        parts = [ops.stack(list(fields[:-1])), ops.stack(list(fields.noise))]
+        return parts, factor, None
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -189,9 +206,14 @@ class LossDrivenLearningRate(InGraphCallback):
     m_t = b m_{t-1} + (1 - b) L_t, w_t = b w_{t-1} + (1 - b):
 
     1. Warm-up. The rate begins at `start` and is multiplied by `climb` each step, as in
-       a learning-rate range test, until s_t exceeds its lowest value by the share
-       `tolerance`, a loss is not finite, or `max_rate` is reached. It also ends when
-       s_t is below its highest value by that share and was lowest at a rate
+       a learning-rate range test, until s_t exceeds its lowest value by more than
+
+           margin_t = tolerance (highest s - lowest s) + 4 a_t / sqrt(2 smoothing - 1),
+
+       a loss is not finite, or `max_rate` is reached; a_t is the mean of |L_t - L_{t-1}|
+       over about `smoothing` steps, each counted up to 4 times that mean. The first
+       `smoothing` steps count as falling. It also ends
+       when s_t is below its highest value by that margin and was lowest at a rate
        `overshoot` times lower: with normalization the loss stays flat while the weights
        already blow up. The rate is then set to `backoff` times the one at the lowest.
     2. Verdicts. Every `patience` steps s_t is compared with its value at the last
@@ -205,6 +227,9 @@ class LossDrivenLearningRate(InGraphCallback):
     of 5 at most: `smoothing`, `patience` and `cooldown` are multiplied by the share
     q = steps / horizon, and `climb` becomes climb^(1 / q).
 
+    Losses are only compared with each other: a constant added to the loss changes
+    nothing, so the loss may be negative, as a cosine similarity or a likelihood is.
+
     A loss that is not finite enters no statistics and lowers the rate by `down` at
     once. Except in the anneal the rate stays within `min_rate` and `max_rate`.
 
@@ -212,7 +237,8 @@ class LossDrivenLearningRate(InGraphCallback):
         start: rate of the first step, unless the optimizer's is lower.
         climb: factor per step in the warm-up, above 1.
         backoff: share of the best rate of the warm-up to go on with, in (0, 1].
-        tolerance: share by which the smoothed loss may exceed its lowest in warm-up.
+        tolerance: share of its fall so far by which the smoothed loss may exceed its
+            lowest in warm-up, beyond the noise.
         overshoot: how far the warm-up may climb past the best rate, a factor above 1.
         smoothing: steps that the smoothed loss averages over, about.
         up: factor after an improvement, 1 or greater.
@@ -304,6 +330,7 @@ class LossDrivenLearningRate(InGraphCallback):
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if not epochs or not steps:
             return
-        (slot,) = hub_of(self.model).slots(self.controller)
-        state = LossState(*to_numpy(slot))
-        slot.assign(list(state._replace(total=state.step + (epochs - epoch) * steps)))
+        slot = hub_of(self.model).slots(self.controller)[0]
+        state = LossState(*to_numpy(slot), SILENCE)
+        state = state._replace(total=state.step + (epochs - epoch) * steps)
+        slot.assign(list(state[:-1]))

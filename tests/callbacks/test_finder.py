@@ -102,6 +102,21 @@ def test_not_finite_losses_end_the_test():
     assert test.diverged == pytest.approx(np.geomspace(1e-3, 1, 20)[15])
 
 
+@pytest.mark.parametrize("constant", [-3.0, -1.0, 100.0])
+@pytest.mark.parametrize("explodes", [True, False])
+def test_a_constant_changes_nothing(constant, explodes):
+    rates = np.geomspace(1e-6, 1.0, 121)
+    log = np.log10(rates)
+    losses = 2.3 - 2 / (1 + np.exp(-4 * (log + 3)))
+    losses += np.random.default_rng(0).normal(size=121) * 0.05
+    if explodes:
+        losses += np.exp(8 * (log + 0.7))
+    plain = analyse(rates, losses, smoothing=5, explosion=4.0)
+    moved = analyse(rates, losses + constant, smoothing=5, explosion=4.0)
+    assert (plain.diverged is not None) == explodes
+    assert (moved.suggestion, moved.diverged) == (plain.suggestion, plain.diverged)
+
+
 def test_plot_marks_the_suggestion():
     test = analyse(
         np.geomspace(1e-3, 1, 20), np.linspace(2.0, 1.0, 20), smoothing=2, explosion=4.0

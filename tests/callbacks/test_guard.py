@@ -6,6 +6,7 @@ import pytest
 
 from keras_dlopt import optimizers
 from keras_dlopt.callbacks import DivergenceGuard
+from keras_dlopt.callbacks.controller import Seen
 from keras_dlopt.errors import ConfigError
 
 
@@ -109,6 +110,36 @@ class Bursts(keras.callbacks.Callback):
         if batch == self.at:
             for v in self.model.trainable_variables:
                 v.assign(v * 1e3)
+
+
+def _judged(losses, *, smoothing=20, explosion=3.0):
+    """Where the guard says that a sequence of losses has exploded; None for nowhere."""
+    rule = DivergenceGuard(smoothing=smoothing, explosion=explosion).controller
+    state = [np.float32(part) for part in rule.initial(None)]
+    for step, loss in enumerate(losses):
+        seen = Seen(
+            loss=np.float32(loss), rate=None, variables=[np.ones(1)], total=lambda t: t
+        )
+        state, _, _ = rule.after_step(state, seen)
+        if state[0][4] > 0.5:
+            return step
+    return None
+
+
+@pytest.mark.parametrize("constant", [0.0, -1.0, -2.5, 50.0])
+def test_a_constant_changes_no_verdict(constant):
+    rng = np.random.default_rng(0)
+    # On a grid of 1/1024, so that the constants are added without rounding.
+    noise = np.round(1024 * rng.normal(size=300) * 0.1) / 1024
+    healthy = np.round(1024 * 2.3 * np.exp(-np.arange(300) / 60)) / 1024 + noise
+    assert _judged(healthy + constant) is None
+    assert _judged(noise + constant) is None  # flat all along
+    broken = healthy.copy()
+    broken[200:] += np.geomspace(0.5, 32, 100)
+    assert _judged(broken + constant) == _judged(broken)
+    assert 200 < _judged(broken) < 260
+    collapsed = np.where(np.arange(300) < 200, healthy, 2.5)
+    assert 200 < _judged(collapsed + constant) < 225
 
 
 def test_explosion_brings_the_epochs_start_back():

@@ -299,6 +299,25 @@ def test_bad_arguments_are_named(arguments, text):
         LossDrivenLearningRate(**arguments)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    constant=st.sampled_from([-100.0, -3.0, -1.0, 5.0]),
+    scale=st.sampled_from([0.25, 1.0, 8.0]),
+    total=st.sampled_from([0, 40]),
+)
+def test_a_constant_or_a_factor_changes_no_decision(seed, constant, scale, total):
+    rng = np.random.default_rng(seed)
+    fall = np.concatenate([np.linspace(2, 1, 20), np.geomspace(1, 9, 20)])
+    # Losses on a grid of 1/1024: the constants and factors are added without rounding.
+    losses = np.round(1024 * (fall + rng.normal(size=40) * 0.1)) / 1024
+    plain = _rule_rates(losses, QUICK, rate=1e-2, total=total)
+    other = _rule_rates(scale * losses + constant, QUICK, rate=1e-2, total=total)
+    # The means of the shifted losses round at 100 * 2^-24 = 6e-6, below the grid.
+    np.testing.assert_allclose(plain, other, rtol=1e-4)
+    assert np.diff(plain).min() < 0 < np.diff(plain).max()
+
+
 def test_short_fits_leave_the_climb_as_early_as_long_ones():
     def climb(total):
         losses = np.where(np.arange(total) < total // 10, 1.0, 3.0)

@@ -15,7 +15,8 @@ class LossDriven:
         self.c["climb"] = config["climb"] ** (1 / share)
         for name in ("patience", "cooldown"):
             self.c[name] = round(config[name] * share)
-        self.best, self.highest = None, 0.0
+        self.best, self.highest = None, -math.inf
+        self.jumps, self.jump_weight, self.before = 0.0, 0.0, None
         self.rate = min(config["start"], rate)
         self.total = total
         self.step = 0
@@ -38,6 +39,7 @@ class LossDriven:
         self.step += 1
         finite = math.isfinite(loss)
         if finite:
+            self._hear(loss)
             keep = 1 - 1 / c["smoothing"]
             self.mean = keep * self.mean + (1 - keep) * loss
             self.weight = keep * self.weight + (1 - keep)
@@ -57,14 +59,31 @@ class LossDriven:
         self.rate = new
         return new
 
+    def _hear(self, loss):
+        """Exponential mean of how far successive losses are apart, outliers cut."""
+        if self.before is not None:
+            size, keep = abs(loss - self.before), 1 - 1 / max(self.c["smoothing"], 10)
+            if self.jumps > 0:
+                size = min(size, 4 * self.jumps / self.jump_weight)
+            self.jumps = keep * self.jumps + (1 - keep) * size
+            self.jump_weight = keep * self.jump_weight + 1 - keep
+        self.before = loss
+
     def _warm_up(self, finite, smooth):
         c = self.c
-        if finite and smooth <= self.lowest:
+        early = self.step <= math.ceil(c["smoothing"])
+        if finite and (early or smooth <= self.lowest):
             self.best, self.lowest = self.rate, smooth
         raised = self.rate * c["climb"]
-        bad = not finite or smooth > self.lowest * (1 + c["tolerance"])
-        self.highest = max(self.highest, smooth)
-        if smooth < self.highest * (1 - c["tolerance"]):
+        margin = 0.0
+        if self.weight:
+            self.highest = max(self.highest, smooth)
+            margin = c["tolerance"] * (self.highest - min(self.lowest, smooth))
+        if self.jumps:
+            swing = 4 * self.jumps / self.jump_weight
+            margin += swing / math.sqrt(2 * c["smoothing"] - 1)
+        bad = not finite or (smooth > self.lowest + margin and not early)
+        if smooth < self.highest - margin:
             bad = bad or raised > self.best * c["overshoot"]
         if bad or raised >= c["max_rate"]:
             self.phase, self.wait = "verdicts", -c["cooldown"]
