@@ -56,8 +56,10 @@ class InGraphCallback(Configured, keras.callbacks.Callback):
 
     def current_rate(self) -> float:
         """The learning rate of the coming step."""
-        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        return hub_of(self.model).current_rate()
 
     def state(self) -> list:
         """The controller's state as NumPy arrays."""
-        return [to_numpy(v) for v in hub_of(self.model).slots(self.controller)]
+        slots = [to_numpy(v) for v in hub_of(self.model).slots(self.controller)]
+        host = self.controller.host
+        return slots if host is None else [*slots, host]

@@ -12,7 +12,8 @@ class Seen:
     """What a controller sees of one train step.
 
     Attributes:
-        loss: mean loss of the (global) batch, a scalar tensor.
+        loss: mean loss of the (global) batch, a scalar tensor; None where no
+            controller uses it, or the train step reports none.
         rate: learning rate that the step used, a scalar tensor.
         before: trainable weights before the step, if the controller asked.
         after: trainable weights after the step, if the controller asked.
@@ -37,14 +38,22 @@ class Controller:
 
     Attributes:
         key: name of the state in checkpoints.
+        wants_loss: set if it cannot do without the loss of the batch.
+        uses_loss: set if it takes the loss where there is one.
+        leads_rate: set if it can only drive the rate of `model.optimizer`.
         wants_weights: set to see the weights before and after the step.
         wants_gradients: set to see the gradients.
+        host: state that is kept on the host, float64, and saved with the rest.
         undoes: set if `after_step` may ask to take the step back.
     """
 
     key = "controller"
+    wants_loss = False
+    uses_loss = False
+    leads_rate = True
     wants_weights = False
     wants_gradients = False
+    host: np.ndarray | None = None
     undoes = False
 
     def initial(self, model: keras.Model) -> list[np.ndarray]:

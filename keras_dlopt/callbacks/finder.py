@@ -23,6 +23,7 @@ class _RangeTest(Controller):
     """State: steps done, and the loss of each."""
 
     key = "finder"
+    wants_loss = True
 
     def __init__(self, steps: int, growth: float):
         self.steps, self.growth = steps, growth
@@ -200,10 +201,12 @@ class LearningRateFinder(InGraphCallback):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        hub = hub_of(self.model)
+        self._slots = hub_of(self.model).slots(self.controller)
+        hub_of(self.model).when_ready(self._begin)
+
+    def _begin(self):
         self._snapshot = Snapshot(self.model)
-        self._slots = hub.slots(self.controller)
-        hub.rate.set(self.low)
+        hub_of(self.model).rate.set(self.low)
 
     def on_train_batch_end(self, batch, logs=None):
         if float(to_numpy(self._slots[0])) >= self.steps:
@@ -213,8 +216,8 @@ class LearningRateFinder(InGraphCallback):
         losses = to_numpy(self._slots[1]).astype("float64")
         done = min(int(to_numpy(self._slots[0])), self.steps)
         super().on_train_end(logs)
-        assert self._snapshot is not None
-        self._snapshot.restore()
+        if self._snapshot is not None:
+            self._snapshot.restore()
         self._snapshot, self._slots = None, []
         growth = (self.high / self.low) ** (1.0 / (self.steps - 1))
         rates = self.low * growth ** np.arange(done)

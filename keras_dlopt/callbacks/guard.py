@@ -29,6 +29,8 @@ class _Guard(Controller):
     """
 
     key = "guard"
+    uses_loss = True
+    leads_rate = False
     undoes = True
 
     def __init__(self, factor: float, explosion: float, smoothing: int):
@@ -41,7 +43,12 @@ class _Guard(Controller):
 
     def after_step(self, state, seen: Seen):
         mean, weight, first, lowest, exploded, undone = (state[0][i] for i in range(6))
-        keep = ops.logical_and(ops.isfinite(seen.loss), _all_finite(seen))
+        keep = _all_finite(seen)
+        if seen.loss is None:  # nothing to judge but whether all is finite
+            undone = undone + ops.where(keep, 0.0, 1.0)
+            judged = ops.stack([mean, weight, first, lowest, exploded, undone])
+            return [judged, state[1]], ops.where(keep, 1.0, self.factor), keep
+        keep = ops.logical_and(ops.isfinite(seen.loss), keep)
         loss = ops.where(keep, ops.cast(seen.loss, "float32"), 0.0)
         noise = listen(
             Noise(*(state[1][i] for i in range(3))),
@@ -98,6 +105,9 @@ class DivergenceGuard(InGraphCallback):
     it brings the copy back, multiplies the rate by `factor` and starts the statistics
     afresh. After `max_rollbacks` in one epoch it stops the training with a warning.
 
+    A train step of the model's own may have several optimizers: all are undone, and
+    the rates of all are lowered. Where it reports no `"loss"`, nothing is rolled back.
+
     An optimizer with a schedule gets its whole schedule multiplied. The undo holds one
     more copy of weights and optimizer state during a step.
 
@@ -153,6 +163,9 @@ class DivergenceGuard(InGraphCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.rollbacks = 0
+        hub_of(self.model).when_ready(self._keep)
+
+    def _keep(self):
         self._copy = Snapshot(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -179,9 +192,9 @@ class DivergenceGuard(InGraphCallback):
             return
         assert self._copy is not None
         rate = hub_of(self.model).rate
-        lowered = rate.position() * self.factor
+        position = rate.position()
         self._copy.restore()
-        rate.set_position(lowered)
+        rate.set_position(position, self.factor)
         fresh, silence = self.controller.initial(self.model)
         fresh[5] = state[5]
         self._slot.assign(fresh)

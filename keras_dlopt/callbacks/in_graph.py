@@ -23,12 +23,16 @@ Mechanism, public Keras API only, one `StepHub` per model:
   the model while it trains: `save_weights`, hence `BackupAndRestore`, writes and reads
   them in a group of their own, which a model without callbacks ignores. Weights, config
   and optimizer variables of the model stay what they were.
+- A model without an `Input` is built by its first batch. Before that one runs, the
+  hub traces the model's step once, which creates the variables, and then does what
+  callbacks have asked for by `when_ready`.
 - `on_train_end` takes the hook off. The traced function is kept for the next `fit` and
   used again if the model was not compiled anew in between.
 """
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -38,6 +42,13 @@ from keras import ops
 from keras_dlopt import _compat
 from keras_dlopt.callbacks import in_graph_jax, in_graph_tf
 from keras_dlopt.callbacks.controller import Controller, Seen
+from keras_dlopt.callbacks.preparing import (
+    LossSource,
+    is_built,
+    is_plain,
+    optimizers_of,
+    prepare,
+)
 from keras_dlopt.callbacks.rate import Rate, rate_of
 from keras_dlopt.callbacks.state import make_slot
 from keras_dlopt.callbacks.step_state import NAME, StepState
@@ -61,6 +72,9 @@ class StepHub:
         self._original: Any = None
         self._caught: dict[Any, list[Any]] = {}
         self._numbers: dict[str, Any] = {}
+        self._source: LossSource | None = None
+        self._ready = False
+        self._waiting: list[Callable[[], None]] = []
 
     # -- attaching -------------------------------------------------------------
 
@@ -94,7 +108,8 @@ class StepHub:
             self._install()
         if controller not in self.controllers:
             self.controllers.append(controller)
-        self._start(controller)
+        if not controller.wants_weights or is_built(self.model):
+            self._start(controller)
         self._choose_function()
 
     def detach(self, controller: Controller) -> None:
@@ -112,6 +127,8 @@ class StepHub:
         self._history = getattr(model, "history", None)
         self._original = model.train_step
         self._numbers.clear()
+        self._waiting.clear()
+        self._ready = False
         self._rate = rate_of(model)
         self.rate.install()
         _compat.replace_method(model, "train_step", self._step)
@@ -142,8 +159,78 @@ class StepHub:
         self._slots[id(controller)] = [make_slot(self.model, a) for a in values]
 
     def slots(self, controller: Controller) -> list[keras.Variable]:
-        """The state variables of one controller."""
-        return self._slots[id(controller)]
+        """The state variables of one controller; none before the model is built."""
+        return self._slots.get(id(controller), [])
+
+    def current_rate(self) -> float:
+        """The learning rate of the coming step."""
+        rate = self._rate if self.installed else rate_of(self.model)
+        assert rate is not None
+        return rate.now()
+
+    # -- before the first step -------------------------------------------------
+
+    def when_ready(self, do: Callable[[], None]) -> None:
+        """Calls `do()` once all variables exist: now, or right before the first step.
+
+        Raises:
+            ModelError: if a callback needs what the train step does not give.
+        """
+        if not self._ready and is_plain(self._original) and is_built(self.model):
+            self._prepare(None)
+        if self._ready:
+            do()
+        else:
+            self._waiting.append(do)
+
+    def _prepare(self, spec: Any) -> None:
+        """Has all variables made, and finds the loss and the optimizers of the step."""
+        model = self.model
+        self._source = prepare(model, self._original, spec)
+        self._check_loss()
+        self._check_optimizer()
+        for controller in self.controllers:
+            if id(controller) not in self._slots:
+                self._start(controller)
+        self._ready = True
+        for do in self._waiting:
+            do()
+        self._waiting.clear()
+
+    def _check_loss(self) -> None:
+        if self._source is None and self.wants("wants_loss"):
+            raise ModelError(
+                "The model keeps no mean of its loss: model.metrics has no "
+                f"keras.metrics.Mean named 'loss'. Received: "
+                f"{[metric.name for metric in self.model.metrics]}. In a model with "
+                "its own `metrics` property, add keras.metrics.Mean(name='loss') and "
+                "update it in train_step, or return the loss as 'loss' from there."
+            )
+
+    def _check_optimizer(self) -> None:
+        """A step may use other optimizers than the compiled one."""
+        if self.model.optimizer.built:
+            return
+        found = optimizers_of(self.model)
+        if self.wants("leads_rate") or not found:
+            raise ModelError(
+                f"train_step of {type(self.model).__name__} does not use "
+                f"model.optimizer, whose rate this callback drives. Received: "
+                f"{[o.name for o in found]} in use. Compile with the optimizer that "
+                "train_step uses as model.optimizer, several as a keras.optimizers."
+                "MultiOptimizer, or leave the callback out."
+            )
+        self.rate.uninstall()
+        self._rate = rate_of(self.model, found)
+        self.rate.install()
+
+    def named_hosts(self) -> list[tuple[str, Controller]]:
+        """Controllers with state on the host, each with its name in checkpoints."""
+        found = [c for c in self.controllers if c.host is not None]
+        return [
+            (f"{c.key}_{[o for o in found if o.key == c.key].index(c)}_0", c)
+            for c in found
+        ]
 
     def named_variables(self) -> list[tuple[str, keras.Variable]]:
         """Every state variable with its name in checkpoints."""
@@ -191,6 +278,8 @@ class StepHub:
             if self.model.history is not self._history:
                 self.uninstall()  # a later fit without these callbacks
                 return self.model.train_function(*args)
+            if not self._ready:
+                self._prepare(getattr(args[-1], "element_spec", None))
             return run(*args)
 
         return function
@@ -274,18 +363,11 @@ class StepHub:
         """The gradients that the optimizer got in the step just traced."""
         return self._caught.pop(threading.get_ident(), None)
 
-    def loss_metric(self) -> keras.metrics.Metric:
-        """Keras' own mean of the loss over the epoch."""
-        for metric in self.model.metrics:
-            if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
-                return metric
-        raise ModelError(
-            "The model keeps no mean of its loss: model.metrics has no "
-            f"keras.metrics.Mean named 'loss'. Received: "
-            f"{[metric.name for metric in self.model.metrics]}. In a model with its "
-            "own `metrics` property, add keras.metrics.Mean(name='loss') and update "
-            "it in train_step."
-        )
+    def loss_source(self) -> LossSource | None:
+        """Where the loss of a step is found; None where no controller uses it."""
+        if not self.wants("wants_loss") and not self.wants("uses_loss"):
+            return None
+        return self._source
 
 
 def hub_of(model: keras.Model) -> StepHub:

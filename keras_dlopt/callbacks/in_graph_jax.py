@@ -12,8 +12,9 @@ def step(hub: Any, original, state, data):
     """Runs `original(state, data)`, then the controllers of a `StepHub`."""
     trainable, rest, optimizer, metrics, values = state
     model = hub.model
-    metric = hub.loss_metric()
-    at = [index_of(model.metrics_variables, v) for v in metric.variables[:2]]
+    source = hub.loss_source()
+    parts = source.metric.variables[:2] if source and source.metric else []
+    at = [index_of(model.metrics_variables, v) for v in parts]
     held = [metrics[i] for i in at]
     metrics = _put(metrics, at, [ops.zeros_like(value) for value in held])
     rate = hub.rate.traced(optimizer, values)
@@ -27,7 +28,7 @@ def step(hub: Any, original, state, data):
     sums = [a + b for a, b in zip(held, new, strict=True)]
     after = (*after[:3], _put(after[3], at, sums))
     seen = Seen(
-        loss=new[0] / new[1],
+        loss=new[0] / new[1] if parts else None,
         rate=rate,
         before=list(trainable) if hub.wants("wants_weights") else None,
         after=list(after[0]) if hub.wants("wants_weights") else None,
@@ -44,7 +45,7 @@ def step(hub: Any, original, state, data):
             after[3],
         )
     changed, values = hub.rate.multiplied(after[2], values, factor)
-    if isinstance(logs, dict) and "loss" in logs:
+    if parts and isinstance(logs, dict) and "loss" in logs:
         logs = {**logs, "loss": sums[0] / sums[1]}
     return logs, (after[0], after[1], changed, after[3], values)
 

@@ -6,30 +6,30 @@ from keras import ops
 
 from keras_dlopt import runtime
 from keras_dlopt.callbacks.controller import Seen
+from keras_dlopt.callbacks.preparing import state_of
 
 
 def step(hub: Any, original, data):
     """Runs `original(data)`, then the controllers of a `StepHub`."""
-    metric = hub.loss_metric()
-    total, count = metric.variables[:2]
-    held = _read([total, count])
-    total.assign(ops.zeros_like(held[0]))
-    count.assign(ops.zeros_like(held[1]))
+    source = hub.loss_source()
+    parts = source.metric.variables[:2] if source and source.metric else []
+    held = _read(parts)
+    for variable, value in zip(parts, held, strict=True):
+        variable.assign(ops.zeros_like(value))
     trainable = hub.model.trainable_variables
     before = _read(trainable) if hub.wants("wants_weights") else None
-    undo = _undoable(hub) if hub.wants("undoes") else []
+    undo = state_of(hub.model) if hub.wants("undoes") else []
     old = _read(undo)
     rate = hub.rate.current()
 
     with hub.scheduled(runtime.value(hub.inner_optimizer.variables[0])):
         logs = original(data)
 
-    new = _read([total, count])
-    total.assign(held[0] + new[0])
-    count.assign(held[1] + new[1])
-    both = runtime.total(ops.stack(new))
+    new = _read(parts)
+    for variable, held_part, new_part in zip(parts, held, new, strict=True):
+        variable.assign(held_part + new_part)
     seen = Seen(
-        loss=both[0] / both[1],
+        loss=_loss(source, new, logs),
         rate=rate,
         before=before,
         after=_read(trainable) if before is not None else None,
@@ -44,22 +44,25 @@ def step(hub: Any, original, data):
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     hub.rate.multiply(factor)
-    if isinstance(logs, dict) and "loss" in logs:
-        logs = {**logs, "loss": metric.result()}
+    if parts and isinstance(logs, dict):
+        whole = {key: source.metric.result() for key in source.keys if key in logs}
+        logs = {**logs, **whole}
     return logs
+
+
+def _loss(source: Any, sums: list[Any], logs: Any) -> Any:
+    """The mean loss of the global batch."""
+    if source is None:
+        return None
+    if source.metric is None:
+        own = ops.mean(ops.cast(logs["loss"], "float32"))
+        sums = [own, ops.ones_like(own)]
+    both = runtime.total(ops.stack(sums))
+    return both[0] / both[1]
 
 
 def _read(variables) -> list[Any]:
     return [runtime.value(variable) for variable in variables]
-
-
-def _undoable(hub: Any) -> list[Any]:
-    model = hub.model
-    return [
-        *model.trainable_variables,
-        *model.non_trainable_variables,
-        *model.optimizer.variables,
-    ]
 
 
 def _select(variables, keep, new, old) -> None:

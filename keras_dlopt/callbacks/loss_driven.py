@@ -12,7 +12,6 @@ from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.controller import Controller, Seen
 from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.callbacks.noise import SILENCE, Noise, listen
-from keras_dlopt.callbacks.rate import ScheduledRate
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
@@ -177,6 +176,7 @@ def _anneal_factor(step, total, rule: Rule):
 
 class _LossDriven(Controller):
     key = "loss_driven"
+    wants_loss = True
 
     def __init__(self, rule: Rule):
         self.rule = rule
@@ -312,12 +312,12 @@ class LossDrivenLearningRate(InGraphCallback):
         super().set_model(model)
         self._told = False
         rate = hub_of(model).rate
-        if isinstance(rate, ScheduledRate):
+        if rate.kind != "variable":
             hub_of(model).detach(self.controller)
             raise ConfigError(
                 "LossDrivenLearningRate sets the rate itself and cannot drive an "
                 "optimizer whose learning_rate is a schedule. Received: "
-                f"{type(rate.scaled.schedule).__name__}. Compile with a float "
+                f"{type(rate.schedule).__name__}. Compile with a float "
                 "learning_rate, or use ReduceOnPlateau, which works on top of a "
                 "schedule."
             )

@@ -11,14 +11,13 @@ from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.controller import Controller
 from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
 
 MODES = ("min", "max")
 
 
 class _Passive(Controller):
-    """Keeps `best`, `wait` and `cooldown` where checkpoints find them."""
+    """Keeps `best`, `wait` and `cooldown` where checkpoints find them, in float64."""
 
     key = "plateau"
 
@@ -26,7 +25,8 @@ class _Passive(Controller):
         self.best = best
 
     def initial(self, model):
-        return [np.asarray([self.best, 0.0, 0.0])]
+        self.host = np.asarray([self.best, 0.0, 0.0], "float64")
+        return []
 
     def after_step(self, state, seen):
         return state, 1.0, None
@@ -99,13 +99,13 @@ class ReduceOnPlateau(InGraphCallback):
                 f"{sorted(logs)}. Values that start with val_ need validation_data."
             )
         hub = hub_of(self.model)
-        (slot,) = hub.slots(self.controller)
-        state = to_numpy(slot)
-        *state, lower = self._judge(float(logs[self.monitor]), *map(float, state))
-        slot.assign(state)
+        state = map(float, self.controller.host)
+        *state, lower = self._judge(float(logs[self.monitor]), *state)
+        self.controller.host = np.asarray(state, "float64")
         rate = self.current_rate()
         if lower and rate > self.min_rate:
-            hub.rate.multiply(max(rate * self.factor, self.min_rate) / rate)
+            lowered = max(rate * self.factor, self.min_rate)
+            hub.rate.set_position(hub.rate.position(), lowered / rate)
 
     def _judge(self, value: float, best: float, wait: float, cool: float) -> Any:
         sign = 1.0 if self.mode == "min" else -1.0

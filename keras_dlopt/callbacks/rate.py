@@ -21,12 +21,15 @@ class Rate:
     Attributes:
         kind: `"variable"` or `"schedule"`; part of the key of a traced function.
         slots: state variables that the hub must keep and save.
+        schedule: what the rate follows, if it is a schedule.
     """
 
     kind = "variable"
+    schedule: Any = None
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer):
+    def __init__(self, optimizer: keras.optimizers.Optimizer, *, owner: Any):
         self.optimizer = optimizer
+        self.owner = owner  # whose variables the trainer hands over
         self.slots: list[keras.Variable] = []
 
     def install(self) -> None:
@@ -39,20 +42,24 @@ class Rate:
         """The rate of the coming step (TensorFlow graph)."""
         return runtime.value(self.optimizer.learning_rate)
 
+    def now(self) -> float:
+        """The rate of the coming step, on the host."""
+        return float(runtime.to_numpy(self.optimizer.learning_rate))
+
     def set(self, value: float) -> None:
         """Sets the rate of the coming step, on the host."""
         self.optimizer.learning_rate = value
 
-    def position(self) -> float:
+    def position(self) -> Any:
         """What `multiply` multiplies, on the host: the rate, or a schedule's factor."""
-        return float(runtime.to_numpy(self.optimizer.learning_rate))
+        return self.now()
 
-    def set_position(self, value: float) -> None:
-        """Sets what `position` returns."""
-        self.optimizer.learning_rate = value
+    def set_position(self, value: Any, factor: float = 1.0) -> None:
+        """Sets what `position` returned, times a factor."""
+        self.optimizer.learning_rate = value * factor
 
     def multiply(self, factor) -> None:
-        """Multiplies the rate (TensorFlow graph, or host)."""
+        """Multiplies the rate (TensorFlow graph)."""
         variable = self.optimizer.learning_rate
         variable.assign(ops.cast(runtime.value(variable) * factor, variable.dtype))
 
@@ -72,7 +79,7 @@ class Rate:
         return contextlib.nullcontext()
 
     def _index(self) -> int:
-        return index_of(self.optimizer.variables, self.optimizer.learning_rate)
+        return index_of(self.owner.variables, self.optimizer.learning_rate)
 
 
 class ScheduledRate(Rate):
@@ -80,13 +87,14 @@ class ScheduledRate(Rate):
 
     kind = "schedule"
 
-    def __init__(self, model: keras.Model, schedule: Any):
-        super().__init__(model.optimizer)
+    def __init__(self, model: keras.Model, optimizer: Any, schedule: Any, *, at: int):
+        super().__init__(optimizer, owner=model.optimizer)
         factor = schedule.factor if isinstance(schedule, Scaled) else 1.0
-        base = schedule.schedule if isinstance(schedule, Scaled) else schedule
-        self.scaled = Scaled(base, factor=factor)
+        self.schedule = schedule.schedule if isinstance(schedule, Scaled) else schedule
+        self.scaled = Scaled(self.schedule, factor=factor)
         self._slot = make_slot(model, factor)
         self.slots = [self._slot]
+        self._at = at  # its slot's place among the hub's
 
     def install(self) -> None:
         self.scaled.bind(self._slot)
@@ -108,34 +116,123 @@ class ScheduledRate(Rate):
     def position(self) -> float:
         return float(runtime.to_numpy(self._slot))
 
-    def set_position(self, value: float) -> None:
-        self._slot.assign(value)
+    def set_position(self, value: Any, factor: float = 1.0) -> None:
+        self._slot.assign(value * factor)
 
     def multiply(self, factor) -> None:
         self._slot.assign(runtime.value(self._slot) * factor)
 
     def traced(self, optimizer_values, values):
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        i = index_of(self.optimizer.variables, inner.variables[0])
-        return self.scaled.schedule(optimizer_values[i]) * values[0]
+        i = index_of(self.owner.variables, inner.variables[0])
+        return self.scaled.schedule(optimizer_values[i]) * values[self._at]
 
     def multiplied(self, optimizer_values, values, factor):
-        return optimizer_values, [values[0] * factor, *values[1:]]
+        changed = list(values)
+        changed[self._at] = changed[self._at] * factor
+        return optimizer_values, changed
 
     def bound(self, values):
-        return self.scaled.bound(values[0])
+        return self.scaled.bound(values[self._at])
 
 
-def rate_of(model: keras.Model) -> Rate:
+class ManyRates(Rate):
+    """The rates of several optimizers, all multiplied alike.
+
+    The last one speaks for all: of a `MultiOptimizer` with an `OptimizerMap`, that of
+    the default optimizer. Set to a value, the others keep their ratio to it.
+    """
+
+    def __init__(self, model: keras.Model, optimizers: list[Any]):
+        self.parts: list[Rate] = []
+        self.slots = []
+        for optimizer in optimizers:
+            part = _one_rate(model, optimizer, at=len(self.slots))
+            self.parts.append(part)
+            self.slots += part.slots
+        self.lead = self.parts[-1]
+        scheduled = [p for p in self.parts if p.kind != "variable"]
+        if scheduled:
+            self.kind, self.schedule = scheduled[0].kind, scheduled[0].schedule
+
+    def install(self) -> None:
+        for part in self.parts:
+            part.install()
+
+    def uninstall(self) -> None:
+        for part in self.parts:
+            part.uninstall()
+
+    def current(self):
+        return self.lead.current()
+
+    def now(self) -> float:
+        return self.lead.now()
+
+    def set(self, value: float) -> None:
+        factor = value / self.lead.now() if self.lead.now() else 1.0
+        for part in self.parts[:-1]:
+            part.set(part.now() * factor)
+        self.lead.set(value)
+
+    def position(self) -> list[Any]:
+        return [part.position() for part in self.parts]
+
+    def set_position(self, value: Any, factor: float = 1.0) -> None:
+        for part, one in zip(self.parts, value, strict=True):
+            part.set_position(one, factor)
+
+    def multiply(self, factor) -> None:
+        for part in self.parts:
+            part.multiply(factor)
+
+    def traced(self, optimizer_values, values):
+        return self.lead.traced(optimizer_values, values)
+
+    def multiplied(self, optimizer_values, values, factor):
+        for part in self.parts:
+            optimizer_values, values = part.multiplied(optimizer_values, values, factor)
+        return optimizer_values, values
+
+    @contextlib.contextmanager
+    def bound(self, values):
+        with contextlib.ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part.bound(values))
+            yield
+
+
+def rate_of(model: keras.Model, optimizers: list[Any] | None = None) -> Rate:
     """How the learning rate of the model's optimizer can be changed.
 
+    Args:
+        model: compiled.
+        optimizers: those that its own train step uses in place of the compiled one.
+
     Raises:
-        ConfigError: if the optimizer's rate is neither a number nor a schedule.
+        ConfigError: if the optimizer's rate is neither a number nor a schedule, or its
+            optimizers are not known yet.
     """
-    optimizer = model.optimizer
+    if optimizers is not None:
+        return ManyRates(model, optimizers)
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        return _one_rate(model, model.optimizer, at=0)
+    if not optimizer.optimizers and model.built:
+        model.optimizer.build(model.trainable_variables)
+    if not optimizer.optimizers:
+        raise ConfigError(
+            "The optimizers of a MultiOptimizer that is made from a function are not "
+            "known before the model is built. Received: a model without weights. Give "
+            "it a keras.Input, or use a keras.optimizers.OptimizerMap."
+        )
+    return ManyRates(model, list(optimizer.optimizers))
+
+
+def _one_rate(model: keras.Model, optimizer: Any, *, at: int) -> Rate:
     if isinstance(optimizer.learning_rate, keras.Variable):
-        return Rate(optimizer)
-    return ScheduledRate(model, schedule_of(optimizer))
+        return Rate(optimizer, owner=model.optimizer)
+    return ScheduledRate(model, optimizer, schedule_of(optimizer), at=at)
 
 
 def schedule_of(optimizer: Any) -> Any:

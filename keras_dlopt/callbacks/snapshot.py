@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_dlopt.callbacks.preparing import state_of
 from keras_dlopt.runtime import to_numpy
 
 
@@ -9,21 +10,11 @@ class Snapshot:
     """Weights, seeds and optimizer variables of a model at one moment.
 
     Args:
-        model: compiled and built.
+        model: compiled, built, and so its optimizers.
     """
 
     def __init__(self, model: keras.Model):
-        optimizer = model.optimizer
-        if not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        self._held = [
-            (variable, to_numpy(variable).copy())
-            for variable in [
-                *model.trainable_variables,
-                *model.non_trainable_variables,
-                *optimizer.variables,
-            ]
-        ]
+        self._held = [(v, to_numpy(v).copy()) for v in state_of(model)]
 
     def restore(self) -> None:
         """Gives every variable the value it had, to the bit."""

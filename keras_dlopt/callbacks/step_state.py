@@ -23,23 +23,31 @@ class StepState(keras.layers.Layer):
         store["optimizer"] = _label(self.hub.optimizer_name)
         for key, variable in self.hub.named_variables():
             store[key] = to_numpy(variable)
+        for key, controller in self.hub.named_hosts():
+            store[key] = controller.host
 
     def load_own_variables(self, store):
         if "optimizer" not in store.keys():  # noqa: SIM118  (a store is no dict)
             return  # saved without these callbacks: start afresh
         _check_optimizer(store, self.hub.optimizer_name)
         for key, variable in self.hub.named_variables():
-            if key not in store.keys():  # noqa: SIM118
-                continue
-            value = np.asarray(store[key])
-            if value.shape != tuple(variable.shape):
-                raise ConfigError(
-                    f"The checkpoint's state {key!r} has shape {value.shape}, this "
-                    f"run's has {tuple(variable.shape)}. Resume with the callbacks, "
-                    "model and arguments that the checkpoint was saved with, or "
-                    "delete the checkpoint to start afresh."
-                )
-            variable.assign(value)
+            if key in store.keys():  # noqa: SIM118
+                variable.assign(_of_shape(store, key, tuple(variable.shape)))
+        for key, controller in self.hub.named_hosts():
+            if key in store.keys():  # noqa: SIM118
+                value = _of_shape(store, key, controller.host.shape)
+                controller.host = value.astype("float64")
+
+
+def _of_shape(store, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    value = np.asarray(store[key])
+    if value.shape != shape:
+        raise ConfigError(
+            f"The checkpoint's state {key!r} has shape {value.shape}, this run's has "
+            f"{shape}. Resume with the callbacks, model and arguments that the "
+            "checkpoint was saved with, or delete the checkpoint to start afresh."
+        )
+    return value
 
 
 def _label(text: str) -> np.ndarray:
