@@ -93,8 +93,8 @@ class DivergenceGuard(InGraphCallback):
     optimizer's state, with `steps_per_execution > 1` either.
 
     Between executions: the weights and the optimizer are copied at the start of every
-    epoch. With s_t the smoothed loss, s_1 its first value, l_t its lowest so far and a_t
-    the mean of |L_t - L_{t-1}|, each counted up to 4 times that mean, training has
+    epoch. With s_t the smoothed loss, s_1 its first value, l_t its lowest so far and
+    a_t the mean of |L_t - L_{t-1}|, each counted up to 4 times that mean, training has
     exploded when
 
         s_t - l_t > explosion * (0.1 (s_1 - l_t) + 3 a_t).

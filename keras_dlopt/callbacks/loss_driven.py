@@ -47,7 +47,7 @@ class LossState(NamedTuple):
 
 START = LossState(0.0, 0.0, 0.0, math.inf, 0.0, 1.0, 0.0, -math.inf, 0.0, SILENCE)
 # What a mean of independent losses may differ by, in mean differences between two.
-NOISES = 4.0
+NOISES = 3.0
 # A short fit is sped up by no more than this, or noise would decide.
 LEAST_SCALE = 0.2
 
@@ -208,13 +208,13 @@ class LossDrivenLearningRate(InGraphCallback):
     1. Warm-up. The rate begins at `start` and is multiplied by `climb` each step, as in
        a learning-rate range test, until s_t exceeds its lowest value by more than
 
-           margin_t = tolerance (highest s - lowest s) + 4 a_t / sqrt(2 smoothing - 1),
+           margin_t = tolerance (highest s - lowest s) + 3 a_t / sqrt(2 smoothing - 1),
 
-       a loss is not finite, or `max_rate` is reached; a_t is the mean of |L_t - L_{t-1}|
-       over about `smoothing` steps, each counted up to 4 times that mean. The first
-       `smoothing` steps count as falling. It also ends
-       when s_t is below its highest value by that margin and was lowest at a rate
-       `overshoot` times lower: with normalization the loss stays flat while the weights
+       a loss is not finite, or `max_rate` is reached; a_t is the mean of the sizes
+       |L_t - L_{t-1}| over about `smoothing` steps, each counted up to 4 times that
+       mean. The first `smoothing` steps count as falling. It also ends when s_t is
+       below its highest value by that margin and was lowest at a rate `overshoot`
+       times lower: with normalization the loss stays flat while the weights
        already blow up. The rate is then set to `backoff` times the one at the lowest.
     2. Verdicts. Every `patience` steps s_t is compared with its value at the last
        verdict: not higher, the rate is multiplied by `up`; higher, by `down`, and the
@@ -271,7 +271,7 @@ class LossDrivenLearningRate(InGraphCallback):
         start: float = 1e-5,
         climb: float = 1.05,
         backoff: float = 0.3,
-        tolerance: float = 0.1,
+        tolerance: float = 0.02,
         overshoot: float = 3.0,
         smoothing: int = 20,
         up: float = 1.05,

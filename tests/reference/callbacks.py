@@ -80,7 +80,7 @@ class LossDriven:
             self.highest = max(self.highest, smooth)
             margin = c["tolerance"] * (self.highest - min(self.lowest, smooth))
         if self.jumps:
-            swing = 4 * self.jumps / self.jump_weight
+            swing = 3 * self.jumps / self.jump_weight
             margin += swing / math.sqrt(2 * c["smoothing"] - 1)
         bad = not finite or (smooth > self.lowest + margin and not early)
         if smooth < self.highest - margin:
