@@ -187,7 +187,7 @@ class _LossDriven(Controller):
 
     def after_step(self, state, seen: Seen):
         scalars = [state[0][i] for i in range(len(START) - 1)]
-        fields = LossState(*scalars, Noise(*(state[1][i] for i in range(3))))
+        fields = LossState._make([*scalars, Noise(*(state[1][i] for i in range(3)))])
         loss, rate = (ops.cast(x, "float32") for x in (seen.loss, seen.rate))
         fields, factor = loss_driven_rule(fields, loss, rate, self.rule)
         parts = [ops.stack(list(fields[:-1])), ops.stack(list(fields.noise))]
@@ -331,6 +331,6 @@ class LossDrivenLearningRate(InGraphCallback):
         if not epochs or not steps:
             return
         slot = hub_of(self.model).slots(self.controller)[0]
-        state = LossState(*to_numpy(slot), SILENCE)
+        state = LossState._make([*to_numpy(slot), SILENCE])
         state = state._replace(total=state.step + (epochs - epoch) * steps)
         slot.assign(list(state[:-1]))

@@ -99,6 +99,7 @@ class ReduceOnPlateau(InGraphCallback):
                 f"{sorted(logs)}. Values that start with val_ need validation_data."
             )
         hub = hub_of(self.model)
+        assert self.controller.host is not None  # since `fit` began
         state = map(float, self.controller.host)
         *state, lower = self._judge(float(logs[self.monitor]), *state)
         self.controller.host = np.asarray(state, "float64")
