@@ -1,4 +1,4 @@
-"""Callbacks on models that their first batch builds, and on train steps of all kinds."""
+"""Callbacks on models that their first batch builds, and on any train step."""
 
 import keras
 import numpy as np
