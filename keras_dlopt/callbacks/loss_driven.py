@@ -84,16 +84,12 @@ def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossStat
         The next state and the factor from this step's rate to the next one's.
     """
     scale = _scale(state.total, rule)
-    finite = ops.isfinite(loss)
     over = ops.maximum(rule.smoothing * scale, 1.0)
-    beta = 1.0 - 1.0 / over
-    mean = ops.where(finite, beta * state.mean + (1 - beta) * loss, state.mean)
-    weight = ops.where(finite, beta * state.weight + (1 - beta), state.weight)
+    finite = ops.isfinite(loss)
+    bad = ops.logical_not(finite)
+    mean, weight, noise = _statistics(state, loss, finite, over)
     smooth = mean / ops.maximum(weight, 1e-30)
     climbing = state.climbing > 0.5
-    bad = ops.logical_not(finite)
-    first = state.weight <= 0.0
-    noise = listen(state.noise, loss, finite=finite, first=first, steps=over)
     early = state.step < over
 
     raised = rate * rule.climb ** (1.0 / scale)
@@ -105,8 +101,7 @@ def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossStat
     swing = NOISES * noise.level() / ops.sqrt(2.0 * over - 1.0)
     margin = rule.tolerance * fall + swing
     worse = ops.logical_and(ops.logical_not(early), smooth > state.reference + margin)
-    fell = smooth < highest - margin
-    past = ops.logical_and(fell, raised > best * rule.overshoot)
+    past = ops.logical_and(smooth < highest - margin, raised > best * rule.overshoot)
     ends = ops.logical_or(ops.logical_or(bad, worse), raised >= rule.max_rate)
     stops = ops.logical_and(climbing, ops.logical_or(ends, past))
 
@@ -149,6 +144,16 @@ def loss_driven_rule(state: LossState, loss, rate, rule: Rule) -> tuple[LossStat
         ),
         factor,
     )
+
+
+def _statistics(state: LossState, loss, finite, over) -> tuple[Any, Any, Noise]:
+    """The running mean, its weight and the noise with one more loss."""
+    beta = 1.0 - 1.0 / over
+    mean = ops.where(finite, beta * state.mean + (1 - beta) * loss, state.mean)
+    weight = ops.where(finite, beta * state.weight + (1 - beta), state.weight)
+    first = state.weight <= 0.0
+    noise = listen(state.noise, loss, finite=finite, first=first, steps=over)
+    return mean, weight, noise
 
 
 def _scale(total, rule: Rule):
