@@ -66,7 +66,7 @@ class OneCall:
         for cell in self.cells:
             if cell.constraint is not None:
                 runtime.assign(cell.weight, cell.constraint(runtime.read(cell.weight)))
-        runtime.assign(self.counter, self.count + 1)
+        self.counter.assign(self.count + 1)
 
     def _update(self, grads: list[Any], cells: list[Cell]) -> None:
         optimizer = self.optimizer

@@ -20,7 +20,7 @@ import numpy as np
 
 from catalogue import all_cases
 
-if CONTRACT == "replicas":
+if CONTRACT in ("replicas", "moving"):
     import tensorflow as tf
 
     from contracts import equality
@@ -50,6 +50,13 @@ def _first_of_its_class(case):
     return SEEN.setdefault(name, case.name) == case.name
 
 
+def _mirrored():
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"],
+        cross_device_ops=tf.distribute.HierarchicalCopyAllReduce(),
+    )
+
+
 def _replicas(case):
     """Keras' MirroredStrategy on 2 devices, and ours on 4, against one device.
 
@@ -58,10 +65,7 @@ def _replicas(case):
     import keras_dlopt as dlopt
 
     alone = _weights(case, dlopt.distribute.strategy("one_device"), lambda model: None)
-    mirrored = tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"],
-        cross_device_ops=tf.distribute.HierarchicalCopyAllReduce(),
-    )
+    mirrored = _mirrored()
     for count, strategy, prepare in (
         (2, mirrored, lambda model: None),
         (4, dlopt.distribute.strategy("cpu:4"), dlopt.distribute.data_parallel),
@@ -72,6 +76,13 @@ def _replicas(case):
         far = equality.difference(alone, both)
         bound = equality.AMPLIFIES.get((case.name, count), equality.TOLERANCE)
         assert case.random or far <= bound, f"{count} replicas differ by {far:.2g}"
+
+
+def _moving(case):
+    from contracts import moving
+
+    if case.kind == "optimizer":
+        moving.check(case, _mirrored())
 
 
 def _jax(case):
@@ -85,7 +96,7 @@ def _jax(case):
 
 
 def main():
-    check = {"replicas": _replicas, "jax": _jax}[CONTRACT]
+    check = {"replicas": _replicas, "moving": _moving, "jax": _jax}[CONTRACT]
     for case in all_cases():
         if CONTRACT in case.exempt:
             continue

@@ -46,6 +46,10 @@ def cases():
     kind, _, module = GROUP.partition(":")
     if kind == "catalogue":
         return catalogue_cases(module)
+    if kind == "models":
+        from distribute import larger_models
+
+        return larger_models.cases()
     from distribute import own_cases
 
     return own_cases.cases(module)

@@ -47,6 +47,16 @@ def test_every_set_up(results):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_larger_models(results, precision):
+    wide = precision == "float64"
+    options = ["--float64"] if wide else []
+    found = results(SCRIPT, "models:", "2,4", *options, seconds=1700)
+    check(found, usual=TOLERANCE_FLOAT64 if wide else TOLERANCE)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("module", modules())
 def test_the_whole_catalogue(results, module):
