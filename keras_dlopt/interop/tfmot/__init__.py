@@ -24,12 +24,15 @@ from keras_dlopt.interop.tfmot.conversion import load_model
 from keras_dlopt.interop.tfmot.pruning import (
     ConstantSparsity,
     PolynomialDecay,
+    PrunableLayer,
+    PruningPolicy,
     UpdatePruningStep,
     prune_low_magnitude,
     prune_scope,
     strip_pruning,
 )
 from keras_dlopt.interop.tfmot.quantization import (
+    Default8BitPrunePreserveQuantizeScheme,
     QuantizeAnnotate,
     quantize_annotate_layer,
     quantize_annotate_model,
@@ -37,25 +40,43 @@ from keras_dlopt.interop.tfmot.quantization import (
     quantize_model,
     quantize_scope,
 )
+from keras_dlopt.interop.tfmot.summaries import PruningSummaries
+
+# isort: split
+# Last: these take the names of the modules above.
+from keras_dlopt.interop.tfmot.names import (
+    clustering,
+    experimental,
+    quantization,
+    sparsity,
+)
 
 __all__ = [
     "CentroidInitialization",
     "ConstantSparsity",
+    "Default8BitPrunePreserveQuantizeScheme",
     "GridDensity",
     "PolynomialDecay",
+    "PrunableLayer",
+    "PruningPolicy",
+    "PruningSummaries",
     "QuantizeAnnotate",
     "TensorFlowKMeansPlusPlus",
     "UpdatePruningStep",
     "cluster_scope",
     "cluster_weights",
+    "clustering",
+    "experimental",
     "load_model",
     "prune_low_magnitude",
     "prune_scope",
+    "quantization",
     "quantize_annotate_layer",
     "quantize_annotate_model",
     "quantize_apply",
     "quantize_model",
     "quantize_scope",
+    "sparsity",
     "strip_clustering",
     "strip_pruning",
 ]

@@ -1,5 +1,6 @@
 """Pruning under TFMOT's names."""
 
+import abc
 import contextlib
 import functools
 from typing import Any
@@ -156,6 +157,29 @@ class ConstantSparsity(_TfmotSchedule):
         return self.target_sparsity if step >= self.begin_step else 0.0
 
 
+class PruningPolicy(abc.ABC):
+    """`tfmot.sparsity.keras.PruningPolicy`: which layers of a model are pruned."""
+
+    @abc.abstractmethod
+    def allow_pruning(self, layer: keras.layers.Layer) -> bool:
+        """Whether this layer is pruned."""
+
+    @abc.abstractmethod
+    def ensure_model_supports_pruning(self, model: keras.Model) -> None:
+        """Raises for a model that the policy cannot judge."""
+
+
+class PrunableLayer(abc.ABC):
+    """`tfmot.sparsity.keras.PrunableLayer`: a layer that says what to prune in it.
+
+    Subclass it together with a Keras layer.
+    """
+
+    @abc.abstractmethod
+    def get_prunable_weights(self) -> list[Any]:
+        """The weights of the built layer that are pruned."""
+
+
 def prune_low_magnitude(
     to_prune: Any,
     pruning_schedule: Schedule | None = None,
@@ -167,7 +191,8 @@ def prune_low_magnitude(
 ) -> Any:
     """`tfmot.sparsity.keras.prune_low_magnitude`.
 
-    Prunes the kernels of every layer but depthwise convolutions, and embeddings. The
+    Prunes the kernels of every layer but depthwise convolutions, and embeddings; of a
+    `PrunableLayer` what it says, once it is built. The
     masks are those of TFMOT, ties and rounding included; removed weights get no
     gradient, where TFMOT lets one step's gradient into them before it zeroes them.
 
@@ -201,7 +226,7 @@ def prune_low_magnitude(
         block_pooling_type,
         checks.optional(pair, sparsity_m_by_n, name="sparsity_m_by_n"),
     )
-    selector = WEIGHTS
+    selector = _chosen(to_prune)
     if pruning_policy is not None:
         selector = selector & _allowed(to_prune, pruning_policy)
     prune = Prune(schedule, pattern=pattern)
@@ -209,6 +234,26 @@ def prune_low_magnitude(
         prune = Prune(pattern=pattern)  # TFMOT does it once, at the start
     recipe = Recipe([(selector, prune)])
     return wrap(to_prune, lambda _: recipe, function="prune_low_magnitude", **kwargs)
+
+
+def _chosen(to_prune: Any) -> Selector:
+    """TFMOT's weights, but what each `PrunableLayer` says of itself."""
+    if isinstance(to_prune, PrunableLayer) and not getattr(to_prune, "built", False):
+        raise ConfigError(
+            f"What {type(to_prune).__name__} has to prune is known once it is built. "
+            "Build it, or prune the model that it is in."
+        )
+    if not isinstance(to_prune, keras.layers.Layer) or not to_prune.built:
+        return WEIGHTS
+    targets = weight_targets(to_prune)
+    own = [t for t in targets if isinstance(t.layer, PrunableLayer)]
+    named = [
+        t.path
+        for t in own
+        if any(v is t.variable for v in t.layer.get_prunable_weights())
+    ]
+    rest = WEIGHTS & ~at(*(t.path for t in own)) if own else WEIGHTS
+    return rest | at(*named) if named else rest
 
 
 def _pattern(block_size, pooling, m_by_n) -> Pattern:

@@ -12,16 +12,20 @@ from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.walk import children, is_functional
 from keras_dlopt.int8 import int8_recipe, split_activations
+from keras_dlopt.interop.tfmot.pruning import ConstantSparsity
 from keras_dlopt.select import Selector, at, matching
 from keras_dlopt.transforms import (
     FakeQuant,
     FakeQuantActivation,
+    Prune,
     Recipe,
     Transform,
     TransformedModel,
     transform,
 )
+from keras_dlopt.transforms.prune.pattern import Unstructured
 
+_KEEP = Unstructured(ties="keep")
 # TFMOT's Default8BitQuantizeScheme: moving averages that start at (-6, 6).
 MOMENTUM, INITIAL_RANGE = 0.999, (-6.0, 6.0)
 
@@ -218,6 +222,36 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
     return rebuilt(to_annotate, {id(la): functools.partial(note, la) for la in layers})
 
 
+class Default8BitPrunePreserveQuantizeScheme:
+    """`tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme` (PQAT).
+
+    The zeros that a pruned and stripped model has stay zeros while the 8-bit scheme
+    trains.
+    """
+
+    def preserved(self, recipe: Recipe, model: keras.Model) -> Recipe:
+        """The recipe, with the zeros of the model's weights kept."""
+        entries: list[tuple[Selector, Transform]] = []
+        left = weight_targets(model)
+        for selector, chosen in recipe.entries:
+            if chosen.kind != "weight":
+                entries.append((selector, chosen))
+                continue
+            mine = [t for t in left if selector(t)]
+            left = [t for t in left if not selector(t)]
+            entries += [(at(t.path), _preserving(t.variable, chosen)) for t in mine]
+        return Recipe(entries)
+
+
+def _preserving(weight: Any, chosen: Transform) -> Transform:
+    """The transform behind one that keeps the zeros that the weight has now."""
+    zeros = keras.ops.convert_to_numpy(weight) == 0
+    share = float(zeros.mean()) if zeros.size else 0.0
+    if not 0 < share < 1:
+        return chosen
+    return Prune(ConstantSparsity(share, 0, 0), pattern=_KEEP) >> chosen
+
+
 def quantize_apply(
     model: keras.Model,
     scheme: Any = None,
@@ -229,17 +263,19 @@ def quantize_apply(
         model: a Sequential or Functional model with annotated layers. If all of them
             are, quantizers are placed as by `quantize_model`; else each annotated layer
             gets one at its output, and its kernel is quantized.
-        scheme: None, for the 8-bit scheme. Other schemes are recipes; give them to
-            `keras_dlopt.transform`.
+        scheme: None, for the 8-bit scheme, or `Default8BitPrunePreserveQuantizeScheme`.
+            Other schemes are recipes; give them to `keras_dlopt.transform`.
         quantized_layer_name_prefix: taken for compatibility; layers keep their names.
 
     Raises:
         ConfigError: for a model without annotated layers, or another scheme.
     """
     _check_model(model, "quantize_apply")
-    if scheme is not None:
+    keeps = isinstance(scheme, Default8BitPrunePreserveQuantizeScheme)
+    if scheme is not None and not keeps:
         raise ConfigError(
-            "quantize_apply knows TFMOT's default 8-bit scheme only. Received: "
+            "quantize_apply knows TFMOT's default 8-bit scheme only, and the one that "
+            "preserves zeros. Received: "
             f"{scheme!r}. Write it as a recipe for keras_dlopt.transform, such as "
             "int8_recipe(model, weights=Prune(0.8) >> FakeQuant(bits=8))."
         )
@@ -261,6 +297,8 @@ def quantize_apply(
         plain, recipe = _placed(plain)
     else:
         recipe = _each(plain, [n for n, la in noted.items() if not la.quantize_config])
+    if keeps:
+        recipe = scheme.preserved(recipe, plain)
     return transform(plain, Recipe([*own, *recipe.entries]))
 
 
