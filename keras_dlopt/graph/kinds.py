@@ -86,13 +86,18 @@ def ends_linear(layer: Any) -> bool:
 def is_product(layer: Any, *, exactly: bool = False) -> bool:
     """Whether a layer is one of `PRODUCTS`, without groups.
 
+    A class made from one of them, with a `call` of its own, may compute something else.
+
     Args:
         layer: any layer.
-        exactly: whether it must be Keras' own class, not one made from it, which may
-            compute something else.
+        exactly: whether it must be Keras' own class.
     """
-    known = type(layer) in PRODUCTS if exactly else isinstance(layer, PRODUCTS)
-    return known and getattr(layer, "groups", 1) == 1
+    known = [kind for kind in PRODUCTS if isinstance(layer, kind)]
+    if exactly:
+        same = type(layer) in known
+    else:
+        same = any(type(layer).call is kind.call for kind in known)
+    return same and getattr(layer, "groups", 1) == 1
 
 
 def is_relu(layer: Any) -> bool:

@@ -1,6 +1,6 @@
 """A Sequential or Functional model built anew, some layers replaced by others."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,15 @@ from keras_dlopt.graph.walk import is_functional, layers_below
 
 Piece = tuple[Any, list[np.ndarray]]
 Pieces = Mapping[int, Callable[[], list[Piece]]]
+
+
+def reaches(parents: Sequence[Any]) -> bool:
+    """Whether `rebuilt` can replace a layer: all models around it know their graph.
+
+    Args:
+        parents: of the layer, outermost first, itself last; as in `Target`.
+    """
+    return all(map(is_functional, parents[:-1]))
 
 
 def rebuilt(model: Any, pieces: Pieces) -> Any:

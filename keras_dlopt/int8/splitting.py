@@ -9,10 +9,9 @@ from keras import layers
 
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.kinds import FUSED_ACTIVATIONS, LINEAR, activation_name
-from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
+from keras_dlopt.graph.rebuilding import Piece, like, reaches, rebuilt
 from keras_dlopt.graph.walk import (
     as_functional,
-    is_functional,
     layers_below,
     numbered,
     walk,
@@ -61,9 +60,9 @@ def split_pieces(model: Any) -> dict[int, Callable[[], list[Piece]]]:
     """
     pieces: dict[int, Callable[[], list[Piece]]] = {}
     names = {layer.name for layer in layers_below(model)}
-    for _, layer, (*around, _) in walk(model):
+    for _, layer, parents in walk(model):
         fused = activation_name(layer) not in FUSED_ACTIVATIONS
-        if isinstance(layer, LINEAR) and fused and all(map(is_functional, around)):
+        if isinstance(layer, LINEAR) and fused and reaches(parents):
             name, taken = f"{layer.name}_activation", dict[str, int]()
             while (unique := numbered(name, taken)) in names:
                 pass

@@ -8,8 +8,9 @@ import numpy as np
 
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.kinds import is_product
-from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
-from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.rebuilding import Piece, like, reaches, rebuilt
+from keras_dlopt.graph.targets import Target, weight_targets
+from keras_dlopt.graph.walk import is_functional
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.finalize import finalize
 from keras_dlopt.transforms.low_rank import LowRank
@@ -57,11 +58,12 @@ def factorize(model: keras.Model, recipe: Recipe | None = None) -> keras.Model:
         )
     found = _factors(model)
     plain = finalize(model)
-    layers = {t.path: t.layer for t in weight_targets(plain)}
+    targets = {t.path: t for t in weight_targets(plain)}
+    layers = {path: _checked(targets[path]) for path in found}
     small = {
         id(layers[path]): (layers[path], factors)
         for path, factors in found.items()
-        if _checked(layers[path], path) and _smaller(factors, layers[path])
+        if _smaller(factors, layers[path])
     }
     pieces = {key: partial(_pieces, *found) for key, found in small.items()}
     return rebuilt(plain, pieces)
@@ -84,14 +86,22 @@ def _factors(model: TransformedModel) -> dict[str, Factors]:
     return found
 
 
-def _checked(layer: Any, path: str) -> bool:
-    if not is_product(layer) or path.rpartition("/")[2] != "kernel":
+def _checked(target: Target) -> Any:
+    """The layer of a kernel that can be split."""
+    layer = target.layer
+    if not is_product(layer) or target.name != "kernel":
         raise ConfigError(
-            f"{path!r} of a {type(layer).__name__} cannot be split into layers: "
+            f"{target.path!r} of a {type(layer).__name__} cannot be split into layers: "
             "factorize knows Dense, Conv1D, Conv2D and Conv3D without groups. Leave it "
             "out of the recipe, or keep the model as finalize makes it."
         )
-    return True
+    if is_functional(target.parents[0]) and not reaches(target.parents):
+        raise ConfigError(
+            f"{target.path!r} lies in a {type(target.parents[-2]).__name__}, whose "
+            "layers cannot be replaced from outside. Leave it out of the recipe, as "
+            "low_rank_recipe(model) does, or keep the model as finalize makes it."
+        )
+    return layer
 
 
 def _smaller(factors: Factors, layer: Any) -> bool:

@@ -10,7 +10,9 @@ from keras import ops
 from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.kinds import is_product
-from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.rebuilding import reaches
+from keras_dlopt.graph.targets import Target, weight_targets
+from keras_dlopt.graph.walk import is_functional
 from keras_dlopt.select import Selector, at, named
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.lookup import without_gradient
@@ -164,6 +166,12 @@ def product(state: dict[str, Any], xp: Any) -> Any:
     return xp.matmul(inner, state["last"])
 
 
+def _splits(target: Target) -> bool:
+    """Whether `factorize` can split a layer; of subclassed models it could, inside."""
+    written = not is_functional(target.parents[0])
+    return is_product(target.layer) and (written or reaches(target.parents))
+
+
 def low_rank_recipe(
     model: keras.Model,
     *,
@@ -212,9 +220,7 @@ def low_rank_recipe(
     targets = [
         t
         for t in weight_targets(model)
-        if chosen(t)
-        and len(t.shape or ()) >= 2
-        and (select is not None or is_product(t.layer))
+        if chosen(t) and len(t.shape or ()) >= 2 and (select is not None or _splits(t))
     ]
     if not targets:
         raise ConfigError(

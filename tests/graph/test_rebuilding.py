@@ -9,6 +9,7 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.folding import fold_batch_normalization
 from keras_dlopt.graph.rebuilding import like, rebuilt
+from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.walk import (
     as_functional,
     children,
@@ -207,3 +208,27 @@ def test_only_keras_own_layers_are_hashed():
     entry = (dlopt.named("kernel"), dlopt.HashedWeights(0.25))
     with pytest.raises(ConfigError, match="of a Dense cannot be stored as a hash"):
         hashed_layers(dlopt.transform(model, dlopt.Recipe([entry])))
+
+
+def test_the_recipe_leaves_out_what_factorize_cannot_reach_or_does_not_know():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((5, 16))
+    y = L.TimeDistributed(L.Dense(16, name="in"), name="time")(x)
+    y = Dense(16, name="twice")(y)
+    inner = keras.Sequential([keras.Input((5, 16)), L.Dense(16, name="d")], name="sub")
+    model = keras.Model(x, inner(y))
+    recipe = dlopt.low_rank_recipe(model, budget=0.5)
+    assert [s.paths for s, _ in recipe.entries] == [("sub/d/kernel",)]
+    small = factorize(model, recipe)
+    assert small.count_params() < model.count_params()
+    batch = np.random.default_rng(0).normal(size=(2, 5, 16)).astype("float32")
+    whole = dlopt.finalize(dlopt.transform(model, recipe))
+    np.testing.assert_allclose(small(batch), whole(batch), rtol=1e-4, atol=1e-4)
+    for path, text in (
+        ("time/layer/kernel", "lies in a TimeDistributed.*low_rank_recipe"),
+        ("twice/kernel", "of a Dense cannot be split"),
+    ):
+        paths = [t.path for t in weight_targets(model) if t.path.startswith(path[:4])]
+        one = dlopt.Recipe([(dlopt.at(paths[0]), dlopt.LowRank(2))])
+        with pytest.raises(ConfigError, match=text):
+            factorize(model, one)
