@@ -27,6 +27,7 @@ from keras_dlopt.transforms.base import Chain, Context, State
 from keras_dlopt.transforms.calls import Calls
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.regularizing import regularize, release
+from keras_dlopt.transforms.seeds import KeepsRandomStates
 from keras_dlopt.transforms.slots import Group, Slot, computed, finite
 
 NEVER = -1
@@ -47,7 +48,7 @@ def probing(values: dict[int, Any]) -> Iterator[None]:
         del _PROBED.values
 
 
-class TransformHost:
+class TransformHost(KeepsRandomStates):
     """Mixin for a Keras layer or model that runs another one with computed weights."""
 
     def _attach(self, wrapped: Any, recipe: Recipe) -> None:

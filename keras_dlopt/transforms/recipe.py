@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import reprlib
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -98,7 +99,7 @@ class Recipe:
         ):
             raise ConfigError(
                 f"A recipe is a list of dicts with the keys {sorted(readers)}. "
-                f"Received: {data!r}."
+                f"Received: {_shown(data)}."
             )
         entries: list[Any] = []
         for number, entry in enumerate(data):
@@ -113,7 +114,7 @@ class Recipe:
             if not isinstance(pair["transform"], Transform):
                 raise ConfigError(
                     f"In entry {number} of the recipe, 'transform': expected a "
-                    f"transform. Received: {entry['transform']!r}."
+                    f"transform. Received: {_shown(entry['transform'])}."
                 )
             entries.append((pair["select"], pair["transform"]))
         return cls(entries)
@@ -131,9 +132,16 @@ class Recipe:
         """
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"The recipe is not valid JSON: {error}.") from None
         return cls.from_dict(data)
+
+
+def _shown(data: Any) -> str:
+    try:
+        return repr(data)
+    except RecursionError:  # lists in lists in lists
+        return reprlib.repr(data)
 
 
 _EXAMPLE = "a Recipe, such as Recipe([(named('kernel'), Prune(0.9))])"

@@ -1,6 +1,7 @@
 """Files made to do harm: each is refused, with the one error kind, before it acts."""
 
 import copy
+import tracemalloc
 
 import hypothesis.strategies as st
 import keras
@@ -17,6 +18,8 @@ from keras_dlopt.codecs.container import (
     write_container,
     write_json,
 )
+from keras_dlopt.codecs.deflate import write_deflated
+from keras_dlopt.codecs.huffman import Huffman
 from keras_dlopt.codecs.reader import varint
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage import ledger_of, load_compressed, save_compressed
@@ -222,6 +225,50 @@ def test_a_huge_header_is_refused(original, tmp_path):
     header = header_of(original) | {"paths": ["x" * 2**26]}
     with pytest.raises(FormatError, match="the header would take 6711"):
         load(tmp_path, forged(original, header))
+
+
+def test_a_header_of_many_values_is_refused_before_it_is_parsed(original, tmp_path):
+    text = b'{"model":[' + b"[]," * 400_000 + b'[]],"paths":[]}'
+    stream = write_deflated(text, dictionary=DICTIONARY)
+    sections = {HEADER: varint(len(text)) + stream, TENSORS: varint(0)}
+    data = write_container(sections)
+    assert len(data) < 2_000
+    with pytest.raises(FormatError, match="the 800005 values of the header would take"):
+        load(tmp_path, data)
+
+
+@pytest.mark.parametrize("max_bytes", [None, 2**24])
+def test_memory_is_bounded_by_the_limit(max_bytes, original, tmp_path):
+    """Grids of 8-bit floats whose codes all are one symbol: 20 bytes a record."""
+    limit = max_bytes or 2**25
+    count = limit // 8
+    code = Huffman().write(np.full(3, 0))
+    scale = bytes([0x0B, 2, 0, 0, 128, 63])
+    record = bytes([0x1D]) + varint(count) + b"\x04" + scale + varint(2) + code
+    tensors = varint(7) + record * 7
+    data = forged(original, {"model": None, "paths": ["p"] * 7}, tensors)
+    tracemalloc.start()
+    kwargs = {} if max_bytes is None else {"max_bytes": max_bytes}
+    with pytest.raises(FormatError, match="describes no model"):
+        load(tmp_path, data, **kwargs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * limit
+
+
+def test_what_a_small_file_may_take_is_told(original, tmp_path):
+    constant = b"\x04" + b"\x1b" + varint(2**24) + b"\x02" + bytes(4)
+    with pytest.raises(FormatError, match=r"would take 67108864 .* larger max_bytes"):
+        load(tmp_path, forged(original, tensors=constant))
+    # With the advice followed it is read: that the model is another one is found.
+    with pytest.raises(FormatError, match="4 variables and not as many|damaged"):
+        load(tmp_path, forged(original, tensors=constant), max_bytes=2**28)
+
+
+def test_empty_tensors_have_no_values(original, tmp_path):
+    empty = b"\x04" + b"\x1b" + varint(0) + b"\x02" + bytes(4)
+    with pytest.raises(FormatError, match=r"an empty tensor of shape \(0,\) with"):
+        load(tmp_path, forged(original, tensors=empty))
 
 
 def test_every_altered_byte_and_every_cut(original, tmp_path):
