@@ -21,6 +21,14 @@ FAST = (
     "loss_before_replicas_meet",
 )
 TOLERANCE_FLOAT64 = 1e-11
+# AdamW divides the rounding error of a gradient that is 0 in exact arithmetic, such as
+# that of a key's bias, by its own size. Measured: 4e-5 and 3e-6.
+LARGER = {
+    ("transformer_adamw", 2): 2e-4,
+    ("transformer_adamw", 4): 2e-4,
+    ("resnet_adamw", 2): 1e-5,
+    ("resnet_adamw", 4): 1e-5,
+}
 
 pytestmark = pytest.mark.dist
 
@@ -53,7 +61,10 @@ def test_larger_models(results, precision):
     wide = precision == "float64"
     options = ["--float64"] if wide else []
     found = results(SCRIPT, "models:", "2,4", *options, seconds=1700)
-    check(found, usual=TOLERANCE_FLOAT64 if wide else TOLERANCE)
+    if wide:
+        check(found, usual=TOLERANCE_FLOAT64)
+    else:
+        check(found, LARGER)
 
 
 @pytest.mark.slow
