@@ -1,5 +1,6 @@
 """Callbacks: learning rates that follow the training, searches, and a guard."""
 
+from keras_dlopt.callbacks.averaged import AveragedWeights
 from keras_dlopt.callbacks.finder import LearningRateFinder, RangeTest
 from keras_dlopt.callbacks.guard import DivergenceGuard
 from keras_dlopt.callbacks.hypergradient import HypergradientLearningRate
@@ -9,6 +10,7 @@ from keras_dlopt.callbacks.plateau import ReduceOnPlateau
 from keras_dlopt.callbacks.search import LearningRateSearch, SearchResult
 
 __all__ = [
+    "AveragedWeights",
     "DivergenceGuard",
     "HypergradientLearningRate",
     "LearningRateFinder",

@@ -125,11 +125,11 @@ class StepHub:
             self._functions.clear()
             self._slots.clear()
         self._history = getattr(model, "history", None)
-        self._original = model.train_step
         self._numbers.clear()
         self._waiting.clear()
         self._ready = False
         self._rate = rate_of(model)
+        self._original = model.train_step
         self.rate.install()
         _compat.replace_method(model, "train_step", self._step)
         _compat.attach(model, NAME, self.state)

@@ -10,6 +10,16 @@ def _momentum():
 
 CASES = [
     Case(
+        "AveragedWeights",
+        "callback",
+        callbacks.AveragedWeights,
+        exempt=dict.fromkeys(
+            [contract for contract in CONTRACTS if contract != "config"],
+            "refuses the contracts' SGD, which keeps no averages; "
+            "tests/callbacks/test_averaged.py trains it",
+        ),
+    ),
+    Case(
         "LossDrivenLearningRate",
         "callback",
         lambda: callbacks.LossDrivenLearningRate(
