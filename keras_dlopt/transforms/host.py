@@ -162,11 +162,19 @@ class TransformHost(KeepsRandomStates):
                     stack.enter_context(scope.paused())
             return slot.effective(group.transform, context)
 
-    def run(self, call: Callable[[], Any], *, training: bool) -> Any:
-        """Runs `call` with the effective weights and quantized activations."""
+    def run(self, call: Callable[[], Any], *, training: bool, part: Any = None) -> Any:
+        """Runs `call` with the effective weights and quantized activations.
+
+        Args:
+            call: what runs the wrapped layer or model, or a part of it.
+            training: whether this is a training step.
+            part: the only layer that `call` runs; None for all.
+        """
         values, places, acted = [], [], self._acted.value
         for group in self.groups:
             for slot in group.slots:
+                if part is not None and part not in slot.target.parents:
+                    continue
                 context = self._context(slot, training)
                 if group.transform.kind == "activation":
                     passage = Passage(group.transform, slot, context, acted)

@@ -7,11 +7,15 @@ import keras
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
-from keras_dlopt.graph.walk import check_built
+from keras_dlopt.graph.walk import check_built, is_functional
 from keras_dlopt.transforms import trainer
+from keras_dlopt.transforms.face import Face
 from keras_dlopt.transforms.host import Hidden, TransformHost
 from keras_dlopt.transforms.recipe import Recipe, check_recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
+
+# What Sequential and Functional models have beyond a `keras.Model`.
+FACE = ("input", "inputs", "output", "outputs", "input_shape", "output_shape")
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -83,6 +87,65 @@ class TransformedModel(TransformHost, keras.Model):
 
     def build(self, input_shape=None):
         self.built = True
+
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapped model has beyond a `keras.Model`, such as `input_shape`."""
+        inner = None if name.startswith("_") else vars(self).get("model")
+        if inner is None or not is_functional(inner) or name not in FACE:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        if name in ("input", "inputs", "output", "outputs"):
+            return getattr(self._shown().graph, name)
+        return getattr(inner, name)
+
+    def _shown(self) -> Face:
+        if getattr(self, "_hidden_face", None) is None:
+            self._hidden_face = Hidden(Face(self, self.model))
+        return self._hidden_face.value
+
+    def get_layer(self, name=None, index=None):
+        """A layer of the wrapped model; its `output` has the transformed values."""
+        layer = self.model.get_layer(name, index)
+        return self._shown().view(layer) if is_functional(self.model) else layer
+
+    def summary(self, *args, **kwargs) -> None:
+        """The wrapped model's summary: state of transforms is not counted."""
+        self.model.summary(*args, **kwargs)
+
+    def count_params(self) -> int:
+        """The parameters of the wrapped model."""
+        return self.model.count_params()
+
+    def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kw):
+        """As `keras.Model.export`, with the weights that the transforms give."""
+        if input_signature is None:
+            input_signature = self._signature()
+        kw["input_signature"] = input_signature
+        return super().export(filepath, format, **kw)
+
+    def _signature(self) -> Any:
+        if not is_functional(self.model):
+            shapes = self.model.get_build_config() or {}
+            if not isinstance(shapes.get("input_shape"), list | tuple):
+                return None
+            shape = (None, *shapes["input_shape"][1:])
+            return [keras.InputSpec(shape=shape, dtype=self.model.input_dtype)]
+        one = isinstance(self.model, keras.Sequential)
+        given = self.model.inputs[0] if one else self.model.input
+
+        def spec(x):
+            return keras.InputSpec(
+                shape=(None, *x.shape[1:]), dtype=x.dtype, name=x.name
+            )
+
+        return [keras.tree.map_structure(spec, given)]
+
+    def quantize(self, *_args, **_kwargs) -> None:
+        """Refused: Keras would put codes in place of weights that transforms hold."""
+        raise ModelError(
+            f"{self.name!r} is transformed, and quantize() would replace the weights "
+            "that its transforms compute. Use finalize(model).quantize(mode), or a "
+            "recipe with FakeQuant."
+        )
 
     def call(self, inputs, training=None):
         return self.run(

@@ -38,6 +38,9 @@ def test_scales_are_no_weights(mode):
     names = [t.path for t in weight_targets(net)]
     assert names == (["d/kernel", "d/bias"] if mode == "float8" else ["d/bias"])
     assert any("scale" in v.name for v in net.variables)
-    small = dlopt.transform(net, dlopt.Recipe([(dlopt.rank(1, 2), dlopt.Prune(0.5))]))
+    recipe = dlopt.Recipe([(dlopt.rank(1, 2), dlopt.Prune(0.5))])
+    # The config of a float8 model makes its variables in another order.
+    copy = mode != "float8"
+    small = dlopt.transform(net, recipe, copy=copy)
     x = np.ones((2, 6), "int32" if mode != "float8" else "float32")
-    assert np.isfinite(dlopt.finalize(small)(x)).all()
+    assert np.isfinite(dlopt.finalize(small, copy=copy)(x)).all()
