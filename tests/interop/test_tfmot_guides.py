@@ -132,8 +132,40 @@ def test_the_collaborative_guide_keeps_the_zeros(pruned):
         new = np.asarray(layer.kernel)
         np.testing.assert_array_equal(new[old == 0], 0)
         assert not np.array_equal(new, old)
-    with pytest.raises(ConfigError, match="the one that preserves zeros. Received: 3"):
+    with pytest.raises(ConfigError, match="preserve zeros and clusters. Received: 3"):
         tfmot.quantization.keras.quantize_apply(quant_aware_annotate_model, 3)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_collaborative_guide_keeps_the_clusters(pruned, sparse):
+    clustered = tfmot.clustering.keras.cluster_weights(
+        pruned[0] if sparse else setup_model(), 6, preserve_sparsity=sparse
+    )
+    stripped = tfmot.clustering.keras.strip_clustering(clustered)
+    scheme = tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme
+    model = tfmot.quantization.keras.quantize_apply(
+        tfmot.quantization.keras.quantize_annotate_model(stripped), scheme(sparse)
+    )
+    first = tfmot.strip_clustering(_updated(model))
+    compiled(model).fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    for old, start, layer in zip(
+        *map(kernels, (stripped, first, tfmot.strip_clustering(model))), strict=True
+    ):
+        old, start, new = (np.asarray(v.kernel) for v in (old, start, layer))
+        # At first only rounded to the 8-bit grid.
+        np.testing.assert_allclose(start, old, atol=np.abs(old).max() / 254 * 1.01)
+        # Convolutions are rounded on a grid for each output channel.
+        channels = new.reshape(-1, new.shape[-1]).T if new.ndim == 4 else [new]
+        most = max(np.unique(channel).size for channel in channels)
+        assert most <= np.unique(old).size <= 6
+        assert not np.array_equal(new, start)
+        if sparse:
+            np.testing.assert_array_equal(new[old == 0], 0)
+
+
+def _updated(model):
+    model.update_transforms(0)
+    return model
 
 
 class Both(keras.layers.Layer, tfmot.sparsity.keras.PrunableLayer):

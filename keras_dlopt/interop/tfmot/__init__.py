@@ -32,6 +32,7 @@ from keras_dlopt.interop.tfmot.pruning import (
     strip_pruning,
 )
 from keras_dlopt.interop.tfmot.quantization import (
+    Default8BitClusterPreserveQuantizeScheme,
     Default8BitPrunePreserveQuantizeScheme,
     QuantizeAnnotate,
     quantize_annotate_layer,
@@ -54,6 +55,7 @@ from keras_dlopt.interop.tfmot.names import (
 __all__ = [
     "CentroidInitialization",
     "ConstantSparsity",
+    "Default8BitClusterPreserveQuantizeScheme",
     "Default8BitPrunePreserveQuantizeScheme",
     "GridDensity",
     "PolynomialDecay",

@@ -61,5 +61,9 @@ quantization = _Room(
     ),
 )
 experimental = _Room(
-    combine=_of(_quantization, "Default8BitPrunePreserveQuantizeScheme")
+    combine=_of(
+        _quantization,
+        "Default8BitClusterPreserveQuantizeScheme",
+        "Default8BitPrunePreserveQuantizeScheme",
+    )
 )
