@@ -4,8 +4,6 @@ Everything Keras must be able to find when it loads a model is imported here; th
 that pull in plotting, converters or search load when they are first used.
 """
 
-import importlib
-
 from keras_dlopt import callbacks, layers, moved, optimizers, schedules
 from keras_dlopt.int8 import int8_recipe, split_activations
 from keras_dlopt.select import at, everything, inside, matching, named, rank
@@ -33,9 +31,6 @@ from keras_dlopt.transforms import (
     prune,
     transform,
 )
-
-# Its starts and schedules stand in recipes that were saved.
-importlib.import_module("keras_dlopt.interop.tfmot")
 
 __version__ = "0.1.0"
 

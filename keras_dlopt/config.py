@@ -9,6 +9,7 @@ No module named in the data is ever imported: a class comes back if it is regist
 with `keras.saving.register_keras_serializable`, or is Keras' own.
 """
 
+import importlib
 import inspect
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
@@ -21,6 +22,9 @@ from keras_dlopt.checks import nearest
 from keras_dlopt.errors import ConfigError
 
 _OWN = "keras_dlopt>"
+# Loads when a config names what nobody has registered: its starts and schedules stand
+# in recipes that were saved.
+_LATE = "keras_dlopt.interop.tfmot"
 # What Keras writes in a form of its own, with the name of a module.
 _KERAS = (
     keras.optimizers.schedules.LearningRateSchedule,
@@ -203,12 +207,19 @@ def decode(value: Any) -> Any:
     return {k: decode(v) for k, v in value.items()}
 
 
+def _class_of(name: str) -> Any:
+    """The class of a registered name; None if nobody here has registered one."""
+    find = keras.saving.get_registered_object
+    cls = find(_OWN + name) or find(name)
+    if cls is None:
+        importlib.import_module(_LATE)
+        cls = find(_OWN + name)
+    return cls
+
+
 def _built(name: Any, config: Any) -> Any:
     """The object of a registered class from its config."""
-    cls: Any = None
-    if isinstance(name, str):
-        find = keras.saving.get_registered_object
-        cls = find(_OWN + name) or find(name)
+    cls = _class_of(name) if isinstance(name, str) else None
     if not hasattr(cls, "from_config"):
         raise ConfigError(
             f"The class {name!r} is not known. Import the module that defines it "
