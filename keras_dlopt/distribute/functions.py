@@ -69,8 +69,14 @@ class Runner:
         if self._left is None:
             # Batches are drawn outside the graph: inside, what does not depend on the
             # data (counters, weight decay) would run although there is none.
-            for _ in range(steps):
-                logs = self._run(next(iterator))
+            # What ran before the data ended counts: its logs are those of the call.
+            logs = self._run(next(iterator))
+            for _ in range(steps - 1):
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    break
+                logs = self._run(batch)
             return logs
         steps = int(min(steps, self._left))
         if steps < 1:

@@ -222,11 +222,13 @@ def cases(_):
     for parts in (2, 4):  # each has a twin of its own and runs on that many only
         yield f"apart_{parts}", lambda r, parts=parts: _unsynchronized(r, parts)
     known = case(lambda: ours.AdamW(0.01), fit={"epochs": 1})
-    for name, data in {
-        "unknown_cardinality": lambda: dataset(unknown=True),
-        "generator": _generator,
-    }.items():
-        other = case(lambda: ours.AdamW(0.01), data=data, fit={"epochs": 1})
+    three = {"steps_per_execution": 3}  # the last call finds two batches
+    for name, data, several in (
+        ("unknown_cardinality", lambda: dataset(unknown=True), {}),
+        ("unknown_in_calls_of_three", lambda: dataset(unknown=True), three),
+        ("generator", _generator, {}),
+    ):
+        other = case(lambda: ours.AdamW(0.01), data=data, fit={"epochs": 1}, **several)
         yield (
             name,
             lambda r, other=other: known(1) if r == 1 else other(r),

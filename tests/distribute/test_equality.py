@@ -18,6 +18,7 @@ FAST = (
     "distillation",
     "steps_per_execution_not_dividing",
     "uneven_batches",
+    "unknown_in_calls_of_three",
     "loss_before_replicas_meet",
 )
 TOLERANCE_FLOAT64 = 1e-11
