@@ -163,6 +163,16 @@ def test_a_replaced_weight_gets_a_gradient_of_zero():
         np.testing.assert_array_equal(to_value, [6, 8])
 
 
+def test_zeros_stay_when_weights_are_assigned_again():
+    transform = dlopt.Cluster(2, reassign=5)
+    weight = np.array([[-1.0, 0.0, 1.0, 0.0]], "float32")
+    state = _state(transform, weight, Target("d/kernel"))
+    moved = weight + np.array([[0.0, 0.9, 0.0, -0.3]], "float32")  # by their gradients
+    member = Member(Target("d/kernel"), moved, state)
+    (changed,) = transform.update([member], 5)
+    np.testing.assert_array_equal(changed["index"], state["index"])
+
+
 def test_reassign_follows_the_trained_weights():
     transform = dlopt.Cluster(2, reassign=5, gradient="mean")
     state = _state(transform, WEIGHT)

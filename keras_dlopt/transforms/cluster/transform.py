@@ -67,7 +67,9 @@ class Cluster(Transform):
         iterations: k-means steps at most; 0 keeps the starting points.
         reassign: steps between two assignments of the weights; None for none.
         gradient: `"sum"`, or `"mean"` over the weights of a cluster.
-        preserve_zeros: False treats zeros as any other number.
+        preserve_zeros: whether what is zero when it is assigned stays zero, also when
+            the weights are assigned again: let regrowth end first. False treats zeros
+            as any other number.
         split_signs: with zeros preserved, whether negative and positive weights get
             starting points in proportion to their count.
         seed: for drawn starting points.
@@ -171,11 +173,10 @@ class Cluster(Transform):
             return {}
         rows = self._rows(member.target, member.weight)
         centroids = member.state["centroids"].reshape(len(rows), -1)
-        index = self._index(rows, centroids)
-        return {
-            "index": self._like(member.target, member.weight, index),
-            **self._shares(index, len(rows)),
-        }
+        index = self._like(member.target, member.weight, self._index(rows, centroids))
+        if self.preserve_zeros:  # the hidden weight of a zero moves with its gradient
+            index[member.state["index"] == 0] = 0
+        return {"index": index, **self._shares(index, len(rows))}
 
     def _axes(self, target: Target, rank: int) -> tuple[int, ...]:
         if not self.per_channel:
