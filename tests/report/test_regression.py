@@ -15,7 +15,7 @@ X = np.random.default_rng(0).random((50, 4), dtype="float32")
 
 
 def _net(units=1):
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, name="d")])
 
 
 @pytest.fixture(scope="module")
