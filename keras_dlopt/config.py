@@ -219,7 +219,7 @@ def _class_of(name: str) -> Any:
 
 def _built(name: Any, config: Any) -> Any:
     """The object of a registered class from its config."""
-    cls = _class_of(name) if isinstance(name, str) else None
+    cls: Any = _class_of(name) if isinstance(name, str) else None
     if not hasattr(cls, "from_config"):
         raise ConfigError(
             f"The class {name!r} is not known. Import the module that defines it "
