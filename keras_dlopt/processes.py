@@ -124,7 +124,7 @@ def wait(
             time.sleep(max(0.0, min(1.0, left)))
         if any(codes) or left <= 0:
             break
-        time.sleep(_POLL)
+        time.sleep(min(_POLL, left))
         look()
     worst = min(started, key=_telling)
     return worst if worst.code != 0 else None  # the last one ended well just now
