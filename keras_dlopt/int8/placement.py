@@ -7,7 +7,7 @@ The rules, each of which mirrors what the converter fuses or shares:
 - BatchNorm elsewhere is a depthwise convolution: what it takes is quantized;
 - addition -> ReLU is one too, and each branch is quantized before it;
 - concatenation shares one range with what goes into it: one quantizer, after it;
-- pooling by maximum, padding, cropping and reshaping keep their input's range: none;
+- max pooling, padding, cropping and reshaping keep their input's range: none;
 - what is only pooled by maximum is quantized after the pooling: the rounded maximum is
   the maximum of the rounded, and there are fewer values to round;
 - pooling by average has a range of its own: one;
@@ -80,7 +80,7 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
 
     Args:
         graph: the calls of a model's layers.
-        after_pooling: False quantizes before pooling by maximum, as elsewhere.
+        after_pooling: False quantizes before max pooling, as elsewhere.
     """
     graph = _without_loops(graph)
     producers = graph.producers()
