@@ -488,4 +488,28 @@ MUTANTS = [
             "churn=float(((one == y) & (two != y)).mean()),",
         ),
     ),
+    # runtime
+    *_of(
+        "tests/runtime",
+        repeats_keep_their_first_value=(
+            "tf.math.unsorted_segment_sum(",
+            "tf.math.unsorted_segment_max(",
+        ),
+        pure_for_every_thread=(
+            "_HERE = threading.local()",
+            "_HERE = type("Here", (), {})()",
+        ),
+        branches_see_each_other=(
+            "assign(variable, old)",
+            "assign(variable, value(variable))",
+        ),
+        the_branch_not_taken=(
+            "ops.where(condition, value(variable), other)",
+            "ops.where(condition, other, value(variable))",
+        ),
+        rules_compute_in_half=(
+            'return "float64" if dtype == "float64" else "float32"',
+            "return dtype",
+        ),
+    ),
 ]

@@ -331,6 +331,15 @@ def test_a_hostile_header_is_refused_before_memory_is_asked_for(tmp_path):
             read_idx(path)
 
 
+def test_a_set_with_a_hostile_header_is_refused_too(tmp_path):
+    for name in ("train", "t10k"):
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.zeros(2, np.uint8))
+        path = tmp_path / f"{name}-images-idx3-ubyte"
+        write_idx(path, np.zeros(3, np.uint8), shape=(2**31, 2**31, 2))
+    with pytest.raises(DataError, match="bytes cannot hold"):
+        load(tmp_path)
+
+
 def test_damaged_idx_files(tmp_path):
     path = tmp_path / "x"
     values = np.arange(12, dtype=np.uint8)

@@ -58,6 +58,16 @@ def test_learning_rate_follows_the_batch(rule, factor):
     assert plan.scale_rate(0.5) == pytest.approx(0.5 * factor)
 
 
+@pytest.mark.parametrize(("rule", "factor"), [("linear", "6"), ("sqrt", "2.44949")])
+def test_the_rate_of_a_cluster_counts_the_devices_of_all(rule, factor):
+    facts = Facts(
+        gpus=("GPU:0", "GPU:1"), cluster=WorkerCluster(("a:1", "b:1", "c:1"), 1)
+    )
+    plan = choose(facts, batch_size=8, per_replica=True, rate_rule=rule)
+    assert (plan.batch_size, plan.replica_batch_size) == (48, 8)
+    assert re.search(rf"learning rate +x {re.escape(factor)}\b", str(plan))
+
+
 def test_the_rate_stays_where_the_batch_does():
     assert choose(TPU, batch_size=128).scale_rate(0.5) == 0.5
 

@@ -46,6 +46,11 @@ def test_centralized_gradients_have_no_mean_over_the_inputs():
     np.testing.assert_allclose(bias, -gb, atol=1e-6)
 
 
+def test_kernels_of_convolutions_are_centralized_over_taps_and_inputs():
+    (kernel,), (g,), _ = _moved(o.SGD(0.5, centralize=True), shapes=((3, 3, 2, 4),))
+    np.testing.assert_allclose(kernel, -(g - g.mean(axis=(0, 1, 2))) / 2, atol=1e-6)
+
+
 def test_adaptive_clip_limits_each_unit_by_its_weights():
     (kernel, bias), (gk, _), (w, b) = _moved(o.SGD(1.0, adaptive_clip=0.1))
     limit = 0.1 * np.linalg.norm(w, axis=0)

@@ -79,6 +79,21 @@ def test_equalization_keeps_the_function_and_evens_the_channels(data):
     assert loss(equal) < 0.5 * loss(folded)
 
 
+def test_one_pair_is_scaled_as_the_formula_says():
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(3, activation="relu"), layers.Dense(2)]
+    )
+    first = np.array([[4.0, 1.0, -0.5], [1.0, -9.0, 0.25]], "float32")
+    second = np.array([[1.0, 0.5], [1.0, -1.0], [-2.0, 1.0]], "float32")
+    model.set_weights([first, np.ones(3), second, np.zeros(2)])
+    equal = post_training.equalize(model)
+    scale = np.sqrt(np.array([4.0, 9.0, 0.5]) / np.array([1.0, 1.0, 2.0]))
+    got = equal.get_weights()
+    np.testing.assert_allclose(got[0], first / scale, rtol=1e-6)
+    np.testing.assert_allclose(got[1], 1 / scale, rtol=1e-6)
+    np.testing.assert_allclose(got[2], second * scale[:, None], rtol=1e-6)
+
+
 def bn_used_twice(x):
     norm = layers.BatchNormalization()
     return norm(layers.Conv2D(2, 1)(x)) + norm(x)

@@ -71,6 +71,13 @@ def test_changes_equal_the_twin(one, two, labels):
     assert found.newly_right - found.newly_wrong == round(20 * (right[1] - right[0]))
 
 
+def test_churn_counts_changes_among_wrong_answers_too():
+    one, two = np.eye(3)[[0, 1, 2, 2]], np.eye(3)[[0, 2, 0, 1]]
+    found = changes(one, two, np.array([0, 1, 1, 1]))
+    assert found.churn == 0.75
+    assert (found.newly_wrong, found.newly_right) == (1, 1)
+
+
 def test_logits_are_told_from_probabilities():
     p = np.array([[0.25, 0.75], [0.5, 0.5]])
     np.testing.assert_allclose(probabilities(p), p)

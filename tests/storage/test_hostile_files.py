@@ -190,6 +190,13 @@ def test_tensor_sections(original, tmp_path):
         load(tmp_path, forged(original, tensors=huge))
 
 
+def test_a_file_of_max_bytes_is_opened_and_none_that_is_larger(original, tmp_path):
+    with pytest.raises(FormatError, match="is larger than max_bytes"):
+        load(tmp_path, original, max_bytes=len(original) - 1)
+    with pytest.raises(FormatError, match="the header would take"):
+        load(tmp_path, original, max_bytes=len(original))
+
+
 def test_max_bytes(original, tmp_path):
     with pytest.raises(FormatError, match=r"is larger than max_bytes=50\. If it comes"):
         load(tmp_path, original, max_bytes=50)

@@ -250,6 +250,15 @@ def test_ledger_adds_up_and_reads_back(tmp_path):
     assert ledger.plain_bytes == sum(sizes)
 
 
+@pytest.mark.parametrize("make", [functional, recurrent])
+def test_no_byte_of_a_file_is_counted_twice_or_not_at_all(make, tmp_path):
+    ledger = save_compressed(make(), tmp_path / "m.dlopt")
+    parts = ledger.to_dict()
+    tensors = sum(row["bits"] for row in parts["rows"]) / 8
+    rest = parts["file_bytes"] - parts["architecture_bytes"] - tensors
+    assert parts["container_bytes"] == rest
+
+
 def test_the_description_of_a_small_model_takes_few_bytes(tmp_path):
     model = keras.Sequential([keras.Input((784,))])
     for units in (300, 100):

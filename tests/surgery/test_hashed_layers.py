@@ -45,6 +45,14 @@ def test_a_file_holds_the_buckets_only(signs, tmp_path):
     folded.fit(x, np.arange(4) % 3, verbose=0)
 
 
+def test_signs_let_a_bucket_stand_for_a_number_and_its_negative():
+    layer = HashedKernel("Dense", 20, buckets=3, seed=1)
+    layer.build((None, 10))
+    layer.buckets.assign([1.0, 2.0, 3.0])
+    found = set(keras.ops.convert_to_numpy(layer.kernel()).ravel().tolist())
+    assert found == {-3.0, -2.0, -1.0, 1.0, 2.0, 3.0}
+
+
 def test_what_is_refused():
     with pytest.raises(ModelError, match="takes a model with HashedWeights"):
         hashed_layers(keras.Sequential([keras.Input((4,)), L.Dense(4)]))

@@ -330,6 +330,12 @@ def test_powers_of_two_equal_the_twin(bits, seed, size):
     assert not np.any(np.signbit(value[value == 0]))
 
 
+def test_between_two_powers_the_nearer_one_is_taken():
+    weight = np.array([[1.0, 0.76, 0.74, 0.374, -0.376]], "float32")
+    value, _ = t.PowerOfTwo(bits=5).finalize(DENSE, weight, {})
+    np.testing.assert_array_equal(value, [[1.0, 1.0, 0.5, 0.25, -0.5]])
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 1000))
 def test_plain_integers_equal_the_textbook(bits, seed):
