@@ -497,7 +497,7 @@ MUTANTS = [
         ),
         pure_for_every_thread=(
             "_HERE = threading.local()",
-            "_HERE = type("Here", (), {})()",
+            '_HERE = type("Here", (), {})()',
         ),
         branches_see_each_other=(
             "assign(variable, old)",
