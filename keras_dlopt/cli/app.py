@@ -9,6 +9,7 @@ from rich.text import Text
 
 import keras_dlopt
 from keras_dlopt.cli.demo import demo
+from keras_dlopt.cli.measure import measure
 from keras_dlopt.cli.plan import plan
 from keras_dlopt.cli.tasks import tasks
 from keras_dlopt.cli.tpu_check import tpu_check
@@ -72,6 +73,7 @@ app.command()(told(demo))
 app.command()(told(tpu_check))
 app.command()(told(plan))
 app.command()(told(tasks))
+app.command()(told(measure))
 
 
 def main() -> None:

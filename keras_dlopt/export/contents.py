@@ -38,6 +38,7 @@ class LiteFile:
     tensors: list[LiteTensor]
     operators: list[Operator]
     outputs: tuple[int, ...]
+    inputs: tuple[int, ...] = ()
 
 
 def read(path: str | os.PathLike) -> LiteFile:
@@ -55,7 +56,7 @@ def read(path: str | os.PathLike) -> LiteFile:
         name = codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
         operators.append(Operator(name, _ints(op.inputs), _ints(op.outputs)))
     tensors = [_tensor(t, model.buffers, types) for t in graph.tensors]
-    return LiteFile(tensors, operators, _ints(graph.outputs))
+    return LiteFile(tensors, operators, _ints(graph.outputs), _ints(graph.inputs))
 
 
 def _constants(enum: Any) -> dict[int, str]:

@@ -100,6 +100,20 @@ def is_product(layer: Any, *, exactly: bool = False) -> bool:
     return same and getattr(layer, "groups", 1) == 1
 
 
+def calls_like(layer: Any, kind: Any) -> bool:
+    """Whether a layer is of a class and runs its `call`, or one that only wraps it.
+
+    A class made from another one, with a `call` of its own, may compute something else.
+    """
+    if not isinstance(layer, kind):
+        return False
+    own: Any = type(layer)
+    return own.call is kind.call or own.__module__.split(".")[0] in (
+        "keras",
+        "keras_dlopt",
+    )
+
+
 def is_relu(layer: Any) -> bool:
     """Whether a layer is a ReLU or ReLU6 and nothing else."""
     if isinstance(layer, layers.ReLU):

@@ -7,7 +7,7 @@ tensor keeps its identity between what makes it and what takes it.
 import dataclasses
 import functools
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -19,6 +19,13 @@ from keras_dlopt.graph.walk import check_built, operations, walk
 
 # Stands in for a dimension that the model leaves open, other than the batch.
 _OPEN_DIMENSION = 32
+
+
+class Spec(NamedTuple):
+    """Shape and type of a tensor of a trace."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,12 +63,14 @@ class Trace:
         inputs: numbers of the model's input tensors.
         outputs: numbers of its output tensors.
         integers: numbers of the tensors that are not of a floating type.
+        specs: shape and type of each tensor; the batch is 1.
     """
 
     nodes: list[Call]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     integers: frozenset[int] = frozenset()
+    specs: tuple[Spec, ...] = ()
 
     @functools.cached_property
     def calls(self) -> list[Call]:
@@ -148,6 +157,17 @@ class _Recorder:
             if not keras.backend.is_float_dtype(tensor.dtype)
         )
 
+    def specs(self) -> tuple[Spec, ...]:
+        """Shape and type of each tensor."""
+        return tuple(
+            Spec(
+                # In the graph of a loop a shape may be unknown altogether.
+                () if getattr(t.shape, "rank", 0) is None else tuple(t.shape),
+                keras.backend.standardize_dtype(t.dtype),
+            )
+            for t in self.tensors
+        )
+
     def hook(self, path: str, layer: Any) -> hooks.Hook:
         is_layer = isinstance(layer, keras.layers.Layer)
 
@@ -215,12 +235,27 @@ def trace(model: Any, example: Any = None) -> Trace:
         shape = [_OPEN_DIMENSION if d is None else d for d in spec.shape[1:]]
         return ops.zeros((1, *shape), dtype=spec.dtype)
 
-    inputs = keras.tree.map_structure(zeros, input_specs(model, example))
+    return _traced(
+        model, keras.tree.map_structure(zeros, input_specs(model, example)), ()
+    )
+
+
+def trace_call(layer: Any, shape: tuple[int, ...], dtype: str = "float32") -> Trace:
+    """Runs one built layer on zeros; its own call is the last, and has no path."""
+    return _traced(layer, ops.zeros(shape, dtype=dtype), [("", layer)])
+
+
+def _traced(model: Any, inputs: Any, itself: Any) -> Trace:
     recorder = _Recorder()
     given = recorder.number(inputs)
-    places = [(path, layer) for path, layer, _ in walk(model) if path]
+    places = [*itself, *((path, layer) for path, layer, _ in walk(model) if path)]
     places += operations(model)
     with hooks.hooked((one, recorder.hook(path, one)) for path, one in places):
         outputs = model(inputs, training=False)
-    returned = recorder.number(outputs)
-    return Trace(recorder.nodes, given, returned, recorder.integers())
+    return Trace(
+        nodes=recorder.nodes,
+        inputs=given,
+        outputs=recorder.number(outputs),
+        integers=recorder.integers(),
+        specs=recorder.specs(),
+    )

@@ -3,12 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from keras_dlopt.errors import ConfigError
 
+Name = TypeVar("Name")
 WARM_UP = 3
 
 
@@ -27,6 +28,16 @@ class Latency:
     tenth: float
     ninetieth: float
     calls: int
+
+    def text(self) -> str:
+        """Median and spread in milliseconds.
+
+        Example:
+            >>> Latency(0.002, 0.0019, 0.0031, 50).text()
+            '2.000 (1.900 to 3.100)'
+        """
+        spread = f"{1e3 * self.tenth:.3f} to {1e3 * self.ninetieth:.3f}"
+        return f"{1e3 * self.median:.3f} ({spread})"
 
 
 def median_time(
@@ -49,8 +60,8 @@ def median_time(
 
 
 def latency(
-    predict: Mapping[str, Callable[[Any], Any]], x: Any, *, calls: int = 50
-) -> dict[str, Latency]:
+    predict: Mapping[Name, Callable[[Any], Any]], x: Any, *, calls: int = 50
+) -> dict[Name, Latency]:
     """Times several ways to predict the same thing, interleaved call by call.
 
     On a shared machine only the ratio of two medians from one run means something.
@@ -78,7 +89,7 @@ def latency(
     for function in predict.values():
         for _ in range(WARM_UP):
             function(x)
-    seconds: dict[str, list[float]] = {name: [] for name in predict}
+    seconds: dict[Name, list[float]] = {name: [] for name in predict}
     for _ in range(calls):
         for name, function in predict.items():
             start = time.perf_counter()

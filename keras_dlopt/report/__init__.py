@@ -6,13 +6,20 @@ from keras_dlopt.report.delivery import Delivery
 from keras_dlopt.report.document import Document, Figure, Table
 from keras_dlopt.report.fresh import check_equal, predict_elsewhere
 from keras_dlopt.report.html import to_html, write_html
+from keras_dlopt.report.markdown import to_markdown
+from keras_dlopt.report.measuring import (
+    Measured,
+    Measurements,
+    limit_threads,
+    measure,
+)
 from keras_dlopt.report.pages import (
     bytes_figure,
     histogram_figure,
     variants_table,
 )
 from keras_dlopt.report.quality import Changes, Quality, changes, quality
-from keras_dlopt.report.terminal import rich_table
+from keras_dlopt.report.terminal import rich_table, to_text
 from keras_dlopt.report.training import (
     Progress,
     Recorder,
@@ -30,6 +37,8 @@ __all__ = [
     "Document",
     "Figure",
     "Latency",
+    "Measured",
+    "Measurements",
     "Progress",
     "Quality",
     "Recorder",
@@ -45,12 +54,16 @@ __all__ = [
     "histogram_figure",
     "histograms",
     "latency",
+    "limit_threads",
+    "measure",
     "plain",
     "predict_elsewhere",
     "quality",
     "rich_table",
     "sparsity",
     "to_html",
+    "to_markdown",
+    "to_text",
     "training_figure",
     "variant",
     "variants_table",

@@ -16,6 +16,7 @@ from keras_dlopt.report import pages
 from keras_dlopt.report.document import Document
 from keras_dlopt.report.examples import Metric, numbered, predicted
 from keras_dlopt.report.html import write_html
+from keras_dlopt.report.measuring import times
 from keras_dlopt.report.quality import Changes, changes
 from keras_dlopt.report.regression import Differences, differences
 from keras_dlopt.report.terminal import rich_table
@@ -68,11 +69,16 @@ class Comparison:
         return write_html(self.document(), path)
 
     def __rich__(self) -> Any:
-        return rich_table(
+        from rich.console import Group
+
+        shown = [
             pages.comparison_table(
                 self.before, self.after, self.changes, self.class_names
             )
-        )
+        ]
+        if self.latency:
+            shown.append(pages.latency_table(self.latency))
+        return Group(*map(rich_table, shown))
 
 
 def compare(
@@ -86,7 +92,7 @@ def compare(
     metrics: Mapping[str, Metric] | None = None,
     batch_size: int = 256,
     from_logits: bool | None = None,
-    latency: dict[str, Latency] | None = None,
+    latency: dict[str, Latency] | bool | None = None,
 ) -> Comparison:
     """Measures what changed between a model and what was made of it.
 
@@ -109,7 +115,8 @@ def compare(
             as numbers.
         batch_size: examples predicted at a time, for arrays.
         from_logits: whether the outputs are logits; None finds out.
-        latency: what `latency()` measured, to be shown beside the rest.
+        latency: True times both as `measure` does, one example a call; or what
+            `latency()` measured, to be shown beside the rest.
 
     Raises:
         ConfigError: for another task, names that are not as many as the outputs, or a
@@ -138,12 +145,17 @@ def compare(
     else:
         found = changes(outputs[0], outputs[1], y, from_logits=from_logits)
         _check_names(class_names, len(first.quality.class_accuracy))
+    if latency is True:
+        timed = times(dict(zip(names, plain_models, strict=True)))
+        latency = {
+            name: time for name, found in timed.items() for time in found.values()
+        }
     return Comparison(
         before=first,
         after=second,
         changes=found,
         histograms=histograms(*plain_models),
-        latency=dict(latency or {}),
+        latency=dict(latency) if latency else {},
         class_names=tuple(class_names),
     )
 

@@ -25,3 +25,19 @@ def rich_table(table: Table) -> Any:
         # Text, not str: a name in square brackets must not be taken for markup.
         made.add_row(*(Text(cell) for cell in row))
     return made
+
+
+def to_text(table: Table, *, width: int = 160) -> str:
+    """The table as plain text, as wide as it must be.
+
+    Args:
+        table: any.
+        width: columns at most; longer cells and notes go on below.
+    """
+    import io
+
+    from rich.console import Console
+
+    written = io.StringIO()
+    Console(file=written, width=width, color_system=None).print(rich_table(table))
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())

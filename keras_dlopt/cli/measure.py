@@ -1,0 +1,39 @@
+"""`keras-dlopt measure`."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+FILES = "Files: .keras, .h5, .dlopt, .tflite, .onnx."
+RUNTIMES = "graph, xla, litert, onnxruntime, openvino; each file's own if left."
+NPU = "Estimate by Arm's Vela for .tflite files, such as ethos-u55-128."
+
+
+def measure(
+    files: Annotated[list[pathlib.Path], typer.Argument(help=FILES)],
+    runtime: Annotated[list[str] | None, typer.Option(help=RUNTIMES)] = None,
+    threads: Annotated[int, typer.Option(help="Of each runtime.")] = 1,
+    calls: Annotated[int, typer.Option(help="Timed calls of each.")] = 50,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Count only.")] = False,
+    npu: Annotated[str | None, typer.Option(help=NPU)] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, not a drawn table.")
+    ] = False,
+) -> None:
+    """Measure files side by side: parameters, MACs, memory, bytes, time."""
+    from keras_dlopt import report
+
+    report.limit_threads(threads)
+    found = report.measure(
+        files,
+        runtimes=() if no_time else runtime,
+        threads=threads,
+        calls=calls,
+        npu=npu,
+    )
+    if markdown:
+        typer.echo(found.to_markdown())
+    else:
+        Console().print(report.rich_table(found.table()))
