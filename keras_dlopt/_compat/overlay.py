@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_dlopt._compat.tracing import graph_now, kept_by
+from keras_dlopt._compat.tracing import fed, graph_now, kept_by
 from keras_dlopt.errors import ModelError
 
 
@@ -66,7 +66,7 @@ class WeightOverlay(keras.StatelessScope):
                 "itself; a layer's call() may keep @tf.function), or leave the "
                 "variable out of the recipe."
             )
-        return value
+        return value if self._graph is not None else fed(variable, value)
 
     def add_update(self, update):
         variable, value = update

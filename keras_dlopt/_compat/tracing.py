@@ -75,11 +75,12 @@ def kept_by(graph: Any) -> str | None:
         graph: `graph_now()` of the scope that the value belongs to.
 
     Relies on: the files of TensorFlow in which `tf.function`, `tf.vectorized_map`,
-    `tf.custom_gradient` and `tf.recompute_grad` call the function they are given.
+    `tf.custom_gradient` and `tf.recompute_grad` call the function they are given; the
+    name of the one function that Keras traces inside a layer, anew at each call.
     """
     if keras.backend.backend() != "tensorflow":
         return None
-    user = False
+    user = own = False
     frame: Any = sys._getframe(1)
     while frame is not None and "dlopt_scope" not in frame.f_code.co_varnames:
         path = frame.f_code.co_filename
@@ -87,11 +88,36 @@ def kept_by(graph: Any) -> str | None:
             return None
         if path.endswith("custom_gradient.py") and user:
             return "tf.recompute_grad, keras.remat or tf.custom_gradient"
-        if path.endswith("polymorphic_function.py") and graph is not graph_now():
+        traced = path.endswith("polymorphic_function.py") and graph is not graph_now()
+        if traced and not own:
             return "tf.function"
+        own = own or frame.f_code.co_name.endswith("__conv_xla")
         user = user or not any(part in path for part in _CONVERSION)
         frame = frame.f_back
     return None
+
+
+def fed(variable: Any, value: Any) -> Any:
+    """A value that was computed at once, as an argument of the function traced now.
+
+    TensorFlow makes small ones constants in there, which have no gradient.
+
+    Args:
+        variable: whose value it is.
+        value: the tensor that stands for it.
+
+    Relies on: `FuncGraph.capture_call_time_value` and `outer_graph`.
+    """
+    graph = graph_now()
+    if graph is None:
+        return value
+    import tensorflow as tf
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    while isinstance(getattr(graph, "outer_graph", None), FuncGraph):
+        graph = graph.outer_graph
+    spec = tf.TensorSpec(value.shape, value.dtype)
+    return graph.capture_call_time_value(lambda: value, spec, key=id(variable))
 
 
 def graph_now() -> Any:

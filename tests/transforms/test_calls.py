@@ -9,7 +9,8 @@ from keras import layers, ops
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ModelError
 
-X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(6, 4)).astype("float32")
 RECIPE = dlopt.Recipe([(dlopt.named("kernel"), dlopt.FakeQuant(bits=4))])
 
 
@@ -193,6 +194,53 @@ def test_what_keeps_nothing_is_let_through():
         small(X), expected + small.model.layers[0].dense.bias, rtol=1e-5
     )
     assert all(g is not None for g in _gradients(small)[1])
+
+
+class Rowwise(layers.Layer):
+    """A dense layer, one row at a time."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        return tf.vectorized_map(lambda row: self.dense(row[None])[0], x)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("kind", ["rows", 1, 2, 3])
+def test_small_weights_in_functions_of_keras_and_tensorflow_have_gradients(kind, graph):
+    # A CPU has grouped convolutions by a function under XLA only; rows are mapped by
+    # one as well. What is computed at once would be a constant in there.
+    def build():
+        if kind == "rows":
+            return keras.Sequential([keras.Input((4,)), Rowwise()])
+        conv = [layers.Conv1D, layers.Conv2D, layers.Conv3D][kind - 1]
+        shape = (3,) * kind + (4,)
+        return keras.Sequential([keras.Input(shape), conv(4, 2, groups=2)])
+
+    recipe = dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(0.5))])
+    small = _transformed(build, recipe)
+    x = X if kind == "rows" else RNG.normal(size=(2, *(3,) * kind, 4))
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            loss = ops.sum(ops.square(model(x, training=True)))
+        return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    run = tf.function(lambda: gradients(small)) if graph else lambda: gradients(small)
+    for _ in range(2):
+        plain = dlopt.finalize(small)
+        kept = plain.trainable_variables[0].numpy() != 0
+        loss, ours = run()
+        expected, theirs = gradients(plain)
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        np.testing.assert_allclose(ours[0], theirs[0] * kept, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-5, atol=1e-5)
+        small.trainable_variables[0].assign(small.trainable_variables[0] * 0.7)
 
 
 def test_layers_that_write_their_own_weight_are_refused():
