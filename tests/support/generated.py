@@ -2,11 +2,11 @@
 
 import dataclasses
 import random
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
-from hypothesis import strategies as st
 from keras import layers as L
 from keras import ops
 
@@ -50,17 +50,21 @@ class Drawn:
 class Builder:
     """Draws one model; each method adds a part to a tensor."""
 
-    def __init__(self, draw, dims: int):
-        self.draw, self.dims = draw, dims
-        self.notes = [f"{dims}-D"]
+    def __init__(self, rng: random.Random):
+        self.rng, self.dims = rng, rng.randint(0, 3)
+        self.notes = [f"{self.dims}-D"]
 
     def pick(self, *options):
         """One of these."""
-        return self.draw(st.sampled_from(options))
+        return self.rng.choice(options)
 
     def number(self, low, high):
         """A whole number in this range."""
-        return self.draw(st.integers(low, high))
+        return self.rng.randint(low, high)
+
+    def either(self):
+        """True half of the times."""
+        return self.rng.random() < 0.5
 
     def note(self, text, made):
         """Remembers what was done."""
@@ -71,7 +75,7 @@ class Builder:
         """A convolution; dense for vectors."""
         wide = channels or self.number(1, 4)
         kind = self.pick(*ACTIVATIONS[:4])
-        bias = self.draw(st.booleans())
+        bias = self.either()
         if not self.dims:
             return self.note("dense", L.Dense(wide, activation=kind, use_bias=bias)(x))
         layer = [L.Conv1D, L.Conv2D, L.Conv3D][self.dims - 1]
@@ -84,7 +88,7 @@ class Builder:
             "use_bias": bias,
             "activation": kind,
         }
-        if wide % 2 == 0 and x.shape[-1] % 2 == 0 and self.draw(st.booleans()):
+        if wide % 2 == 0 and x.shape[-1] % 2 == 0 and self.either():
             options["groups"] = 2
         return self.note(f"conv {options}", layer(wide, **options)(x))
 
@@ -96,20 +100,47 @@ class Builder:
         kinds += [(L.DepthwiseConv2D, L.SeparableConv2D)]
         deep, separable = kinds[self.dims - 1]
         size, times = self.number(1, 3), self.number(1, 2)
-        if self.draw(st.booleans()):
+        if self.either():
             made = deep(size, padding="same", depth_multiplier=times)(x)
             return self.note("depthwise", made)
         return self.note("separable", separable(3, size, padding="same")(x))
 
+    def transposed(self, x):
+        """A transposed convolution, where there is a place to move."""
+        if not self.dims:
+            return self.conv(x)
+        layer = [L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose][self.dims - 1]
+        size, steps = self.number(1, 3), self.number(1, 2)
+        how = self.pick("same", "valid")
+        made = layer(self.number(1, 3), size, strides=steps, padding=how)(x)
+        return self.note("transposed", made)
+
+    def sequence(self, x):
+        """What reads a sequence: recurrent layers and attention."""
+        if self.dims != 1:
+            return self.conv(x)
+        units = self.number(1, 3)
+        if self.number(0, 2) == 0:
+            layer = L.MultiHeadAttention(self.number(1, 2), 2)
+            return self.note("attention", layer(x, value=x))
+        cell = self.pick(L.LSTM, L.GRU, L.SimpleRNN)
+        layer = cell(units, return_sequences=True)
+        if self.either():
+            layer = L.Bidirectional(layer)
+        self.note("recurrent", None)
+        return layer(x)
+
     def normalization(self, x):
         """BatchNormalization mostly."""
-        options = {
-            "scale": self.draw(st.booleans()),
-            "center": self.draw(st.booleans()),
-        }
-        if self.number(0, 3):
-            return self.note("norm", L.BatchNormalization(**options)(x))
-        return self.note("layer norm", L.LayerNormalization()(x))
+        options = {"scale": self.number(0, 3) > 0, "center": self.either()}
+        layer = self.pick(
+            L.BatchNormalization(**options),
+            L.BatchNormalization(**options),
+            L.BatchNormalization(**options),
+            L.LayerNormalization(),
+            L.GroupNormalization(1),
+        )
+        return self.note(type(layer).__name__, layer(x))
 
     def activation(self, x):
         """One layer without weights that keeps the shape."""
@@ -117,6 +148,7 @@ class Builder:
             L.ReLU(),
             L.ReLU(6.0),
             L.LeakyReLU(),
+            L.PReLU(),
             L.Softmax(),
             L.Activation("tanh"),
             L.Activation("sigmoid"),
@@ -158,7 +190,7 @@ class Builder:
     def branches(self, x):
         """Two ways from one tensor, and what joins them."""
         one, two = self.conv(x, channels=3), self.conv(x, channels=3)
-        if self.draw(st.booleans()):
+        if self.either():
             two = self.activation(two)
         join = self.pick("add", "concat", "multiply", "subtract", "maximum", "+")
         self.notes.append(f"join {join}")
@@ -192,20 +224,23 @@ class Builder:
         shape, channels = x.shape[1:], x.shape[-1]
         name = self.pick(None, "inner")
         inside = L.Dense(channels, activation=self.pick(*ACTIVATIONS))
-        if self.draw(st.booleans()):
+        if self.either():
             inner = keras.Sequential([keras.Input(shape), inside, L.ReLU()])
         else:
             given = keras.Input(shape)
             made = L.BatchNormalization()(inside(given))
             inner = keras.Model(given, L.Add()([made, given]))
         self.notes.append(f"nested {type(inner).__name__} {name}")
-        return inner(inner(x)) if self.draw(st.booleans()) else inner(x)
+        return inner(inner(x)) if self.either() else inner(x)
 
     def part(self, x):
         """Any of the above."""
         return self.pick(
             self.conv,
             self.depthwise,
+            self.transposed,
+            self.sequence,
+            self.normalization,
             self.normalization,
             self.activation,
             self.operation,
@@ -216,46 +251,51 @@ class Builder:
         )(x)
 
 
-def _degenerate(draw, model, rng, notes) -> None:
+EDGES = ("dead", "zero", "negative", "flat")
+
+
+def _degenerate(rng: random.Random, numbers, model, notes) -> None:
     """Fills the weights, and puts numbers at the edge into some."""
     for weight in model.weights:
         if not keras.backend.is_float_dtype(weight.dtype):
             continue
-        value = rng.normal(size=weight.shape) * 0.5
+        value = numbers.normal(size=weight.shape) * 0.5
         last = weight.name
         if last in ("moving_variance", "gamma"):
             value = np.abs(value) + 0.3
-        how = draw(
-            st.sampled_from(["plain"] * 6 + ["dead", "zero", "negative", "flat"])
-        )
+        edges = EDGES if rng.random() < 0.4 else ("plain",)
+        how = rng.choice([e for e in edges if (e, last) != ("negative", _VARIANCE)])
         if how == "dead" and value.size:
             value[..., 0] = 1e-32 * np.sign(value[..., 0])
         elif how == "zero":
             value *= 0
-        elif how == "negative" and last != "moving_variance":
+        elif how == "negative":
             value = -np.abs(value)
         elif how == "flat":
             value[:] = 0.25
         if how != "plain":
             notes.append(f"{how} {last}")
-        if last == "moving_variance":
+        if last == _VARIANCE:
             value = np.abs(value)
         weight.assign(value.astype("float32"))
 
 
-@st.composite
-def models(draw, parts: int = 4):
-    """A `Drawn` model."""
-    state = random.getstate()  # Keras draws seeds from it, which hypothesis refuses
-    try:
-        return _drawn(draw, parts)
-    finally:
-        random.setstate(state)
+_VARIANCE = "moving_variance"
 
 
-def _drawn(draw, parts: int) -> Drawn:
+def drawn(seed: int, parts: int = 4) -> Drawn:
+    """The model of this number."""
     keras.utils.clear_session(free_memory=False)
-    builder = Builder(draw, draw(st.integers(0, 3)))
+    rng = random.Random(seed)
+    keras.utils.set_random_seed(seed)
+    builder = Builder(rng)
+    with warnings.catch_warnings():
+        # A softmax over one value is legal: it is 1.
+        warnings.filterwarnings("ignore", message="(?s).*softmax over axis")
+        return _drawn(builder, rng, parts)
+
+
+def _drawn(builder: Builder, rng: random.Random, parts: int) -> Drawn:
     shape = [builder.number(3, 5) for _ in range(builder.dims)] + [builder.number(1, 4)]
     inputs = [keras.Input(shape)]
     x = inputs[0]
@@ -264,7 +304,7 @@ def _drawn(draw, parts: int) -> Drawn:
         x = builder.note("two inputs", L.Concatenate()(inputs))
     for _ in range(builder.number(1, parts)):
         x = builder.part(x)
-    if builder.dims and builder.draw(st.booleans()):
+    if builder.dims and builder.either():
         pools = [L.GlobalAveragePooling1D, L.GlobalAveragePooling2D]
         x = [*pools, L.GlobalAveragePooling3D][builder.dims - 1]()(x)
     x = L.Flatten()(x)
@@ -273,9 +313,9 @@ def _drawn(draw, parts: int) -> Drawn:
         outputs.append(builder.note("two outputs", L.Dense(1)(x)))
     one = outputs[0] if len(outputs) == 1 else outputs
     model = keras.Model(inputs if len(inputs) > 1 else inputs[0], one)
-    rng = np.random.default_rng(draw(st.integers(0, 99)))
-    _degenerate(draw, model, rng, builder.notes)
-    data = [rng.normal(size=(6, *shape)).astype("float32") for _ in inputs]
+    numbers = np.random.default_rng(rng.randint(0, 2**31))
+    _degenerate(rng, numbers, model, builder.notes)
+    data = [numbers.normal(size=(6, *shape)).astype("float32") for _ in inputs]
     if builder.number(0, 5) == 0:
         data = [builder.note("constant inputs", np.full_like(a, 0.5)) for a in data]
     given = data if len(inputs) > 1 else data[0]
