@@ -32,7 +32,7 @@ def int8_recipe(
     *,
     weights: Transform | None = None,
     input_range: tuple[float, float] | None = None,
-    momentum: float = 0.95,
+    momentum: float = 0.99,
     example: Any = None,
     strict: bool = False,
     like: Literal["litert", "tfmot"] = "litert",
@@ -47,7 +47,7 @@ def int8_recipe(
         weights: what to do to the kernels; ends in `FakeQuant(bits=8)`, which is also
             the default. `Prune(0.8) >> FakeQuant(bits=8)` prunes as well.
         input_range: (low, high) of the model's inputs, such as (0, 1); None learns it.
-        momentum: of the moving ranges; see `FakeQuantActivation`.
+        momentum: of the ranges, which hold peaks and narrow slowly; see `PeakHold`.
         example: a batch of inputs, for models that do not know their input's shape.
         strict: whether to refuse a model with parts that LiteRT has no int8 form of.
             Otherwise a warning names them, and training simulates them with rounded
@@ -92,8 +92,8 @@ def int8_recipe(
         taken = FakeQuantActivation(range=input_range, observer=MinMax())
         kernels = _tfmot_kernels(model, weights)
     else:
-        made = FakeQuantActivation(momentum=momentum)
-        taken = FakeQuantActivation(momentum=momentum, range=input_range)
+        made = FakeQuantActivation(momentum=momentum, observer="peak_hold")
+        taken = made if input_range is None else FakeQuantActivation(range=input_range)
         kernels = kernel_entries(model, weights)
     return Recipe(_activations(places, taken, made) + kernels)
 

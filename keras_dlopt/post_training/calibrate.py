@@ -14,6 +14,7 @@ from keras_dlopt.transforms import TransformedModel
 from keras_dlopt.transforms.quantize.observers import (
     MovingAverage,
     Observer,
+    PeakHold,
     observer_of,
 )
 from keras_dlopt.transforms.slots import Slot
@@ -52,7 +53,8 @@ class _Seen:
 
     def range(self, observer: Observer, grid: Any) -> tuple[float, float]:
         low, high = self.ends
-        if isinstance(observer, MovingAverage):
+        holds = isinstance(observer, PeakHold)
+        if isinstance(observer, MovingAverage) and not holds:
             return _averaged(self.lows, observer), _averaged(self.highs, observer)
         if not observer.host:
             return low, high
@@ -88,8 +90,8 @@ def calibrate(
     Args:
         model: what `transform` returned; ranges given as fixed stay.
         data: some hundred examples; see `Batches`.
-        observer: `"min_max"`, `"moving_average"`, `"percentile"`, `"mse"`, `"kl"` or an
-            object such as `Percentile(99.9)`.
+        observer: `"min_max"`, `"moving_average"`, `"peak_hold"` (here as `"min_max"`),
+            `"percentile"`, `"mse"`, `"kl"` or an object such as `Percentile(99.9)`.
         batch_size: for arrays.
 
     Raises:

@@ -59,6 +59,10 @@ CASES = [
         "FakeQuantActivation-mse",
         lambda: dlopt.FakeQuantActivation(bits=4, observer="mse"),
     ),
+    _case(
+        "FakeQuantActivation-peak-hold",
+        lambda: dlopt.FakeQuantActivation(bits=4, observer="peak_hold", momentum=0.5),
+    ),
     _case("LSQActivation", lambda: t.LSQActivation(bits=3, begin=2)),
     _case("LSQPlusActivation", lambda: t.LSQPlusActivation(bits=3, begin=2)),
     _case("PACT", lambda: t.PACT(bits=4, initial=2.0, decay=1e-3)),
@@ -83,7 +87,7 @@ CASES = [
     _case(
         "Quantizer-powers-frozen",
         lambda: t.Quantizer(
-            q.PowerOfTwoGrid(4), observer=q.MovingAverage(0.5), begin=2, freeze=4
+            q.PowerOfTwoGrid(4), observer=q.PeakHold(0.5), begin=2, freeze=4
         ),
     ),
     _case(

@@ -27,6 +27,19 @@ def affine(weight, bits, *, symmetric, narrow):
     return np.reshape([(c - zero) * scale for c in codes], np.shape(weight))
 
 
+def peak_hold(peaks, momentum):
+    """The ends after each batch of one value and 0, started at the first batch's."""
+    found = []
+    for peak in peaks:
+        low, high = min(peak, 0.0), max(peak, 0.0)
+        if found:
+            before = found[-1]
+            low = min(low, momentum * before[0] + (1 - momentum) * low)
+            high = max(high, momentum * before[1] + (1 - momentum) * high)
+        found.append((low, high))
+    return found
+
+
 def lsq(x, upstream, step, offset, low, high, gradient_scale):
     """Esser et al., equations 1 to 5; LSQ+ equations 4 to 7 for the offset.
 

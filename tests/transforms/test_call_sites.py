@@ -133,7 +133,22 @@ def test_learned_quantizers_start_at_the_widest_of_each_run():
     assert ranges(small)["d/input"] == pytest.approx((2 * B.min(), 2 * B.max()))
 
 
-@pytest.mark.parametrize("observer", ["moving_average", "min_max"])
+def test_int8_training_holds_the_peaks_of_small_batches():
+    # Each batch has other peaks: an average of them would clip the larger ones.
+    net = siamese()
+    small = dlopt.transform(net, dlopt.int8_recipe(net))
+    for _ in range(3):
+        for rows in np.split(np.arange(16), 4):
+            small([A[rows], B[rows]], training=True)
+    (low, high), largest = ranges(small)["c/output"], float(np.max(net([A, B])))
+    # A peak of all 16 rows is at most 3 batches old: 1 - 0.99^3 of it is forgotten.
+    assert low == 0
+    assert 0.97 * largest <= high <= largest * (1 + 1e-6)
+    difference = float(np.max(np.abs(small([A, B]) - net([A, B]))))
+    assert difference <= 0.03 * largest + 2 * high / 255
+
+
+@pytest.mark.parametrize("observer", ["moving_average", "peak_hold", "min_max"])
 def test_calibration_sees_all_calls_of_a_batch_as_one(observer):
     small = dlopt.transform(siamese(), recipe("d/input"))
     calibrate(small, [A, B], observer=observer)

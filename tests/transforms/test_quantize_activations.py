@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 import keras_dlopt as dlopt
 from keras_dlopt import transforms as t
@@ -158,10 +160,48 @@ def test_ranges_by_every_observer():
     assert ends(average, x) == (-3.5, 4.5)
     own = t.FakeQuantActivation(observer=t.MovingAverage(0.25))
     assert ends(own, x, 2 * x) == (-1.75, 5.25)
+    held = t.FakeQuantActivation(observer="peak_hold", momentum=0.5)
+    assert ends(held, x, 2 * x, x) == (-1.5, 4.5)
+    assert ends(t.FakeQuantActivation(observer=t.PeakHold(0.5)), 2 * x, x) == (
+        -1.5,
+        4.5,
+    )
     low, high = ends(t.FakeQuantActivation(observer=t.Percentile(75.0)), x)
     np.testing.assert_allclose([low, high], np.quantile(x, [0.25, 0.75]), rtol=1e-5)
     even = t.FakeQuantActivation(symmetric=True)
     assert ends(even, x) == (-3.0, 3.0)
+
+
+@given(
+    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12),
+    st.floats(0, 0.96875, width=32),
+)
+def test_held_peaks_are_as_the_formula_says(peaks, momentum):
+    transform = t.FakeQuantActivation(observer="peak_hold", momentum=momentum)
+    state = {k: tf.constant(s.value) for k, s in transform.init(HERE, None).items()}
+    expected = twin.peak_hold(peaks, momentum)
+    for peak, (low, high) in zip(peaks, expected, strict=True):
+        x = np.array([[peak, 0.0]], "float32")
+        context = Context(HERE, training=True, write=state.__setitem__)
+        got = transform.apply(x, state, context)
+        # float32 sums of at most 12 batches
+        np.testing.assert_allclose(
+            [state["low"], state["high"]], [low, high], rtol=1e-5, atol=1e-5
+        )
+        # No value of a batch is clipped in its own step: half a level at most.
+        assert abs(got[0, 0] - peak) <= 0.51 * (high - low) / 255 + 1e-6
+
+
+@pytest.mark.parametrize("observer", ["moving_average", "peak_hold", t.PeakHold(0.75)])
+def test_the_momentum_is_kept_in_files(observer):
+    made = t.FakeQuantActivation(momentum=0.75, observer=observer)
+    again = t.FakeQuantActivation.from_config(made.get_config())
+    assert again == made
+    assert (again.momentum, again.observer.momentum) == (0.75, 0.75)
+    # A config of version 0.1: the observer by name, with a momentum of its own.
+    old = made.get_config()
+    old["observer"]["config"]["momentum"] = 0.95
+    assert t.FakeQuantActivation.from_config(old) == made
 
 
 def test_mse_leaves_an_outlier_out():

@@ -29,6 +29,7 @@ from keras_dlopt.transforms.quantize.observers import (
     MinMax,
     MovingAverage,
     Observer,
+    PeakHold,
     Percentile,
 )
 from keras_dlopt.transforms.quantize.quantizer import Quantizer
@@ -75,6 +76,7 @@ __all__ = [
     "MinMaxInteger",
     "MovingAverage",
     "Observer",
+    "PeakHold",
     "Percentile",
     "PowerOfTwo",
     "PowerOfTwoGrid",

@@ -15,7 +15,6 @@ from keras_dlopt.transforms.quantize.gradients import Gradient, StraightThrough
 from keras_dlopt.transforms.quantize.grids import IntegerGrid, QuantizationGrid
 from keras_dlopt.transforms.quantize.observers import (
     KL,
-    MinMax,
     MovingAverage,
     Observer,
 )
@@ -41,11 +40,12 @@ class ActivationQuantizer(Rounding):
         start: `FromMagnitude()`, `FromRange()` or `GivenRange(low, high)`, which is
             trained from there, averaged like an older batch, or held; None for the one
             of the gradient's paper, or the first batch.
-        observer: `"moving_average"` and `"min_max"` take the ends of each batch,
-            `"percentile"` its percentiles, `"mse"` the one of 20 ranges with the least
-            squared error. `"min_max"` keeps the widest ever seen; the rest is averaged.
-        momentum: weight of the old range, in [0, 1); that of a `MovingAverage` object
-            goes before.
+        observer: `"moving_average"`, `"peak_hold"` and `"min_max"` take the ends of
+            each batch, `"percentile"` its percentiles, `"mse"` the one of 20 ranges
+            with the least squared error. `"min_max"` keeps the widest ever seen,
+            `"peak_hold"` narrows slowly from it; the rest is averaged.
+        momentum: weight of the old range, in [0, 1); that of a `MovingAverage` or
+            `PeakHold` object goes before.
         begin: step at which rounding begins; None for 0, or 1 where a start is measured
             first.
         freeze: step from which the range stays; None for never.
@@ -77,7 +77,9 @@ class ActivationQuantizer(Rounding):
     ):
         super().__init__(grid, gradient, start, observer, begin or 0, freeze)
         self.momentum = checks.decay(momentum, name="momentum")
-        if isinstance(self.observer, MovingAverage) and observer != "moving_average":
+        if isinstance(self.observer, MovingAverage):
+            if isinstance(observer, str):
+                self.observer = type(self.observer)(self.momentum)
             self.momentum = self.observer.momentum
         if isinstance(self.observer, KL):
             raise ConfigError(
@@ -96,6 +98,19 @@ class ActivationQuantizer(Rounding):
                 name="begin",
                 hint="It is a training step; those before it measure the activations.",
             )
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the quantizer from its `get_config()`.
+
+        Configs of earlier versions have an observer with another momentum than the one
+        that was in use, which stands beside it.
+        """
+        made = super().from_config(config)
+        if isinstance(made.observer, MovingAverage) and "momentum" in config:
+            made.momentum = float(config["momentum"])
+            made.observer = type(made.observer)(made.momentum)
+        return made
 
     @property
     def _measures(self) -> tuple[str, ...]:
@@ -169,18 +184,13 @@ class ActivationQuantizer(Rounding):
 
     def _moved(self, x: Any, state: dict[str, Any]) -> tuple[Any, Any]:
         """The range with this batch in it."""
-        low, high = state["low"], state["high"]
-        smallest, largest = self._widened(*self.observer.of_batch(x, self.grid), ops)
-        keep: Any = self.momentum * state["seen"]
-        if isinstance(self.observer, MinMax):
-            smallest, largest = ops.minimum(smallest, low), ops.maximum(largest, high)
-            keep = 0.0
-        new_low = keep * low + (1 - keep) * smallest
-        new_high = keep * high + (1 - keep) * largest
+        old = state["low"], state["high"]
+        batch = self._widened(*self.observer.of_batch(x, self.grid), ops)
+        low, high = self.observer.moved(old, batch, self.momentum * state["seen"])
         if self.freeze is None:
-            return new_low, new_high
+            return low, high
         frozen = state["frozen"] > 0
-        return ops.where(frozen, low, new_low), ops.where(frozen, high, new_high)
+        return ops.where(frozen, old[0], low), ops.where(frozen, old[1], high)
 
     def _widened(self, low: Any, high: Any, xp: Any) -> tuple[Any, Any]:
         """The range with 0 in it, and in its middle on a symmetric grid."""

@@ -2,7 +2,7 @@
 
 An observer is a small frozen value, so it can be an argument of a transform and part of
 a recipe. Wherever one is asked for, its name does as well: `"min_max"`,
-`"moving_average"`, `"percentile"`, `"mse"` or `"kl"`.
+`"moving_average"`, `"peak_hold"`, `"percentile"`, `"mse"` or `"kl"`.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from keras_dlopt.config import Value
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.quantize.batch import batch_range, replica_values
 from keras_dlopt.transforms.quantize.grids import IntegerGrid, QuantizationGrid
+
+Ends = tuple[Any, Any]
 
 _A_BIN = 64  # values that a bin of a histogram needs to say anything
 
@@ -52,6 +54,17 @@ class Observer(Value):
         """The range of the global batch's activations, in the graph."""
         return batch_range(x)
 
+    def moved(self, old: Ends, new: Ends, keep: Any) -> Ends:
+        """The range after a batch, in the graph.
+
+        Args:
+            old: low and high end before.
+            new: those of the batch.
+            keep: weight of the old ones; 0 where there are none yet.
+        """
+        low, high = (keep * a + (1 - keep) * b for a, b in zip(old, new, strict=True))
+        return low, high
+
 
 def _ends(values: np.ndarray, counts: np.ndarray | None):
     outside = values if counts is None else np.where(counts > 0, values, 0.0)
@@ -73,6 +86,9 @@ class MinMax(Observer):
     def find(self, values, counts, grid):
         return _ends(values, counts)
 
+    def moved(self, old, new, keep):
+        return ops.minimum(old[0], new[0]), ops.maximum(old[1], new[1])
+
 
 @keras.saving.register_keras_serializable("keras_dlopt")
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +109,29 @@ class MovingAverage(Observer):
 
     def find(self, values, counts, grid):
         return _ends(values, counts)
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+@dataclasses.dataclass(frozen=True)
+class PeakHold(MovingAverage):
+    """Widens at once to each batch's ends, and narrows as a moving average does.
+
+        high <- max(max(x), momentum * high + (1 - momentum) * max(x))
+
+    and low alike: no batch is clipped in its own step, as an average of batches' ends
+    clips the larger ones, and an outlier is forgotten, as the widest range ever is not.
+    Calibration holds all of its data.
+
+    Args:
+        momentum: weight of the old range, in [0, 1); a peak that is d above the rest is
+            momentum^n d above it n batches later.
+    """
+
+    momentum: float = 0.99
+
+    def moved(self, old, new, keep):
+        low, high = super().moved(old, new, keep)
+        return ops.minimum(low, new[0]), ops.maximum(high, new[1])
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -265,6 +304,7 @@ def _divergence(histogram: np.ndarray, n: int, levels: int) -> float:
 _NAMES: dict[str, type[Observer]] = {
     "min_max": MinMax,
     "moving_average": MovingAverage,
+    "peak_hold": PeakHold,
     "percentile": Percentile,
     "mse": MSE,
     "kl": KL,

@@ -288,8 +288,8 @@ class Quantizer(Rounding):
         low, high = self.grid.ends(w, cut.reduced, ops)
         if isinstance(self.observer, MovingAverage):
             keep = self.observer.momentum if context.training else 1.0
-            low = keep * state["low"] + (1 - keep) * low
-            high = keep * state["high"] + (1 - keep) * high
+            old = state["low"], state["high"]
+            low, high = self.observer.moved(old, (low, high), keep)
         if self.freeze is not None:
             frozen = state["frozen"] > 0
             low = ops.where(frozen, state["low"], low)
