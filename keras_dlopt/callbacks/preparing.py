@@ -83,13 +83,13 @@ def prepare(model: keras.Model, step: Callable, spec: Any) -> LossSource | None:
         metric = named_loss(model)
         if built and model.optimizer.built:
             return None if metric is None else LossSource(metric)
-        raise _cannot_build(model)
+        raise _cannot_build(model, step)
     try:
         return _traced(model, step, spec)
     except Exception as error:
         if not model.run_eagerly:
             raise
-        raise _cannot_build(model) from error
+        raise _cannot_build(model, step) from error
 
 
 def _traced(model: keras.Model, step: Callable, spec: Any) -> LossSource | None:
@@ -164,7 +164,13 @@ def _source(model, logs, updated, results) -> LossSource | None:
     return LossSource(None) if "loss" in logs else None
 
 
-def _cannot_build(model: keras.Model) -> ModelError:
+def _cannot_build(model: keras.Model, step: Callable) -> ModelError:
+    if not is_plain(step):
+        return ModelError(
+            f"{model.name} has a train step of its own that cannot be traced, and what "
+            "it builds and reports is found by tracing it. Write it with operations of "
+            "TensorFlow or keras.ops, without .numpy(), or leave the callback out."
+        )
     return ModelError(
         f"{model.name} has layers without weights, and its train step cannot be traced "
         "to build them before the first step. Call the model once on a batch, or give "
