@@ -34,7 +34,9 @@ def fit(*given, optimizer=None, model=None, compiled=True, x=X, epochs=2):
     return losses
 
 
-@advice("callbacks/averaged.py", "Compile with use_ema=True or with optimizers.Schedule")
+@advice(
+    "callbacks/averaged.py", "Compile with use_ema=True or with optimizers.Schedule"
+)
 def test_averages_that_nobody_keeps(told):
     with told():
         fit(callbacks.AveragedWeights())
@@ -79,7 +81,9 @@ def test_guards_that_give_up(told):
             optimizer=keras.optimizers.SGD(0.05),
         )
     lower = keras.optimizers.SGD(0.005)
-    assert len(fit(Explodes(), callbacks.DivergenceGuard(**guard), optimizer=lower)) == 2
+    assert (
+        len(fit(Explodes(), callbacks.DivergenceGuard(**guard), optimizer=lower)) == 2
+    )
 
 
 @advice("callbacks/in_graph.py", "Call model.compile(optimizer=..., loss=...) first.")
@@ -96,7 +100,9 @@ def test_models_that_are_not_ready(told, monkeypatch):
     fit(optimizer=keras.optimizers.SGD(SCHEDULE))
 
 
-@advice("callbacks/in_graph.py", "Train without it, or use a schedule as learning_rate.")
+@advice(
+    "callbacks/in_graph.py", "Train without it, or use a schedule as learning_rate."
+)
 def test_a_distribution(told, monkeypatch):
     hub = in_graph.StepHub(fitted())
     with monkeypatch.context() as patched:
@@ -115,7 +121,9 @@ def fitted(rate=0.1):
     return model
 
 
-@advice("callbacks/in_graph.py", "Compile with auto_scale_loss=False, or use LossDriven")
+@advice(
+    "callbacks/in_graph.py", "Compile with auto_scale_loss=False, or use LossDriven"
+)
 def test_gradients_that_are_scaled(told):
     scaled = keras.optimizers.LossScaleOptimizer
     model = sequential(Input((3,)))
@@ -124,9 +132,7 @@ def test_gradients_that_are_scaled(told):
         fit(callbacks.HypergradientLearningRate(), model=model, compiled=False)
     model.compile(keras.optimizers.SGD(0.1), "mse", auto_scale_loss=False)
     fit(callbacks.HypergradientLearningRate(), model=model, compiled=False)
-    fit(
-        callbacks.LossDrivenLearningRate(), optimizer=scaled(keras.optimizers.SGD(0.1))
-    )
+    fit(callbacks.LossDrivenLearningRate(), optimizer=scaled(keras.optimizers.SGD(0.1)))
 
 
 class Own(keras.Model):
@@ -164,7 +170,9 @@ def test_steps_with_another_optimizer(told):
     fit(model=Own(own=True))
 
 
-@advice("callbacks/loss_driven.py", "Compile with a float learning_rate, or use ReduceO")
+@advice(
+    "callbacks/loss_driven.py", "Compile with a float learning_rate, or use ReduceO"
+)
 @advice("callbacks/rate.py", "Compile with a float learning_rate to have it set.")
 def test_rates_that_follow_a_schedule(told):
     with told():
@@ -172,9 +180,7 @@ def test_rates_that_follow_a_schedule(told):
             callbacks.LossDrivenLearningRate(), optimizer=keras.optimizers.SGD(SCHEDULE)
         )
     fit(callbacks.LossDrivenLearningRate())
-    fit(
-        callbacks.ReduceOnPlateau("loss"), optimizer=keras.optimizers.SGD(SCHEDULE)
-    )
+    fit(callbacks.ReduceOnPlateau("loss"), optimizer=keras.optimizers.SGD(SCHEDULE))
     for given in (SCHEDULE, 0.1):
         model = sequential(Input((3,)))
         model.compile(keras.optimizers.SGD(given), "mse")
@@ -187,7 +193,9 @@ def test_rates_that_follow_a_schedule(told):
             assert float(model.optimizer.learning_rate) == pytest.approx(0.2)
 
 
-@advice("callbacks/momentum.py", "Compile with one of these, or leave the callback out.")
+@advice(
+    "callbacks/momentum.py", "Compile with one of these, or leave the callback out."
+)
 @advice("callbacks/momentum.py", "Compile with SGD(momentum=0.9) or Adam, or leave the")
 def test_momentum(told):
     def scheduled():
@@ -225,7 +233,9 @@ class HostStep(Own):
         return super().train_step(data)
 
 
-@advice("callbacks/preparing.py", "Call the model once on a batch, or give it a keras.I")
+@advice(
+    "callbacks/preparing.py", "Call the model once on a batch, or give it a keras.I"
+)
 @advice("callbacks/preparing.py", "Write it with operations of TensorFlow or keras.ops")
 def test_steps_that_cannot_be_traced(told):
     def eager(model):
@@ -245,7 +255,9 @@ def test_steps_that_cannot_be_traced(told):
     fit(**eager(HostStep(own=False)))
 
 
-@advice("callbacks/rate.py", "Give it a keras.Input, or use a keras.optimizers.Optimize")
+@advice(
+    "callbacks/rate.py", "Give it a keras.Input, or use a keras.optimizers.Optimize"
+)
 def test_optimizers_of_a_function(told):
     one = keras.optimizers.SGD(0.1)
     several = keras.optimizers.MultiOptimizer
@@ -273,7 +285,9 @@ def tenth():
     return 0.1
 
 
-@advice("callbacks/rate.py", "Pass a float, or a schedule whose class is registered wit")
+@advice(
+    "callbacks/rate.py", "Pass a float, or a schedule whose class is registered wit"
+)
 def test_rates_of_functions(told):
     with told():
         fit(
@@ -291,7 +305,9 @@ def search(*, low=1e-4, high=1e-1, folds=2, build=fitted, **options):
     return found.run(X, Y)
 
 
-@advice("callbacks/search.py", "Use these settings to resume it, or another name or sto")
+@advice(
+    "callbacks/search.py", "Use these settings to resume it, or another name or sto"
+)
 @advice("callbacks/search.py", "Lower both.")
 def test_searches(told, tmp_path):
     kept = {"storage": f"sqlite:///{tmp_path / 'a.db'}"}
@@ -325,7 +341,9 @@ def steps(name, size):
     return StepState(Hub())
 
 
-@advice("callbacks/step_state.py", "Resume with the callbacks, model and arguments that")
+@advice(
+    "callbacks/step_state.py", "Resume with the callbacks, model and arguments that"
+)
 @advice("callbacks/step_state.py", "Compile the model with {} to resume, or delete the")
 def test_state_of_other_runs(told):
     saved = {}

@@ -132,7 +132,9 @@ def idx(values, *, count=None):
         pytest.param(
             idx(range(9))[:6],
             "a",
-            marks=advice("data/idx.py", "inside its header. Download or copy it again."),
+            marks=advice(
+                "data/idx.py", "inside its header. Download or copy it again."
+            ),
         ),
         pytest.param(
             gzip.compress(idx(range(9)))[:-9],
@@ -159,7 +161,9 @@ def test_a_folder_beside_a_path(told, tmp_path):
     assert load(path).name == "d"
 
 
-@advice("files.py", "Write it again with np.savez(path, ...), without arrays of objects.")
+@advice(
+    "files.py", "Write it again with np.savez(path, ...), without arrays of objects."
+)
 def test_archives_of_objects(told):
     for make in (lambda m: np.savez(m, a=np.array([{}])), lambda m: m.write(b"PK")):
         memory = io.BytesIO()

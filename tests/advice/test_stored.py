@@ -52,7 +52,9 @@ def signed(body):
         ),
         pytest.param(
             signed(b"\x89DLO\x09"),
-            marks=advice("codecs/container.py", "versions {} to {}. Update keras-dlopt"),
+            marks=advice(
+                "codecs/container.py", "versions {} to {}. Update keras-dlopt"
+            ),
         ),
         pytest.param(
             signed(b"\x89DLO\x01\x07\x00"),
@@ -163,7 +165,9 @@ def test_classes_that_are_not_registered(told):
 def test_classes_that_are_not_known(told, monkeypatch):
     with told():
         decode({"class": "late_package>Late", "config": {}})
-    late = saving.register_keras_serializable("late_package")(type("Late", (Score,), {}))
+    late = saving.register_keras_serializable("late_package")(
+        type("Late", (Score,), {})
+    )
     assert isinstance(decode({"class": "late_package>Late", "config": {}}), late)
     assert config.encode(late())["class"] == "late_package>Late"
 
@@ -185,7 +189,9 @@ class Twice(layers.Layer):
         return 2 * x
 
 
-@advice("storage/allowed.py", "Write a layer class instead and pass it as custom_objects")
+@advice(
+    "storage/allowed.py", "Write a layer class instead and pass it as custom_objects"
+)
 def test_layers_of_code(told, path):
     with told():
         load_compressed(with_layer(path, {"@": "Lambda", "config": {}}))
@@ -235,7 +241,9 @@ def test_models_larger_than_their_file(told, path):
     assert load_compressed(path).count_params() == 8
 
 
-@advice("storage/saving.py", "Wrap a layer as keras.Sequential([keras.Input(shape), lay")
+@advice(
+    "storage/saving.py", "Wrap a layer as keras.Sequential([keras.Input(shape), lay"
+)
 @advice("storage/saving.py", "Call it on a batch, or model.build(input_shape), first.")
 def test_what_is_no_built_model(told, tmp_path):
     path, layer = tmp_path / "m.dlopt", layers.Dense(2)
@@ -278,9 +286,7 @@ class Described(layers.Layer):
 def test_models_without_a_config(told, tmp_path):
     path = tmp_path / "m.dlopt"
     with told():
-        save_compressed(
-            Sequential([Input((3,)), Undescribed(lambda x: 2 * x)]), path
-        )
+        save_compressed(Sequential([Input((3,)), Undescribed(lambda x: 2 * x)]), path)
     save_compressed(Sequential([Input((3,)), Described(2)]), path)
     again = load_compressed(path, custom_objects={"Described": Described})
     assert isinstance(again, Model)

@@ -49,7 +49,10 @@ def test_optimizers_before_and_after_they_are_built(told):
     np.testing.assert_allclose(weight.numpy(), [0.85, 1.8])
     with told():
         sgd.exclude_from_weight_decay(var_names=["kernel"])
-    sgd, kept = optimizers.SGD(0.1, weight_decay=0.5, decay_on=named("bias")), one_weight()
+    sgd, kept = (
+        optimizers.SGD(0.1, weight_decay=0.5, decay_on=named("bias")),
+        one_weight(),
+    )
     bias = keras.Variable([1.0], name="bias")
     sgd.apply([keras.ops.ones((2,)), keras.ops.ones((1,))], [kept, bias])
     np.testing.assert_allclose(kept.numpy(), [0.9, 1.9])
@@ -89,7 +92,9 @@ def test_lbfgs(told, monkeypatch):
     assert step(lbfgs, weight=a).tolist() == [0.5, 1.5]
 
 
-@advice("optimizers/lookahead.py", "Write for example Lookahead(keras_dlopt.optimizers.")
+@advice(
+    "optimizers/lookahead.py", "Write for example Lookahead(keras_dlopt.optimizers."
+)
 def test_lookahead_of_no_optimizer(told):
     with told():
         optimizers.Lookahead(0.1)
@@ -147,7 +152,9 @@ def test_selectors(told):
 
 
 def residual(*body, **options):
-    return dlopt.layers.Residual(list(body), **options)(np.ones((1, 4, 4, 6), "float32"))
+    return dlopt.layers.Residual(list(body), **options)(
+        np.ones((1, 4, 4, 6), "float32")
+    )
 
 
 @advice("layers/residual.py", "Make the body keep its input's shape, divide the pos")
@@ -156,7 +163,10 @@ def residual(*body, **options):
 def test_bodies_of_residuals(told):
     with told():
         residual(layers.Conv2D(3, 3, padding="same"), shortcut="identity")
-    assert residual(layers.Conv2D(6, 3, padding="same"), shortcut="identity").shape[-1] == 6
+    assert (
+        residual(layers.Conv2D(6, 3, padding="same"), shortcut="identity").shape[-1]
+        == 6
+    )
     for shortcut in ("auto", "projection"):
         for strides in (1, 2):
             body = layers.Conv2D(3, 3, strides=strides, padding="same")

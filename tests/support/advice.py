@@ -15,14 +15,15 @@ from support import source
 
 TESTS = pathlib.Path(__file__).parents[1]
 # Imperatives that begin a sentence or clause of a text.
-VERBS = frozenset(
-    """Add Allow Annotate Ask Build Call Cast Chain Change Check Choose Compare Compile
-    Convert Create Declare Decorate Define Delete Divide Download Draw End Export
-    Factorize Finalize Fit Freeze Give Hand Import Install Keep Leave Let Load Lower
-    Make Measure Move Name Open Pass Prune Put Quantize Raise Read Register Remove Rename
-    Repeat Replace Reshape Restore Resume Run Save Select Set Split Start Strip Take
-    Train Try Unset Update Use Wait Wrap Write""".split()
-)
+_VERBS = """
+Add Allow Annotate Ask Build Call Cast Chain Change Check Choose Compare Compile Convert
+Create Declare Decorate Define Delete Divide Download Draw End Export Factorize Finalize
+Fit Freeze Give Hand Import Install Keep Leave Let Load Lower Make Measure Move Name
+Open Pass Prune Put Quantize Raise Read Register Remove Rename Repeat Replace Reshape
+Restore Resume Run Save Select Set Split Start Strip Take Train Try Unset Update Use
+Wait Wrap Write
+"""
+VERBS = frozenset(_VERBS.split())
 # Words of figures and of the command line's help, which stand in no error.
 _ELSEWHERE = ("report/pages.py", "cli/plan.py", "cli/demo.py")
 
