@@ -162,8 +162,8 @@ def mixed_precision(
     if least > budget:
         raise ConfigError(
             f"The kernels of {model.name!r} need at least {least} bytes, with "
-            f"{min(bits)} bits each. Received: budget={budget}. Allow fewer bits, or "
-            "prune first."
+            f"{min(bits)} bits each. Received: budget={budget}. Allow fewer bits, "
+            "raise the budget, or make the kernels smaller first, as factorize does."
         )
     chosen = _knapsack(sizes, found, budget)
     return MixedPrecision(

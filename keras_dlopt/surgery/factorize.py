@@ -81,7 +81,8 @@ def _factors(model: TransformedModel) -> dict[str, Factors]:
             )
     if not found:
         raise ModelError(
-            f"Nothing in {model.name!r} has low rank. Put LowRank(...) into the recipe."
+            f"Nothing in {model.name!r} has low rank. Put LowRank(...) into the recipe "
+            "(low_rank_recipe leaves out weights whose factors would be no smaller)."
         )
     return found
 
