@@ -35,7 +35,9 @@ def measured(model, y=Y, **options):
 
 
 @advice("auto/sensitivity.py", "Measure finalize(model), or the model from before.")
-@advice("auto/sensitivity.py", "Compile the model with one, or pass loss=keras.losses.Sp")
+@advice(
+    "auto/sensitivity.py", "Compile the model with one, or pass loss=keras.losses.Sp"
+)
 @advice("auto/sensitivity.py", "Delete it; everything is measured again.")
 @advice("auto/sensitivity_result.py", "Use quality='loss'.")
 def test_sensitivity(told, tmp_path):
@@ -98,7 +100,9 @@ def test_calibration_data(told, wrong, right):
     assert np.isfinite(quantized(right)(X)).all()
 
 
-@advice("post_training/adaround.py", "Use quantize(model, data, weights=FakeQuant(bits=")
+@advice(
+    "post_training/adaround.py", "Use quantize(model, data, weights=FakeQuant(bits="
+)
 @advice("post_training/mixed.py", "Allow fewer bits, raise the budget, or make the")
 def test_rounding_and_budgets(told):
     with told():
@@ -131,8 +135,12 @@ def batches(x, y):
 
 @advice("report/examples.py", "Give a part of it, with data.take(n).")
 @advice("report/examples.py", "Call data.batch(n).")
-@advice("report/examples.py", "Compare models of one: keras.Model(model.inputs, model.ou")
-@advice("report/examples.py", "Give class_names=(...), a name per output in the order of")
+@advice(
+    "report/examples.py", "Compare models of one: keras.Model(model.inputs, model.ou"
+)
+@advice(
+    "report/examples.py", "Give class_names=(...), a name per output in the order of"
+)
 def test_examples(told):
     with told():
         report.compare(net(), net(), batches(X, Y).batch(8).repeat())
@@ -158,7 +166,9 @@ def test_examples(told):
     assert named_.after.quality == same.after.quality
 
 
-@advice("report/regression.py", "Leave such targets out; if it is the outputs, the train")
+@advice(
+    "report/regression.py", "Leave such targets out; if it is the outputs, the train"
+)
 @advice("report/training.py", "Draw a figure for each.")
 def test_regressions_and_figures(told):
     outputs = np.arange(4.0)
