@@ -52,8 +52,6 @@ class Subclassed(keras.Model):
 
 # -- which weights ---------------------------------------------------------------------
 
-WEIGHTS = "weight out of the recipe entry, or choose another axis."
-
 
 @pytest.mark.parametrize(
     "made",
@@ -93,7 +91,7 @@ def test_biases_that_have_one_axis(told, made):
     assert transform(dense(4), kernels(made())).built
 
 
-@advice("transforms/prune/pattern.py", WEIGHTS)
+@advice("transforms/prune/pattern.py", "recipe entry, or choose another axis.")
 def test_axes_that_groups_do_not_divide(told):
     with told():
         transform(dense(6), kernels(Prune(pattern=prune.NofM(2, 4, axis=1))))

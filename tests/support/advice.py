@@ -38,7 +38,7 @@ def found() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if node not in skipped and isinstance(node, ast.Constant | ast.JoinedStr):
                 text = template(node)
-                if text and _advises(text):
+                if "." in text and _advises(text):
                     yield source.place(path), text
 
 
@@ -73,6 +73,9 @@ def template(node: ast.AST) -> str:
     )
 
 
+_MARKS = ("pytest.mark.advice", "advice")
+
+
 def followed() -> Iterator[tuple[str, str]]:
     """File and piece of text of each test's mark."""
     for path in sorted(TESTS.rglob("*.py")):
@@ -80,8 +83,6 @@ def followed() -> Iterator[tuple[str, str]]:
         if "mark.advice" not in text:
             continue
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-                "mark.advice"
-            ):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in _MARKS:
                 place, piece = (ast.literal_eval(a) for a in node.args)
                 yield place, piece
