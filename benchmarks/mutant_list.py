@@ -138,6 +138,7 @@ MUTANTS = [
         ),
     ),
     *_of(
+        "tests/optimizers/test_gradients.py",
         "tests/optimizers/test_options.py",
         clipping_each_by_the_square=(
             "length = ops.where(squared > 0, ops.sqrt(squared), squared)",
