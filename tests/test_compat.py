@@ -616,6 +616,22 @@ def test_calls_under_a_function_and_recomputed_ones_are_known():
     assert _compat.recomputes(layer), mend
 
 
+def test_graphs_tell_their_calls_in_order():
+    x = keras.Input((4,))
+    y = keras.layers.Dense(2, name="d")(keras.ops.relu(x)[:, :3])
+    model = keras.Model(x, y / 2.0)
+    found = list(_compat.graph_nodes(model))
+    mend = "see graph_nodes in _compat/graphs.py"
+    names = [_compat.operation_name(operation) for operation, *_ in found]
+    assert names == [None, "Relu", "GetItem", None, "TrueDivide"], mend
+    key = found[2][1][1]
+    assert key[1] == slice(None, 3), mend
+    assert found[4][1][1] == 2.0, mend
+    assert found[3][3][0] is found[2][4][0], mend
+    assert [len(taken) for _, _, _, taken, _ in found] == [0, 1, 1, 1, 1], mend
+    assert _compat.operation_name(keras.Operation) is None, mend
+
+
 def test_a_view_of_a_model_has_its_class_and_content():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     view = _compat.seen_as(model, {"losses": property(lambda _: [1])})

@@ -16,6 +16,7 @@ from keras_dlopt._compat.formats import (
     unnamed_operations,
     weights_file,
 )
+from keras_dlopt._compat.graphs import graph_nodes, operation_name
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable
 from keras_dlopt._compat.state import (
@@ -61,12 +62,14 @@ __all__ = [
     "build_metrics",
     "changed",
     "do_not_ask_for_more",
+    "graph_nodes",
     "in_checkpoints",
     "in_xla",
     "input_sharding",
     "instance_call",
     "keep_losses_apart",
     "limited_variables",
+    "operation_name",
     "place_of",
     "recomputes",
     "replace_method",

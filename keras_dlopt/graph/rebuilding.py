@@ -1,5 +1,6 @@
 """A Sequential or Functional model built anew, some layers replaced by others."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import reason
-from keras_dlopt.graph.walk import is_functional, layers_below
+from keras_dlopt.graph.walk import is_functional, layers_below, operations
 
 Piece = tuple[Any, list[np.ndarray]]
 Pieces = Mapping[int, Callable[[], list[Piece]]]
@@ -23,7 +24,44 @@ def reaches(parents: Sequence[Any]) -> bool:
     return all(map(is_functional, parents[:-1]))
 
 
-def rebuilt(model: Any, pieces: Pieces) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Reshaped:
+    """What changes besides layers, where tensors get another shape.
+
+    Attributes:
+        shapes: id of a nested model -> of each of its inputs an axis, how long it is
+            now, and how long it was.
+        arguments: id of an operation -> function of the (args, kwargs) of its call that
+            returns those to call it with.
+    """
+
+    shapes: Mapping[int, list[tuple[int, int, int]]]
+    arguments: Mapping[int, Callable[[tuple, dict], tuple[tuple, dict]]]
+
+    def inputs(self, model: Any) -> list[Any]:
+        """Symbolic inputs for the model anew."""
+        made = []
+        changes = self.shapes.get(id(model), [(0, 0, 0)] * len(model.inputs))
+        for tensor, (axis, now, before) in zip(model.inputs, changes, strict=True):
+            shape = list(tensor.shape)
+            if now != before:
+                shape[axis] = now
+            made.append(
+                keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
+            )
+        return made
+
+    def changes(self, layer: Any) -> bool:
+        """Whether a nested model has another input or another argument inside."""
+        if any(now != before for _, now, before in self.shapes.get(id(layer), ())):
+            return True
+        return any(id(one) in self.arguments for _, one in operations(layer))
+
+
+NOTHING = Reshaped({}, {})
+
+
+def rebuilt(model: Any, pieces: Pieces, reshaped: Reshaped = NOTHING) -> Any:
     """The model anew, layer by layer, nested models included.
 
     Args:
@@ -31,6 +69,7 @@ def rebuilt(model: Any, pieces: Pieces) -> Any:
         pieces: id of a layer -> what gives the layers in its place, in order, each with
             its weights; none of them lets its first input pass. All other layers are
             copied.
+        reshaped: what else changes where the pieces make tensors of other shapes.
 
     Raises:
         ModelError: for a subclassed model in which a layer is replaced, or one whose
@@ -44,12 +83,16 @@ def rebuilt(model: Any, pieces: Pieces) -> Any:
         )
     rest: dict[int, list[Any] | None] = {}
     values: list[Piece] = []
+    arguments: dict[int, Any] = {}
+    inputs = reshaped.inputs(model)
 
     def clone(layer):  # or an operation between layers
-        made = _in_place_of(layer, pieces)
+        made = _in_place_of(layer, pieces, reshaped)
         values.extend(pair for pair in made if pair[1])
         first = made[0][0] if made else _copy(layer)
         rest[id(first)] = [piece for piece, _ in made[1:]] if made else None
+        if id(layer) in reshaped.arguments:
+            arguments[id(first)] = reshaped.arguments[id(layer)]
         return first
 
     def call(layer, *args, **kwargs):
@@ -57,15 +100,16 @@ def rebuilt(model: Any, pieces: Pieces) -> Any:
         if after is None:
             given = keras.tree.flatten((args, kwargs))
             return next(x for x in given if isinstance(x, keras.KerasTensor))
+        if id(layer) in arguments:
+            args, kwargs = arguments[id(layer)](args, kwargs)
         outputs = layer(*args, **kwargs)
         for piece in after:
             outputs = piece(outputs)
         return outputs
 
     if isinstance(model, keras.Sequential):
-        (given,) = model.inputs
         new = keras.Sequential(trainable=model.trainable, name=model.name)
-        new.add(keras.Input(batch_shape=given.shape, dtype=given.dtype))
+        new.add(inputs[0])
         for layer in model.layers:
             first = clone(layer)
             after = rest[id(first)]
@@ -74,19 +118,23 @@ def rebuilt(model: Any, pieces: Pieces) -> Any:
         if model.compiled:
             new.compile_from_config(model.get_compile_config())
     else:
-        new = keras.models.clone_model(model, clone_function=clone, call_function=call)
+        given = keras.tree.pack_sequence_as(model.input, inputs)
+        new = keras.models.clone_model(
+            model, input_tensors=given, clone_function=clone, call_function=call
+        )
     for layer, weights in values:
         layer.set_weights(weights)
     return new
 
 
-def _in_place_of(layer: Any, pieces: Pieces) -> list[Piece]:
+def _in_place_of(layer: Any, pieces: Pieces, reshaped: Reshaped) -> list[Piece]:
     if id(layer) in pieces:
         return pieces[id(layer)]()
     if not isinstance(layer, keras.layers.Layer):
         return [(_copy(layer), [])]
-    if any(id(inside) in pieces for inside in layers_below(layer)):
-        return [(rebuilt(layer, pieces), [])]
+    inside = [*layers_below(layer), *(one for _, one in operations(layer))]
+    if any(id(one) in pieces for one in inside) or reshaped.changes(layer):
+        return [(rebuilt(layer, pieces, reshaped), [])]
     return [(_copy(layer), layer.get_weights())]
 
 

@@ -1,0 +1,105 @@
+"""The graph of a model as Keras recorded it: operations, arguments, symbolic tensors.
+
+Unlike `trace`, which runs the model, it knows the constants that operations are called
+with and runs nothing; it serves what can be built anew.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import keras
+
+from keras_dlopt import _compat
+from keras_dlopt.errors import ModelError
+from keras_dlopt.graph.copying import reason
+from keras_dlopt.graph.trace import input_specs
+from keras_dlopt.graph.walk import as_functional, check_built, is_functional
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One call of a layer or operation in a Functional model.
+
+    Attributes:
+        operation: the layer, model or operation between layers.
+        args: what it was called with by position, constants among them.
+        kwargs: what it was called with by name.
+        inputs: the symbolic tensors among these, flat.
+        outputs: the symbolic tensors it made, flat.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def nodes(model: Any) -> list[Node]:
+    """The calls inside a Functional model, makers before takers.
+
+    Nested models are one call. `Input` layers take nothing.
+    """
+    return [Node(*parts) for parts in _compat.graph_nodes(model)]
+
+
+def functional_twin(model: Any, example: Any = None) -> keras.Model:
+    """A model as a Functional one on the same layers.
+
+    Args:
+        model: a built model. A subclassed one is called once on symbolic tensors.
+        example: a batch of inputs, for models that do not know their input's shape.
+
+    Raises:
+        ModelError: for a model that is not built, or whose `call` does not work on
+            symbolic tensors.
+    """
+    check_built(model)
+    known = graph_of(model)
+    if known is not None:
+        return known
+    given = keras.tree.map_structure(
+        lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype),
+        input_specs(model, example),
+    )
+    try:
+        return keras.Model(given, type(model).call(model, given), name=model.name)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be traced into a graph of layers: its "
+            f"call() fails on symbolic tensors ({reason(error)}). Write call() with "
+            "layers and keras.ops only and without a branch on values, or build the "
+            "model as a Functional one."
+        ) from error
+
+
+def graph_of(layer: Any) -> keras.Model | None:
+    """The Functional model that a layer computes as; None if it is no such model.
+
+    Sequential models and Functional ones without a `call` of their own are.
+    """
+    if not is_functional(layer) or type(layer).call not in _calls_of_graphs():
+        return None
+    return as_functional(layer)
+
+
+@functools.cache
+def _calls_of_graphs() -> tuple[Any, ...]:
+    empty = keras.Input((), name="nothing")
+    functional = type(keras.Model(empty, empty, name="nothing"))
+    return functional.call, keras.Sequential.call
+
+
+def known_kind(layer: Any, kinds: Any) -> type | None:
+    """The class of these that a layer computes as; None if it has a `call` of its own.
+
+    Args:
+        layer: any layer.
+        kinds: classes, such as the keys of a table of rules.
+    """
+    kind: Any
+    for kind in type(layer).__mro__:
+        if kind in kinds:
+            return kind if type(layer).call is kind.call else None
+    return None

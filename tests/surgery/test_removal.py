@@ -1,0 +1,257 @@
+"""Any channels that may leave: the rest computes as if they were zeroed in place."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import layers as L
+from keras import ops
+
+from keras_dlopt.errors import ModelError
+from keras_dlopt.surgery import dependencies, remove_dead
+from keras_dlopt.surgery.removal import without
+from tests.support.generated import Holder, models
+from tests.support.removing import drawn, masked, randomized, relative
+
+IMAGE = (6, 6, 4)
+
+
+def conv(count, size=3, **options):
+    return L.Conv2D(count, size, padding="same", **options)
+
+
+def concat_with_itself(x):
+    y = conv(4)(x)
+    return conv(3)(L.Concatenate()([y, y, L.ReLU()(y)]))
+
+
+def slices(x):
+    y = conv(6, activation="relu")(x)
+    return conv(3)(y[..., :4] + y[..., 2:6])
+
+
+def parts(x):
+    one, two, three = ops.split(conv(7)(x), [2, 5], axis=-1)
+    return L.Concatenate()([conv(2)(three), conv(2)(ops.relu(one)), conv(3)(two)])
+
+
+def depth_multiplier(x):
+    y = L.DepthwiseConv2D(3, depth_multiplier=3, padding="same")(conv(4)(x))
+    return conv(3)(L.BatchNormalization()(y))
+
+
+def flatten_order(x):
+    return L.Dense(5)(L.Flatten()(conv(4, activation="relu")(x)))
+
+
+def flatten_channels_first(x):
+    y = L.Permute((3, 1, 2))(conv(4)(x))
+    return L.Dense(5)(L.Flatten(data_format="channels_first")(y))
+
+
+def pad_shortcut(x):
+    y = conv(4, name="narrow")(x)
+    wide = L.ZeroPadding2D(((0, 0), (1, 3)), data_format="channels_first")(y)
+    return conv(3)(L.Add()([wide, conv(8)(y)]))
+
+
+def shared(x):
+    layer = conv(4, name="shared")
+    return conv(3)(L.Add()([layer(layer(x)), layer(L.ReLU()(x))]))
+
+
+def norm_without_scale(x):
+    y = L.BatchNormalization(scale=False)(conv(4)(x))
+    return conv(3)(L.BatchNormalization(center=False, scale=False)(y))
+
+
+def squeeze_and_excitation(x):
+    y = conv(6)(x)
+    gate = L.GlobalAveragePooling2D()(y)
+    gate = L.Dense(6, activation="sigmoid")(L.Dense(3, activation="relu")(gate))
+    return conv(3)(y * L.Reshape((1, 1, 6))(gate))
+
+
+def spatial_gate(x):
+    y = conv(6)(x)
+    return conv(3)(y * conv(1, activation="sigmoid")(y))
+
+
+def groups(x):
+    y = conv(8, groups=2)(conv(6)(x))
+    return conv(3)(conv(8, groups=4, activation="relu")(y))
+
+
+def groups_of_one(x):
+    y = L.Conv2D(6, 3, groups=6, padding="same")(conv(6)(x))
+    return conv(3)(L.Conv2D(12, 1, groups=6)(y))
+
+
+def transposed(x):
+    y = L.Conv2DTranspose(5, 3, strides=2)(conv(4)(x))
+    return conv(3)(L.Cropping2D(1)(y))
+
+
+def separable(x):
+    return conv(3)(L.SeparableConv2D(5, 3, depth_multiplier=2)(conv(4)(x)))
+
+
+def einsum(x):
+    y = L.Reshape((36, 5))(conv(5)(x))
+    y = L.EinsumDense("abc,cd->abd", (None, 6), bias_axes="d")(y)
+    return L.Dense(3)(L.EinsumDense("...x,xy->...y", 4)(y))
+
+
+def activations(x):
+    y = L.PReLU(shared_axes=[1, 2])(conv(5)(x))
+    y = conv(4)(L.LeakyReLU()(L.PReLU()(y)))
+    return conv(3)(ops.silu(y) / 2.0 - 1.0)
+
+
+def pooled_by_operations(x):
+    y = ops.mean(conv(5)(x), axis=(1, 2), keepdims=True)
+    y = ops.squeeze(ops.transpose(y, (0, 3, 1, 2)), axis=(2, 3))
+    return L.Dense(3)(ops.expand_dims(L.Dense(4)(y), 1))
+
+
+def per_channel_groups(x):
+    y = L.GroupNormalization(groups=-1)(conv(5)(x))
+    return conv(3)(L.GroupNormalization(groups=4)(conv(4)(y)))
+
+
+def nested(x):
+    given = keras.Input((None, None, 5))
+    inner = keras.Model(given, given + conv(5)(L.ReLU()(given)), name="inner")
+    line = keras.Sequential([keras.Input((6, 6, 5)), L.ReLU(), conv(4)], name="line")
+    return conv(3)(line(inner(inner(conv(5)(x)))))
+
+
+def joins(x):
+    a, b = conv(5)(x), conv(5)(x)
+    y = L.Maximum()([L.Average()([a, b]), L.Minimum()([a, b])])
+    return conv(3)(L.Subtract()([y, a]))
+
+
+def concat_of_rows(x):
+    return conv(3)(L.Concatenate(axis=1)([conv(5)(x), conv(5)(x)]))
+
+
+def dense_on_images(x):
+    y = L.Dense(5, activation="relu")(conv(4)(x))
+    return L.Dense(3)(L.UpSampling2D(2, interpolation="bilinear")(y))
+
+
+# name -> how many groups may leave, counted by hand
+TRAPS = {
+    concat_with_itself: 4,
+    slices: 2,  # 0 = 2 = 4 and 1 = 3 = 5
+    parts: 7,
+    depth_multiplier: 4,
+    flatten_order: 4,
+    flatten_channels_first: 4,
+    pad_shortcut: 8,
+    shared: 0,  # they are the input's channels
+    norm_without_scale: 4,
+    squeeze_and_excitation: 9,
+    spatial_gate: 6,
+    groups: 7,  # 6 / 2 and 8 / 4 and 8 / 4: all groups stay alike
+    groups_of_one: 6,
+    transposed: 9,
+    separable: 9,
+    einsum: 15,
+    activations: 9,
+    pooled_by_operations: 9,
+    per_channel_groups: 9,
+    nested: 9,
+    joins: 5,
+    concat_of_rows: 5,
+    dense_on_images: 9,
+}
+
+
+def model_of(trap):
+    x = keras.Input(IMAGE, name="x")
+    return randomized(keras.Model(x, L.ReLU(name="end")(trap(x))))
+
+
+def data(model, count=3):
+    rng = np.random.default_rng(5)
+    shape = model.inputs[0].shape[1:]
+    return rng.normal(size=(count, *shape)).astype("float32")
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_traps(trap):
+    model = model_of(trap)
+    found = dependencies(model)
+    assert len(found.free) == TRAPS[trap], [group.made_by for group in found.free]
+    x, changed = data(model), 0
+    for seed in range(3):
+        gone = drawn(found, 0.5, np.random.default_rng(seed))
+        small = without(found, gone)
+        assert relative(masked(model, found, gone)(x), small(x)) < 1e-5
+        changed += small.count_params() < model.count_params()
+        assert [la.name for la in small.layers] == [la.name for la in model.layers]
+    assert changed == 3 * (TRAPS[trap] > 0)
+    assert relative(model(x), remove_dead(model)[0](x)) < 1e-5
+
+
+def test_a_layer_that_would_lose_everything_is_named():
+    model = keras.Sequential([keras.Input((3,)), L.Dense(4, name="a"), L.Dense(2)])
+    found = dependencies(model)
+    with pytest.raises(ModelError, match="'a' would lose all of its 4 channels.*Keep"):
+        without(found, ~found.held)
+
+
+def test_groups_say_which_layers_make_them_and_what_holds_them():
+    model = model_of(squeeze_and_excitation)
+    found = dependencies(model)
+    first = found.free[0]
+    assert len(first.made_by) == 3  # the convolution, the gate, its shape
+    assert {index for indices in first.made_by.values() for index in indices} == {0}
+    held = [group for group in found.groups if group.pinned]
+    assert all("an output of the model" in group.pinned[-1] for group in held)
+
+
+def compare(drawn_model, seed):
+    """Draws what leaves; returns how many groups and dead channels there were."""
+    model, x = drawn_model.model, drawn_model.x
+    if isinstance(model, Holder):
+        model = model.core
+    found = dependencies(model)
+    gone = drawn(found, 0.5, np.random.default_rng(seed))
+    assert relative(masked(model, found, gone)(x), without(found, gone)(x)) < 1e-5
+    small, report = remove_dead(model)
+    assert relative(model(x), small(x)) < 1e-5, drawn_model.notes
+    return int(gone.sum()), report.channels_removed
+
+
+def run(count):
+    removed, dead = [], []
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(models(parts=6), st.integers(0, 999))
+    def through(one, seed):
+        groups, channels = compare(one, seed)
+        removed.append(groups > 0)
+        dead.append(channels > 0)
+
+    through()
+    assert sum(removed) > count // 4
+    assert sum(dead) > count // 20
+
+
+def test_40_generated_models():
+    run(40)
+
+
+@pytest.mark.slow
+def test_500_generated_models():
+    run(500)
