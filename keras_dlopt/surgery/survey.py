@@ -19,7 +19,7 @@ from keras_dlopt.graph.symbolic import (
     known_kind,
     nodes,
 )
-from keras_dlopt.surgery.facts import Classes, Facts
+from keras_dlopt.surgery.channels import Channels, Classes
 
 Write = Callable[[dict[str, Any], np.ndarray], None]
 
@@ -65,7 +65,7 @@ class Read:
     """
 
     place: Place
-    facts: Facts
+    facts: Channels
     out: np.ndarray
     kernel: np.ndarray
     bias: str | None
@@ -113,7 +113,7 @@ class Survey:
         self.places: dict[int, Place] = {}
         self.reads: list[Read] = []
         self.pins: list[Pin] = []
-        self.shapes: dict[int, list[Facts]] = {}
+        self.shapes: dict[int, list[Channels]] = {}
         # Nothing that is made may lose all its channels.
         self.made: list[tuple[Place, np.ndarray]] = []
         given = []
@@ -127,12 +127,12 @@ class Survey:
             name = tensor.name
             self.pin("", name, "Output", "an output of the model", facts.ids)
 
-    def unknown(self, tensor: Any, axis: int | None = None) -> Facts:
+    def unknown(self, tensor: Any, axis: int | None = None) -> Channels:
         """New channels of a tensor, of which nothing is known."""
         axis = len(tensor.shape) - 1 if axis is None else axis
         known = len(tensor.shape) > 1 and tensor.shape[axis] is not None
         ids = self.classes.fresh(tensor.shape[axis] if known else 0)
-        return Facts(axis, ids, np.asarray(-self.largest), np.asarray(self.largest))
+        return Channels(axis, ids, np.asarray(-self.largest), np.asarray(self.largest))
 
     def pin(self, path: str, name: str, kind: str, reason: str, ids: Any) -> None:
         """These channels must stay."""
@@ -140,9 +140,9 @@ class Survey:
             full = f"{path}/{name}".lstrip("/")
             self.pins.append(Pin(full, kind, reason, np.unique(ids)))
 
-    def _through(self, model: Any, given: list[Facts], path: str) -> list[Facts]:
+    def _through(self, model: Any, given: list[Channels], path: str) -> list[Channels]:
         """The facts of a graph's outputs, from those of its inputs."""
-        facts: dict[int, Facts] = {}
+        facts: dict[int, Channels] = {}
         for tensor, one in zip(model.inputs, given, strict=True):
             facts[id(tensor)] = one
         for node in nodes(model):
@@ -154,7 +154,7 @@ class Survey:
                 facts[id(tensor)] = one
         return [facts[id(tensor)] for tensor in model.outputs]
 
-    def _at(self, node: Node, given: list[Facts], path: str) -> list[Facts]:
+    def _at(self, node: Node, given: list[Channels], path: str) -> list[Channels]:
         operation = node.operation
         inner = f"{path}/{operation.name}".lstrip("/")
         graph = graph_of(operation)
@@ -169,7 +169,7 @@ class Survey:
             return site.opaque(reason)
         return [self._clipped(one) for one in made]
 
-    def _nested(self, model: Any, graph: Any, given: list[Facts], path: str):
+    def _nested(self, model: Any, graph: Any, given: list[Channels], path: str):
         before = self.shapes.setdefault(id(model), given)
         for one, other in zip(before, given, strict=True):
             if one is not other and one.axis == other.axis and one.n == other.n:
@@ -180,7 +180,7 @@ class Survey:
                     self.pin("", path, type(model).__name__, reason, facts.ids)
         return self._through(graph, given, path)
 
-    def _by_rule(self, site: "Site") -> tuple[list[Facts] | None, str]:
+    def _by_rule(self, site: "Site") -> tuple[list[Channels] | None, str]:
         operation = site.operation
         name = _compat.operation_name(operation)
         kind = name or known_kind(operation, self.rules)
@@ -199,7 +199,7 @@ class Survey:
             return None, made
         return (made if isinstance(made, list) else [made]), ""
 
-    def _clipped(self, facts: Facts) -> Facts:
+    def _clipped(self, facts: Channels) -> Channels:
         most = self.largest
         low = np.nan_to_num(np.clip(facts.low, -most, most), nan=-most)
         high = np.nan_to_num(np.clip(facts.high, -most, most), nan=most)
@@ -218,14 +218,14 @@ class Site:
         outputs: the symbolic tensors it makes.
     """
 
-    def __init__(self, survey: Survey, place: Place, node: Node, given: list[Facts]):
+    def __init__(self, survey: Survey, place: Place, node: Node, given: list[Channels]):
         self.survey, self.place, self.given = survey, place, given
         self.operation, self.args, self.kwargs = node.operation, node.args, node.kwargs
         self.taken, self.outputs = node.inputs, node.outputs
 
     @property
-    def first(self) -> Facts:
-        """Facts of the first tensor."""
+    def first(self) -> Channels:
+        """Channels of the first tensor."""
         return self.given[0]
 
     @property
@@ -239,14 +239,14 @@ class Site:
         kind = type(self.operation).__name__
         self.survey.pin(parts[0], parts[2], kind, reason, ids)
 
-    def opaque(self, reason: str) -> list[Facts]:
-        """Facts of the outputs where nothing is known: in and out, all must stay."""
+    def opaque(self, reason: str) -> list[Channels]:
+        """Channels of the outputs where nothing is known: in and out, all must stay."""
         made = [self.survey.unknown(tensor) for tensor in self.outputs]
         ids = [one.ids for one in (*self.given, *made)]
         self.pin(np.concatenate([np.zeros(0, int), *ids]), reason)
         return made
 
-    def along(self, axis: int, *, index: int = 0) -> Facts:
+    def along(self, axis: int, *, index: int = 0) -> Channels:
         """The facts of a tensor along an axis; pinned if its channels lie elsewhere."""
         facts, tensor = self.given[index], self.taken[index]
         if facts.axis == axis and facts.n:
@@ -292,7 +292,7 @@ class Site:
 
     def read(
         self,
-        facts: Facts,
+        facts: Channels,
         out: np.ndarray,
         kernel: np.ndarray,
         *,

@@ -9,7 +9,7 @@ from keras_dlopt import _compat
 from keras_dlopt.graph.folding import channel_factors
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery import bounds
-from keras_dlopt.surgery.facts import Facts
+from keras_dlopt.surgery.channels import Channels
 from keras_dlopt.surgery.rules.weighted import ANY, Answer, ended
 from keras_dlopt.surgery.survey import Site
 
@@ -139,13 +139,13 @@ def join(site: Site) -> Answer:
     parts = _operands(site)
     if isinstance(parts, str):
         return parts
-    axis = next(p.axis for p in parts if isinstance(p, Facts))
-    wide = max(p.n for p in parts if isinstance(p, Facts))
-    leader = next(p for p in parts if isinstance(p, Facts) and p.n == wide)
+    axis = next(p.axis for p in parts if isinstance(p, Channels))
+    wide = max(p.n for p in parts if isinstance(p, Channels))
+    leader = next(p for p in parts if isinstance(p, Channels) and p.n == wide)
     total: _Interval | None = None
     for part in parts:
         low_high = part
-        if isinstance(part, Facts):
+        if isinstance(part, Channels):
             if part.n == wide:
                 site.join(part.ids, leader.ids)
             else:
@@ -155,11 +155,11 @@ def join(site: Site) -> Answer:
     assert total is not None
     if kind == "Average":
         total = total[0] / len(parts), total[1] / len(parts)
-    return Facts(axis, leader.ids, *total)
+    return Channels(axis, leader.ids, *total)
 
 
 def _operands(site: Site) -> list[Any] | str:
-    """Facts of tensors and bounds of constants, in order; or why there are none."""
+    """Channels of tensors and bounds of constants, in order; or why there are none."""
     facts = dict(zip(map(id, site.taken), site.given, strict=True))
     flat = keras.tree.flatten((site.args, site.kwargs))
     found: list[Any] = []
@@ -199,7 +199,7 @@ def concatenate(site: Site) -> Answer:
             np.concatenate([getattr(one, name) for one in site.given])
             for name in ("ids", "low", "high")
         ]
-        return Facts(axis, *parts)
+        return Channels(axis, *parts)
     first, *rest = site.given
     low, high = first.low, first.high
     for one in rest:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.surgery.bounds import with_zero
-from keras_dlopt.surgery.facts import Facts
+from keras_dlopt.surgery.channels import Channels
 from keras_dlopt.surgery.rules.weighted import ANY, Answer
 from keras_dlopt.surgery.survey import Site
 
@@ -54,7 +54,7 @@ def zero_padding(site: Site) -> Answer:
 
     site.size("padding", ids, write)
     low, high = (np.pad(v, (before, after)) for v in (x.low, x.high))
-    return Facts(x.axis, ids, low, high)
+    return Channels(x.axis, ids, low, high)
 
 
 def flatten(site: Site) -> Answer:
@@ -70,7 +70,7 @@ def reshape(site: Site) -> Answer:
     """The layer or operation: channels along one axis, before and after."""
     shape = site.taken[0].shape
     made = _laid_out(site, [*range(1, len(shape))])
-    if not isinstance(made, Facts):
+    if not isinstance(made, Channels):
         return made
     layered = hasattr(site.operation, "target_shape")
     name = "target_shape" if layered else "newshape"

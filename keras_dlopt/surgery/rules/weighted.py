@@ -6,14 +6,14 @@ import numpy as np
 
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.bounds import activated, affine, is_elementwise, with_zero
-from keras_dlopt.surgery.facts import Facts
+from keras_dlopt.surgery.channels import Channels
 from keras_dlopt.surgery.survey import Site
 
-Answer = Facts | list[Facts] | str
+Answer = Channels | list[Channels] | str
 ANY = (np.asarray(-np.inf), np.asarray(np.inf))
 
 
-def ended(site: Site, facts: Facts) -> Facts:
+def ended(site: Site, facts: Channels) -> Channels:
     """The facts behind the activation that a layer ends with."""
     function = getattr(site.operation, "activation", None)
     if is_elementwise(function):
@@ -32,10 +32,12 @@ def dense(site: Site) -> Answer:
     site.size("units", out)
     site.read(x, out, kernel[None, None], bias="use_bias")
     bounds = affine(kernel[None, None], x.low, x.high)
-    return ended(site, _biased(site, Facts(len(site.shape) - 1, out, *bounds)))
+    return ended(site, _biased(site, Channels(len(site.shape) - 1, out, *bounds)))
 
 
-def _product_of(site: Site, x: Facts, out: np.ndarray, axes: tuple[int, int]) -> None:
+def _product_of(
+    site: Site, x: Channels, out: np.ndarray, axes: tuple[int, int]
+) -> None:
     """Ties the kernel and the bias of a layer."""
     layer = site.operation
     site.weight(layer.kernel, axes[0], x.ids)
@@ -43,7 +45,7 @@ def _product_of(site: Site, x: Facts, out: np.ndarray, axes: tuple[int, int]) ->
     site.weight(layer.bias, 0, out)
 
 
-def _biased(site: Site, facts: Facts) -> Facts:
+def _biased(site: Site, facts: Channels) -> Channels:
     bias = site.operation.bias
     if bias is None:
         return facts
@@ -88,7 +90,7 @@ def convolution(site: Site) -> Answer:
         site.read(x, out, split, bias="use_bias", padded=padded)
     site.weight(layer.bias, 0, out)
     site.size("filters", out)
-    return ended(site, _biased(site, Facts(axis, out, *bounds)))
+    return ended(site, _biased(site, Channels(axis, out, *bounds)))
 
 
 def transposed(site: Site) -> Answer:
@@ -104,7 +106,7 @@ def transposed(site: Site) -> Answer:
     # How many taps meet a place depends on the place.
     site.read(x, out, kernel, bias="use_bias", padded=True)
     bounds = affine(kernel, *with_zero(x.low, x.high))
-    return ended(site, _biased(site, Facts(axis, out, *bounds)))
+    return ended(site, _biased(site, Channels(axis, out, *bounds)))
 
 
 def depthwise(site: Site) -> Answer:
@@ -116,7 +118,7 @@ def depthwise(site: Site) -> Answer:
     return ended(site, _biased(site, made))
 
 
-def _deep(site: Site, x: Facts, variable: Any) -> Facts:
+def _deep(site: Site, x: Channels, variable: Any) -> Channels:
     """What a depthwise kernel makes of channels."""
     kernel = to_numpy(variable)
     times = kernel.shape[-1]
@@ -125,7 +127,7 @@ def _deep(site: Site, x: Facts, variable: Any) -> Facts:
     inside = (x.low, x.high)
     if _padded(site.operation):
         inside = with_zero(*inside)
-    return Facts(x.axis, np.repeat(x.ids, times), *affine(kernel, *inside))
+    return Channels(x.axis, np.repeat(x.ids, times), *affine(kernel, *inside))
 
 
 def separable(site: Site) -> Answer:
@@ -142,7 +144,7 @@ def separable(site: Site) -> Answer:
     site.size("filters", out)
     site.read(deep, out, point, bias="use_bias")
     bounds = affine(point, deep.low, deep.high)
-    return ended(site, _biased(site, Facts(x.axis, out, *bounds)))
+    return ended(site, _biased(site, Channels(x.axis, out, *bounds)))
 
 
 def einsum_dense(site: Site) -> Answer:
@@ -185,7 +187,7 @@ def einsum_dense(site: Site) -> Answer:
     others = letters.replace(letter, "")
     rows = np.moveaxis(rows, 1 + others.index(last), -1)
     site.read(x, out, np.abs(rows).reshape(x.n, -1, len(out)).swapaxes(0, 1)[:, None])
-    return ended(site, Facts(axis, out, *ANY))
+    return ended(site, Channels(axis, out, *ANY))
 
 
 def embedding(site: Site) -> Answer:
@@ -196,4 +198,4 @@ def embedding(site: Site) -> Answer:
     site.weight(layer.embeddings, 1, out)
     site.size("output_dim", out)
     low, high = table.min(axis=0), table.max(axis=0)
-    return Facts(len(site.shape) - 1, out, low, high)
+    return Channels(len(site.shape) - 1, out, low, high)

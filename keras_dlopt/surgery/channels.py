@@ -6,7 +6,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Facts:
+class Channels:
     """One entry a channel of a tensor.
 
     Attributes:
@@ -31,18 +31,18 @@ class Facts:
         """How many channels."""
         return len(self.ids)
 
-    def moved(self, axis: int) -> "Facts":
+    def moved(self, axis: int) -> "Channels":
         """The same channels along another axis."""
         return dataclasses.replace(self, axis=axis)
 
-    def taken(self, index: np.ndarray) -> "Facts":
+    def taken(self, index: np.ndarray) -> "Channels":
         """Some of the channels, in this order."""
         parts = self.ids[index], self.low[index], self.high[index]
-        return Facts(self.axis, *parts)
+        return Channels(self.axis, *parts)
 
-    def bounded(self, low: np.ndarray, high: np.ndarray) -> "Facts":
+    def bounded(self, low: np.ndarray, high: np.ndarray) -> "Channels":
         """The same channels with other values."""
-        return Facts(self.axis, self.ids, low, high)
+        return Channels(self.axis, self.ids, low, high)
 
     def fixed(self, negligible: float) -> np.ndarray:
         """Whether the channel has one value, whatever the input, everywhere."""
