@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_dlopt.graph import hooks
-from keras_dlopt.graph.folding import channel_factors
+from keras_dlopt.graph.affine import channel_factors
 from keras_dlopt.graph.trace import Trace
 from keras_dlopt.int8.placement import lone_normalizations
 

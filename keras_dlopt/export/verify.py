@@ -10,7 +10,7 @@ import numpy as np
 from keras_dlopt.errors import ExportError
 from keras_dlopt.export.contents import LiteFile, LiteTensor, read
 from keras_dlopt.export.twin import Kernel, Range
-from keras_dlopt.graph.folding import channel_factors
+from keras_dlopt.graph.affine import channel_factors
 from keras_dlopt.graph.walk import layers_below, walk
 
 # Scales are recomputed by the converter in another order of float32 operations.

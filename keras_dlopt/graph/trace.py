@@ -41,6 +41,8 @@ class Call:
         site: which call of this layer it is, counted from 0 in the order in which they
             begin; a shared layer has several.
         aside: numbers of the other tensors it is given, masks and states.
+        arguments: of an operation between layers, what it is given by position; None
+            stands for a tensor.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Call:
     composite: bool
     site: int = 0
     aside: tuple[int, ...] = ()
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,12 +183,26 @@ class _Recorder:
             outputs = self.number(result)
             composite = self.started > before
             if not is_layer or not set(outputs) <= set(inputs):
+                arguments = () if is_layer else _constants(given.args)
                 self.nodes.append(
-                    Call(path, layer, inputs, outputs, composite, given.site, aside)
+                    Call(
+                        path,
+                        layer,
+                        inputs,
+                        outputs,
+                        composite,
+                        given.site,
+                        aside,
+                        arguments,
+                    )
                 )
             return result
 
         return record
+
+
+def _constants(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(None if ops.is_tensor(one) else one for one in args)
 
 
 def input_specs(model: Any, example: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """Quantizing trained models without training them again."""
 
-from keras_dlopt.graph.folding import fold_batch_normalization
+from keras_dlopt.graph.folding import fold, fold_batch_normalization, foldable
 from keras_dlopt.post_training.adaround import adaround
 from keras_dlopt.post_training.bias import correct_bias
 from keras_dlopt.post_training.calibrate import calibrate
@@ -20,7 +20,9 @@ __all__ = [
     "correct_bias",
     "dynamic_range",
     "equalize",
+    "fold",
     "fold_batch_normalization",
+    "foldable",
     "mixed_precision",
     "quantize",
     "recalibrate_batch_normalization",
