@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_dlopt import _compat
-from keras_dlopt.graph.folding import channel_factors
+from keras_dlopt.graph.affine import channel_factors
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery import bounds
 from keras_dlopt.surgery.channels import Channels
