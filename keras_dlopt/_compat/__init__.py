@@ -17,6 +17,12 @@ from keras_dlopt._compat.formats import (
     weights_file,
 )
 from keras_dlopt._compat.graphs import graph_nodes, operation_name
+from keras_dlopt._compat.losses import (
+    SeenResults,
+    see_losses,
+    weigh_means_of_outputs,
+    weight_of_values,
+)
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable
 from keras_dlopt._compat.state import (
@@ -46,13 +52,13 @@ from keras_dlopt._compat.training import (
     replace_update,
     restore_method,
     seen_as,
-    watch_losses,
 )
 
 __all__ = [
     "TRAINER_STATE",
     "PureScope",
     "PureVariable",
+    "SeenResults",
     "SlabSlice",
     "WeightOverlay",
     "attach",
@@ -76,6 +82,7 @@ __all__ = [
     "replace_train_functions",
     "replace_update",
     "restore_method",
+    "see_losses",
     "seen_as",
     "set_attribute",
     "set_class",
@@ -85,7 +92,8 @@ __all__ = [
     "track_state",
     "unnamed_operations",
     "untraced_call",
-    "watch_losses",
+    "weigh_means_of_outputs",
+    "weight_of_values",
     "weights_file",
     "without_recomputing",
 ]

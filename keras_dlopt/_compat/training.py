@@ -1,7 +1,6 @@
 """Keras' trainer and optimizers under `tf.distribute`."""
 
 import contextlib
-import functools
 import math
 import threading
 import types
@@ -123,27 +122,6 @@ def keep_losses_apart(layer: keras.layers.Layer) -> None:
     """
     assert isinstance(layer._losses, list | _LossesByThread)
     object.__setattr__(layer, "_losses", _LossesByThread())
-
-
-def watch_losses(model: keras.Model, watch: Callable[[Any, Any], None]) -> None:
-    """Has `watch(loss, values)` see what each compiled loss gives, before any mean.
-
-    Does nothing before Keras has built the losses, in the first `fit` or step.
-
-    Relies on: `Model._compile_loss`, and in it `_flat_losses`, tuples that hold
-    `keras.losses.Loss` objects; their `call` gives the values.
-    """
-    parts = getattr(model._compile_loss, "_flat_losses", None) or ()
-    for loss in [one for part in parts for one in part]:
-        if isinstance(loss, keras.losses.Loss) and "call" not in vars(loss):
-            call = functools.partial(_watched, loss.call, loss, watch)
-            object.__setattr__(loss, "call", call)
-
-
-def _watched(call: Any, loss: Any, watch: Any, *arguments: Any, **options: Any) -> Any:
-    values = call(*arguments, **options)
-    watch(loss, values)
-    return values
 
 
 def input_sharding(iterator: Any) -> str | None:

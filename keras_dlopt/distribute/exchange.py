@@ -1,60 +1,57 @@
 """From each replica's gradients to the sum that all of them use."""
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 from keras_dlopt import runtime
 from keras_dlopt.distribute.compression import Compression, Wire
+from keras_dlopt.distribute.shares import Shares
 
 
 class Exchange:
     """Weighs the replicas' gradients, compresses them, and adds them up.
 
     Keras divides each replica's mean loss by the number of replicas, which is right
-    when all have the same number n of examples. With replica r's weight n_r * R / N the
-    sum is the gradient of the mean over all N examples, whatever the shares.
+    when all have the same number n of examples. With replica r's share n_r * R / N the
+    sum is the gradient of the mean over all N examples, however they are shared.
 
     Args:
         strategy: of TensorFlow.
         compression: rule, or None to send gradients whole.
         variables: trainable weights, the state's reference.
+        shares: of the replicas in the batch at hand.
     """
 
     def __init__(
-        self, strategy: Any, compression: Compression | None, variables: list[Any]
+        self,
+        strategy: Any,
+        compression: Compression | None,
+        variables: list[Any],
+        shares: Shares,
     ):
         self.compression = compression
-        self._weights: dict[int, Any] = {}
+        self.shares = shares
         self._states = (
             {}
             if compression is None
             else _make_states(strategy, compression, variables)
         )
 
-    @contextlib.contextmanager
-    def weighted(self, weight: Any) -> Iterator[None]:
-        """Inside, this replica's gradients count so much; None for all alike."""
-        # Every replica is traced in a thread of its own.
-        thread = threading.get_ident()
-        self._weights[thread] = weight
-        try:
-            yield
-        finally:
-            del self._weights[thread]
+    def weigh(self, grads: list[Any]) -> list[Any]:
+        """This replica's gradients as its share of the batch counts."""
+        import tensorflow as tf
+
+        share = self.shares.here
+        grads = [tf.convert_to_tensor(g) for g in grads]  # tf.IndexedSlices too
+        if share is None:
+            return grads
+        # A replica without examples may hold NaN: 0 * NaN is 0 here.
+        return [tf.math.multiply_no_nan(g, tf.cast(share, g.dtype)) for g in grads]
 
     def __call__(self, grads: list[Any], variables: list[Any]) -> list[Any]:
         """The replicas' sums; called in a replica, and the same on all."""
         import tensorflow as tf
 
-        weight = self._weights.get(threading.get_ident())
-        grads = [tf.convert_to_tensor(g) for g in grads]  # tf.IndexedSlices too
-        if weight is not None:
-            # A replica without examples may hold NaN: 0 * NaN is 0 here.
-            grads = [
-                tf.math.multiply_no_nan(g, tf.cast(weight, g.dtype)) for g in grads
-            ]
+        grads = self.weigh(grads)
         if self.compression is None:
             return runtime.total(grads)
         context = tf.distribute.get_replica_context()

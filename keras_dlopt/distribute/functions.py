@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlopt import _compat
-from keras_dlopt.distribute.exchange import Exchange
+from keras_dlopt.distribute.shares import Shares
 from keras_dlopt.errors import DataError
 
 
@@ -24,8 +24,7 @@ class Runner:
         step: of one replica, data -> logs.
         lengths: of an epoch.
         kind: `"train"` or `"test"`.
-        exchange: of gradients, or None for a step that has none.
-        weigh: whether replicas count by their number of examples.
+        shares: told what each replica holds.
     """
 
     def __init__(
@@ -35,16 +34,15 @@ class Runner:
         *,
         lengths: "EpochLength",
         kind: str,
-        exchange: Exchange | None,
-        weigh: bool,
+        shares: Shares,
     ):
         self._lengths = lengths
         self._kind = kind
         self._number = -1
         self._model = model
         self._step = step
-        self._exchange = exchange
-        self._weigh = weigh
+        self._shares = shares
+        self._sources: dict[str, Any] = {}
         self._iterator: Any = None
         self._left: float | None = None
         self._done = 0
@@ -55,7 +53,7 @@ class Runner:
         import tensorflow as tf
 
         if not isinstance(iterator, tf.distribute.DistributedIterator):
-            return self._run(next(iter(iterator)))  # train_on_batch
+            return self._apart(next(iter(iterator)))  # train_on_batch
         if self._number != self._lengths.number[self._kind]:
             self._number, self._done = self._lengths.number[self._kind], 0
         if iterator is not self._iterator:
@@ -115,15 +113,24 @@ class Runner:
 
         step = tf.autograph.experimental.do_not_convert(self._on_replicas)
         reduce = self._reduce
+        eager = self._model.run_eagerly
+        _compat.see_losses(self._model, self._shares.change)
+        _compat.weigh_means_of_outputs(self._model, lambda: self._shares.weight)
+        self._shares.results.watch(self._model)
 
+        # Each replica's share has a shape of its own here, and all must agree on what
+        # they exchange.
         @tf.autograph.experimental.do_not_convert
         def run(data):
-            # Each replica's share has a shape of its own here, and all must agree on
-            # what they exchange.
-            return reduce(step(data, fixed=False))
+            return reduce(step(data, same=False, batches=not eager))
+
+        @tf.autograph.experimental.do_not_convert
+        def apart(data):
+            return reduce(step(data, same=False, batches=False))
 
         self._run: Any = run
-        if self._model.run_eagerly:
+        self._apart: Any = apart
+        if eager:
             self._once = lambda iterator: run(next(iterator))
 
             def many(iterator, steps):
@@ -149,30 +156,39 @@ class Runner:
             return reduce(tf.while_loop(lambda i, _: i < steps, body, [1, logs])[1])
 
         self._run = tf.function(run, reduce_retracing=True)
+        self._apart = tf.function(apart, reduce_retracing=True)
         self._once = tf.function(once, reduce_retracing=True)
         self._many = tf.function(loop, reduce_retracing=True)
 
-    def _on_replicas(self, data: Any, fixed: bool = True) -> Any:
+    def _on_replicas(self, data: Any, same: bool = True, batches: bool = True) -> Any:
         strategy = self._model.distribute_strategy
-        return strategy.run(self._on_replica, args=(data, fixed))
+        return strategy.run(self._on_replica, args=(data, same, batches))
 
     def _reduce(self, logs: Any) -> Any:
-        """Means of the replicas' logs; workers meet here, so once a call."""
-        strategy = self._model.distribute_strategy
-        return keras.tree.map_structure(lambda v: _mean(strategy, v), logs)
+        """What one device would log; workers meet here, so once a call.
 
-    def _on_replica(self, data: Any, fixed: bool) -> Any:
+        A replica's result of a metric is that of its own share, so the metric is asked
+        again, for all. Means of the replicas' values stand for what no metric gives.
+        """
+        strategy = self._model.distribute_strategy
+        reduced = keras.tree.map_structure(lambda v: _mean(strategy, v), logs)
+        for name, (result, key) in self._sources.items():
+            value = result()
+            reduced[name] = value if key is None else value[key]
+        return reduced
+
+    def _on_replica(self, data: Any, same: bool, batches: bool) -> Any:
         import tensorflow as tf
 
         data = keras.tree.map_structure(
             lambda part: None if isinstance(part, tf.experimental.Optional) else part,
             data,
         )
-        if self._exchange is None:
-            return self._step(data)
-        weight = _weight(data, fixed) if self._weigh else None
-        with self._exchange.weighted(weight):
-            return self._step(data)
+        self._shares.results.start()
+        with self._shares.of(data, same=same, batches=batches):
+            logs = self._step(data)
+        self._sources = self._shares.results.sources(logs)
+        return logs
 
 
 def _mean(strategy: Any, value: Any) -> Any:
@@ -209,26 +225,6 @@ def _check_counts(strategy: Any, count: float) -> None:
             f"{mean:g} on average. They would wait for each other. Give every worker "
             "as many, with dataset.take(...)."
         )
-
-
-def _weight(data: Any, fixed: bool) -> Any:
-    """n_r * R / N of this replica; None where all n_r are known to be equal.
-
-    Args:
-        data: the replica's share.
-        fixed: whether a static shape is that of every replica and batch.
-    """
-    import tensorflow as tf
-
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    shape = first.shape
-    if fixed and shape.rank is not None and shape[0] is not None:
-        return None
-    context = tf.distribute.get_replica_context()
-    count = tf.cast(tf.shape(first)[0], tf.float32)
-    total = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
-    return tf.math.divide_no_nan(count * context.num_replicas_in_sync, total)
 
 
 def compiled_step(model: keras.Model) -> Callable[[Any], Any]:

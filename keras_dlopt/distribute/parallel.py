@@ -7,13 +7,14 @@ from typing import Any
 
 import keras
 
-from keras_dlopt import _compat, runtime
+from keras_dlopt import _compat
 from keras_dlopt.distribute.build import require_tensorflow
 from keras_dlopt.distribute.compression import Compression
 from keras_dlopt.distribute.exchange import Exchange
 from keras_dlopt.distribute.functions import EpochLength, Runner, compiled_step
 from keras_dlopt.distribute.normalization import unsynchronized
 from keras_dlopt.distribute.seeds import spread_seeds
+from keras_dlopt.distribute.shares import Shares
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.optimizers.base import Optimizer
@@ -37,7 +38,8 @@ def data_parallel(
     - Clipping acts on the gradient of the whole batch, not of a replica's share, also
       with Keras' own optimizers; gradient accumulation and EMA overwriting work.
     - `steps_per_execution` works, also where it does not divide the epoch.
-    - Batches that the replicas share unequally count by examples.
+    - Batches that the replicas share unequally count by examples; masks, weights and
+      sums in compiled losses count as in the whole batch, and so do all logs.
     - Data sets that only a run through them can count make no step without data, and a
       generator keeps its first batch; text features and several workers work in `fit`.
     - `compile(jit_compile=True)` compiles each replica's forward and backward pass.
@@ -46,7 +48,6 @@ def data_parallel(
 
     A compiled loss must give one value per example: Keras does not divide one number
     for the whole batch by the replicas, so that is refused.
-    With a loss that adds examples up (`reduction="sum"`) replicas are not weighted.
 
     Args:
         model: built in the strategy's scope; compile it there too.
@@ -123,7 +124,7 @@ class _Parallel:
         self.compression = compression
         self.replica_seeds = replica_seeds
         self.lengths = EpochLength()
-        self.exchange: Exchange | None = None
+        self.shares = Shares()
         self._hooked: Any = None
 
     def install(self) -> None:
@@ -191,17 +192,17 @@ class _Parallel:
         model = self.model
         training = getattr(step, "__name__", "") != "test_step"
         if not training:
-            return self.runner("test", step, exchange=None, weigh=False)
+            return self.runner("test", step)
         self.hook_optimizer()
-        _compat.watch_losses(model, check_values)
         stock = step == model.train_step and _is_keras_step(model)
         if model.jit_compile and stock:
             step = self.compiled()
-        weigh = adds_means(model)
-        return self.runner("train", step, exchange=self.exchange, weigh=weigh)
+        return self.runner("train", step)
 
-    def runner(self, kind: str, step: Any, **options: Any) -> Runner:
-        return Runner(self.model, step, lengths=self.lengths, kind=kind, **options)
+    def runner(self, kind: str, step: Any) -> Runner:
+        return Runner(
+            self.model, step, lengths=self.lengths, kind=kind, shares=self.shares
+        )
 
     def compiled(self) -> Any:
         layers = layers_below(self.model)
@@ -220,16 +221,19 @@ class _Parallel:
             return
         self._hooked = optimizer
         strategy = model.distribute_strategy
-        self.exchange = Exchange(strategy, self.compression, model.trainable_variables)
+        exchange = Exchange(
+            strategy, self.compression, model.trainable_variables, self.shares
+        )
         if hasattr(optimizer, "inner_optimizer"):
             check_loss_scaling(optimizer, self.compression)
+            weigh_scaled(optimizer, exchange)
             return
         while isinstance(optimizer, Lookahead):
             optimizer = optimizer.base  # which gets the gradients
         if isinstance(optimizer, Optimizer):
-            optimizer.exchange = self.exchange
+            optimizer.exchange = exchange
         else:
-            _compat.replace_update(optimizer, self.exchange)
+            _compat.replace_update(optimizer, exchange)
 
 
 def _by_name(function: Any, arguments: Any, options: Any) -> dict[str, Any]:
@@ -243,35 +247,14 @@ def _is_keras_step(model: keras.Model) -> bool:
     return stock and "train_step" not in vars(model)
 
 
-def adds_means(model: keras.Model) -> bool:
-    """Whether the compiled losses are means over examples, and not sums."""
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    kinds = {getattr(loss, "reduction", "mean") == "sum" for loss in losses}
-    if kinds == {True, False}:
-        warnings.warn(
-            "Some compiled losses add examples up and some average them. Where the "
-            "replicas' shares of a batch differ, they count by replica, not by "
-            "example. Use batches that the replicas divide, or one kind of reduction.",
-            stacklevel=2,
-        )
-    return True not in kinds
+def weigh_scaled(optimizer: Any, exchange: Exchange) -> None:
+    """Has a loss-scaling optimizer get each replica's gradients as they count."""
+    plain = optimizer.apply
 
+    def apply(grads, trainable_variables=None):
+        return plain(exchange.weigh(list(grads)), trainable_variables)
 
-def check_values(loss: Any, values: Any) -> None:
-    """Refuses what a compiled loss gave, if Keras would not divide it by the replicas.
-
-    Raises:
-        ModelError: for one number in place of one per example, on several replicas.
-    """
-    own = getattr(loss, "reduction", None) in (None, "none")  # divides by itself
-    if runtime.on_several() and not own and len(values.shape) == 0:
-        raise ModelError(
-            f"The compiled loss {loss.name!r} gives one number for a batch. Keras "
-            f"divides only values per example by the {runtime.replica_count()} "
-            "replicas, so that the steps would be too large. Return one value per "
-            "example: leave the last mean out, and give a keras.losses object that it "
-            "calls reduction=None."
-        )
+    _compat.replace_method(optimizer, "apply", apply)
 
 
 def check_loss_scaling(optimizer: Any, compression: Compression | None) -> None:

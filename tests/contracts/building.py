@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from catalogue import Case
+from contracts.equality import Calls, Run
 
 BATCH, STEPS, CLASSES = 8, 4, 4
 
@@ -21,6 +22,13 @@ class Trial:
     y: np.ndarray
     callbacks: list[Any]
     traces: list[int]
+
+    def run(self, *, epochs: int = 1, passes: int = 1) -> Run:
+        """Trains, and tells what came of it."""
+        calls = Calls()
+        self.callbacks.append(calls)
+        history = self.fit(epochs=epochs, passes=passes).history
+        return Run(self.weights(), history, calls.made)
 
     def fit(self, *, epochs: int = 1, passes: int = 1):
         """Trains, each epoch so many passes over the data; returns the history."""

@@ -1,5 +1,9 @@
-"""How equal the weights of replicas must be to those of one device."""
+"""How equal a training on replicas must be to that on one device."""
 
+import dataclasses
+from typing import Any
+
+import keras
 import numpy as np
 
 # Relative to max(1, |weight|). The sums over a batch are taken in another order, which
@@ -17,12 +21,71 @@ AMPLIFIES = {
 }
 
 
+@dataclasses.dataclass
+class Run:
+    """What a training leaves, and what its callbacks were told.
+
+    Attributes:
+        weights: arrays, such as weights and counters.
+        history: of `fit`; None where the training was none of `fit`.
+        calls: of a `Calls`; None as well.
+    """
+
+    weights: list[np.ndarray]
+    history: dict[str, Any] | None = None
+    calls: list[tuple[str, Any, dict[str, Any]]] | None = None
+
+
+class Calls(keras.callbacks.Callback):
+    """Writes down each call with its number and its logs, in `made`."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+
+def _noted(name):
+    def method(self, *arguments, **options):
+        given = [*arguments, *options.values()]
+        logs = next((v for v in given if isinstance(v, dict)), {})
+        number = next((v for v in given if isinstance(v, int)), None)
+        values = {
+            k: np.array(keras.ops.convert_to_numpy(v), "float64")
+            for k, v in logs.items()
+        }
+        self.made.append((name, number, values))
+
+    return method
+
+
+for _when in ("begin", "end"):
+    for _what in ("train", "epoch", "train_batch", "test", "test_batch"):
+        setattr(Calls, f"on_{_what}_{_when}", _noted(f"on_{_what}_{_when}"))
+
+
 def difference(left, right):
-    """The largest |a - b| / max(1, |a|) over all weights."""
-    worst = 0.0
-    for a, b in zip(left, right, strict=True):
-        assert a.shape == b.shape
-        assert np.all(np.isfinite(a))
-        assert np.all(np.isfinite(b))
-        worst = max(worst, float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a)))))
-    return worst
+    """The largest |a - b| / max(1, |a|) of two runs.
+
+    Over all weights, all of the history, and all logs that callbacks were given. Fails
+    where these are not the same in number and name.
+    """
+    assert len(left.weights) == len(right.weights)
+    pairs = list(zip(left.weights, right.weights, strict=True))
+    if left.history is not None and right.history is not None:
+        assert sorted(left.history) == sorted(right.history)
+        pairs += [(v, right.history[k]) for k, v in left.history.items()]
+    if left.calls is not None and right.calls is not None:
+        told = [
+            [(*call[:2], sorted(call[2])) for call in r.calls] for r in (left, right)
+        ]
+        assert told[0] == told[1]
+        for one, other in zip(left.calls, right.calls, strict=True):
+            pairs += [(v, other[2][k]) for k, v in one[2].items()]
+    return max(_apart(np.asarray(a), np.asarray(b)) for a, b in pairs)
+
+
+def _apart(a, b):
+    assert a.shape == b.shape
+    assert np.all(np.isfinite(a))
+    assert np.all(np.isfinite(b))
+    return float(np.max(np.abs(a - b) / np.maximum(1, np.abs(a)), initial=0.0))

@@ -32,15 +32,14 @@ if CONTRACT in ("replicas", "moving"):
 SEEN: dict[str, str] = {}  # name of a class -> the first case of it
 
 
-def _weights(case, strategy, prepare):
-    """The weights after 20 steps."""
+def _run(case, strategy, prepare):
+    """20 steps."""
     from contracts.building import STEPS, trial
 
     with strategy.scope():
         t = trial(case)
         prepare(t.model)
-    t.fit(passes=20 // STEPS)
-    return t.weights()
+    return t.run(passes=20 // STEPS)
 
 
 def _first_of_its_class(case):
@@ -64,7 +63,7 @@ def _replicas(case):
     """
     import keras_dlopt as dlopt
 
-    alone = _weights(case, dlopt.distribute.strategy("one_device"), lambda model: None)
+    alone = _run(case, dlopt.distribute.strategy("one_device"), lambda model: None)
     mirrored = _mirrored()
     for count, strategy, prepare in (
         (2, mirrored, lambda model: None),
@@ -72,7 +71,7 @@ def _replicas(case):
     ):
         if count == 4 and not _first_of_its_class(case):
             continue
-        both = _weights(case, strategy, prepare)
+        both = _run(case, strategy, prepare)
         far = equality.difference(alone, both)
         bound = equality.AMPLIFIES.get((case.name, count), equality.TOLERANCE)
         assert case.random or far <= bound, f"{count} replicas differ by {far:.2g}"

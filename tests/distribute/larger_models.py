@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from contracts.equality import Calls, Run
+
 BATCH, STEPS = 16, 20
 
 
@@ -69,12 +71,15 @@ def _train(replicas, make, optimizer):
     if x.dtype != "int32":
         x = x.astype(keras.config.floatx())
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
-    model.fit(data, epochs=STEPS // 5, shuffle=False, verbose=0)
-    return [np.asarray(v.value.numpy()) for v in model.weights]
+    calls = Calls()
+    options = {"shuffle": False, "verbose": 0, "callbacks": [calls]}
+    history = model.fit(data, epochs=STEPS // 5, **options).history
+    weights = [np.asarray(v.value.numpy()) for v in model.weights]
+    return Run(weights, history, calls.made)
 
 
 def cases():
-    """Pairs of a name and `train(replicas) -> weights`."""
+    """Pairs of a name and `train(replicas) -> Run`."""
     import keras_dlopt as dlopt
 
     ours = dlopt.optimizers

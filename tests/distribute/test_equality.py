@@ -1,4 +1,7 @@
-"""Replicas train like one device: float32 weights after 20 steps equal to 1e-6."""
+"""Replicas train like one device: weights, history, and all that callbacks are told.
+
+Equal to 1e-6 in float32, after 20 steps.
+"""
 
 import pathlib
 
@@ -21,6 +24,7 @@ FAST = (
     "unknown_in_calls_of_three",
     "loss_before_replicas_meet",
 )
+FAST_LOGS = ("two_outputs_unknown", "divided_by_weights", "masked", "sum_and_mean")
 TOLERANCE_FLOAT64 = 1e-11
 # AdamW divides the rounding error of a gradient that is 0 in exact arithmetic, such as
 # that of a key's bias, by its own size. Measured: 4e-5 and 3e-6.
@@ -47,6 +51,17 @@ def check(found, tolerances=None, usual=TOLERANCE):
 @pytest.mark.timeout(600)
 def test_a_few_set_ups(results):
     check(results(SCRIPT, "own:", "2,4", *FAST, seconds=580), AMPLIFIES)
+
+
+@pytest.mark.timeout(600)
+def test_logs_on_batches_that_replicas_share_unequally(results):
+    check(results(SCRIPT, "logs:", "4", *FAST_LOGS, seconds=580))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_logs_of_every_kind_of_loss(results):
+    check(results(SCRIPT, "logs:", "2,4", seconds=2900))
 
 
 @pytest.mark.slow
