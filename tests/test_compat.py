@@ -321,10 +321,15 @@ def test_metrics_can_be_built_before_the_first_step():
     assert set(model.get_metrics_result()) == {"loss", "mae"}, mend
 
 
-def test_compiled_losses_can_be_watched():
+def test_compiled_losses_can_be_seen_and_changed():
     inputs = keras.Input((2,))
     outputs = [keras.layers.Dense(1)(inputs), keras.layers.Dense(1)(inputs)]
-    mend, seen = "see watch_losses in _compat.py", []
+    mend, seen = "see see_losses in _compat/losses.py", []
+
+    def change(value, *, loss, values, mask, sample_weight):
+        seen.append((values.shape, mask, sample_weight))
+        return 2 * value
+
     for made, losses, count in (
         (outputs[0], "mse", 1),
         (outputs, ["mse", lambda y, predicted: keras.ops.mean(y - predicted)], 2),
@@ -332,12 +337,83 @@ def test_compiled_losses_can_be_watched():
         model = keras.Model(inputs, made)
         model.compile("sgd", losses)
         y = keras.tree.map_structure(lambda _: np.ones((3, 1), "float32"), made)
-        model.compute_loss(y=y, y_pred=y)
-        _compat.watch_losses(model, lambda loss, values: seen.append(values.shape))
-        model.compute_loss(y=y, y_pred=y)
-        assert len(seen) == count, mend
-        assert [len(shape) for shape in seen] == [1, 0][:count], mend
+        two = keras.tree.map_structure(lambda part: 3 * part, y)
+        plain = model.compute_loss(y=y, y_pred=two)
+        for _ in range(2):  # the second time changes nothing
+            _compat.see_losses(model, change)
+        assert float(model.compute_loss(y=y, y_pred=two)) == 2 * float(plain), mend
+        assert [len(shape) for shape, *_ in seen] == [1, 0][:count], mend
         seen.clear()
+
+
+def test_losses_see_masks_and_tell_what_they_divide_by():
+    from keras_dlopt._compat.losses import SeenLoss
+
+    mend = "see SeenLoss and weight_of_values in _compat/losses.py"
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    found = []
+
+    def change(value, *, loss, values, mask, sample_weight):
+        found.append(_compat.weight_of_values(loss, values, mask, sample_weight))
+        return value
+
+    predicted = keras.ops.zeros((2, 3, 1))
+    keras.src.backend.set_keras_mask(
+        predicted, keras.ops.convert_to_tensor([[True, True, False], [True] * 3])
+    )
+    weight = np.array([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]], "float32")
+    y = np.arange(6, dtype="float32").reshape((2, 3, 1))
+    value = SeenLoss(loss, change)(y, predicted, weight)
+    kept = weight.ravel()[[0, 1, 3, 4, 5]]
+    assert float(found[0]) == kept.sum(), mend
+    squares = np.square(y).ravel()[[0, 1, 3, 4, 5]]
+    assert float(value) == pytest.approx((squares * kept).sum() / kept.sum()), mend
+
+    class Own(keras.losses.Loss):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            return keras.ops.sum(y_pred)
+
+    assert float(SeenLoss(Own(), change)(y, y)) == 15.0, mend
+    assert len(found) == 1, mend
+
+
+def test_means_of_outputs_are_weighed_as_told():
+    inputs = keras.Input((2,))
+    outputs = [keras.layers.Dense(1)(inputs), keras.layers.Dense(1)(inputs)]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+    told = [None]
+    zeros = [np.zeros((3, 1), "float32")] * 2
+    model.compute_loss(y=zeros, y_pred=zeros)
+    for _ in range(2):
+        _compat.weigh_means_of_outputs(model, lambda: told[0])
+    model.reset_metrics()
+    for weight, value in ((2.0, 1.0), (1.0, 2.0)):
+        told[0] = weight
+        y = [np.full((3, 1), value, "float32")] * 2
+        model.compute_loss(y=y, y_pred=zeros)
+    results = [float(m.result()) for m in model._compile_loss.metrics]
+    mend = "see weigh_means_of_outputs in _compat/losses.py"
+    assert results == pytest.approx([(2 * 1 + 4) / 3] * 2), mend
+
+
+def test_results_of_metrics_are_found_in_logs():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.evaluate(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    seen = _compat.SeenResults(lambda: True)
+    for _ in range(2):
+        seen.watch(model)
+    seen.start()
+    logs = {**model.get_metrics_result(), "own": keras.ops.ones(())}
+    sources = seen.sources(logs)
+    mend = "see SeenResults in _compat/losses.py"
+    assert sorted(sources) == ["loss", "mae"], mend
+    for name, (result, key) in sources.items():
+        value = result() if key is None else result()[key]
+        assert float(value) == float(logs[name]), mend
+    seen.start()
+    assert seen.sources(logs) == {}, mend
 
 
 def test_specs_of_text_and_of_nothing_have_stand_ins():

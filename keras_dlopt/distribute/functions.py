@@ -239,6 +239,7 @@ def compiled_step(model: keras.Model) -> Callable[[Any], Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         @tf.function(jit_compile=True)
+        @tf.autograph.experimental.do_not_convert
         def forward_backward(x, y, sample_weight):
             with tf.GradientTape() as tape:
                 y_pred = model(x, training=True)

@@ -331,7 +331,8 @@ def check_a_loss_of_one_number_is_refused():
             model = distribute.data_parallel(net())
             model.compile("sgd", wrong)
         text = "gives one number for a batch.*by the 2 replicas.*leave the last mean"
-        raises(ModelError, text, lambda model=model: model.fit(X[:24], y, verbose=0))
+        for run in (model.fit, model.evaluate):
+            raises(ModelError, text, lambda run=run: run(X[:24], y, verbose=0))
     alone = net()
     alone.compile("sgd", wrong)  # the same object, on one device
     alone.fit(X[:24], y, verbose=0)
@@ -349,18 +350,21 @@ def check_float16_refuses_what_it_cannot_do():
     )
 
 
-def check_sums_are_told_from_means():
-    from keras_dlopt.distribute.parallel import adds_means
-
-    model = parallel()
-    assert adds_means(model)
-    model.loss = [keras.losses.MeanSquaredError(reduction="sum")]
-    assert not adds_means(model)
-    model.loss = ["mse", keras.losses.MeanSquaredError(reduction="sum")]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        adds_means(model)
-    assert "Some compiled losses add examples up" in str(caught[0].message)
+def check_masks_do_not_go_with_a_compiled_step():
+    with TWO.scope():
+        embed = keras.layers.Embedding(9, 4, mask_zero=True)
+        layers = [keras.Input((5,)), embed, keras.layers.Dense(4)]
+        model = distribute.data_parallel(keras.Sequential(layers))
+        model.compile(sgd(0.1), loss(), jit_compile=True)
+    x = RNG.integers(0, 9, (24, 5))
+    raises(
+        ConfigError,
+        "divides by a mask or by weights.*Compile with jit_compile=False",
+        lambda: model.fit(x, x % 4, verbose=0),
+    )
+    with TWO.scope():
+        model.compile(sgd(0.1), loss(), jit_compile=False)
+    model.fit(x, x % 4, verbose=0)
 
 
 def check_saved_models_load_without_any_of_this():
