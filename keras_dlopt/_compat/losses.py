@@ -31,7 +31,7 @@ class SeenLoss:
         self._seen.wanted = False
         if values is None:  # a class with a `__call__` of its own
             return value
-        masks = [getattr(v, "_keras_mask", None) for v in (y_pred, values)]
+        masks: list[Any] = [getattr(v, "_keras_mask", None) for v in (y_pred, values)]
         masks = [m for m in masks if m is not None]
         mask = masks[0] & masks[1] if len(masks) == 2 else next(iter(masks), None)
         return self.change(
