@@ -11,7 +11,7 @@ from keras_dlopt.export.runtime import litert_package
 
 @dataclasses.dataclass(frozen=True)
 class LiteTensor:
-    """One tensor of the file. `data` is None for what is computed."""
+    """One tensor of the file. `data` is None for what is computed, or is float."""
 
     name: str
     dtype: str
@@ -73,8 +73,8 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> LiteTensor:
     zeros = np.empty(0, "int64") if q is None or q.zeroPoint is None else q.zeroPoint
     shape, dtype, data = _ints(t.shape), types[t.type], None
     raw = buffers[t.buffer].data
-    if raw is not None and len(raw) and dtype == "INT8":
-        data = np.asarray(raw, "uint8").view("int8").reshape(shape)
+    if raw is not None and len(raw) and dtype in ("INT8", "INT32"):
+        data = np.asarray(raw, "uint8").view(dtype.lower()).reshape(shape)
     return LiteTensor(
         name=t.name.decode(),
         dtype=dtype,

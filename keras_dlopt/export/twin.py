@@ -30,6 +30,7 @@ from keras_dlopt.transforms import (
     TransformedModel,
     finalize,
 )
+from keras_dlopt.transforms.quantize.grids import wide
 from keras_dlopt.transforms.updating import hosts
 
 # Narrower ranges the converter widens by itself, to others than the trained.
@@ -156,7 +157,8 @@ def _ranges(model: TransformedModel) -> list[Range]:
             if not state["seen"]:
                 untrained.append(slot.target.path)
             low = np.float32(state["low"])
-            high = np.maximum(np.float32(state["high"]), low + _SMALLEST)
+            high = np.float32(wide(low, np.float32(state["high"])))
+            high = np.maximum(high, low + _SMALLEST)
             found.append(Range(slot.target.path, low, high))
     if untrained:
         raise ExportError(

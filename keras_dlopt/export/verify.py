@@ -1,8 +1,10 @@
 """Reading an int8 .tflite file back: is it what was trained?"""
 
+import itertools
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +21,8 @@ _SCALE_RTOL = 1e-5
 # bias would overflow on a coarser one than theirs: at most this share of the largest.
 _SMALLEST_SCALE = 5e-7 / 127
 _DEAD = 1e-3
+# Or the bias is as large as the converter lets it be: half of what int32 holds.
+_FULL_BIAS = 2**29
 
 
 def check(
@@ -40,10 +44,10 @@ def check(
     """
     contents = read(path)
     _check_float(contents, model)
-    weights = [t for t in contents.tensors if t.data is not None]
+    weights = list(_weights(contents))
     factors = list(_normalization_factors(model))
     for kernel in kernels:
-        if not any(_holds(t, kernel, factors) for t in weights):
+        if not any(_holds(t, full, kernel, factors) for t, full in weights):
             raise ExportError(
                 f"The trained codes and scales of {kernel.path!r} are not in the file. "
                 "A layer between this one and its output quantizer was folded in a "
@@ -59,6 +63,21 @@ def check(
             "recipe, or start from int8_recipe(model)."
         )
     return sum(k.codes.size for k in kernels)
+
+
+def _weights(contents: LiteFile) -> Iterable[tuple[LiteTensor, np.ndarray]]:
+    """Each constant of int8, and in which channels its bias needs all of int32."""
+    tensors = contents.tensors
+    bias_of: dict[int, Any] = {}
+    for op in contents.operators:
+        for kernel, bias in itertools.permutations(op.inputs, 2):
+            if min(kernel, bias) >= 0 and tensors[bias].dtype == "INT32":
+                bias_of[kernel] = tensors[bias].data
+    for index, tensor in enumerate(tensors):
+        if tensor.dtype == "INT8" and tensor.data is not None:
+            bias = bias_of.get(index)
+            full = np.zeros(1, bool) if bias is None else np.abs(bias) >= _FULL_BIAS
+            yield tensor, full
 
 
 def _has(tensor: LiteTensor, r: Range) -> bool:
@@ -109,7 +128,9 @@ def _normalization_factors(model: keras.Model) -> Iterable[np.ndarray]:
         yield channel_factors(layer)[0].astype("float32")
 
 
-def _holds(tensor: LiteTensor, kernel: Kernel, factors: list[np.ndarray]) -> bool:
+def _holds(
+    tensor: LiteTensor, full: np.ndarray, kernel: Kernel, factors: list[np.ndarray]
+) -> bool:
     """Whether a tensor is the kernel, by itself or with a BatchNorm folded in."""
     assert tensor.data is not None
     if tensor.data.size != kernel.codes.size:
@@ -122,19 +143,20 @@ def _holds(tensor: LiteTensor, kernel: Kernel, factors: list[np.ndarray]) -> boo
     rows = rows.reshape(len(rows), -1)
     ones = np.ones(len(rows), "float32")
     return any(
-        _equal(rows, tensor.scales, kernel, factor)
+        _equal(rows, tensor.scales, full, kernel, factor)
         for factor in (ones, *factors)
         if len(factor) == len(rows)
     )
 
 
-def _equal(rows, scales, kernel: Kernel, factor: np.ndarray) -> bool:
+def _equal(rows, scales, full, kernel: Kernel, factor: np.ndarray) -> bool:
     # A negative factor turns the codes' signs; a factor of 0 leaves only zeros.
     codes = kernel.codes * np.sign(factor)[:, None]
     wanted = np.broadcast_to(kernel.scale * np.abs(factor), factor.shape)
     scales = np.broadcast_to(scales, factor.shape)
     close = np.isclose(scales, wanted, rtol=_SCALE_RTOL, atol=0)
     dead = scales <= max(_SMALLEST_SCALE * (1 + _SCALE_RTOL), _DEAD * wanted.max())
+    dead |= full if full.size in (1, dead.size) else False
     unused = ~np.any(codes, axis=1)
     coarser = codes * (wanted / scales)[:, None]
     rounded = np.where(close[:, None], rows == codes, np.abs(rows - coarser) <= 0.501)

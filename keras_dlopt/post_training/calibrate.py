@@ -11,6 +11,7 @@ from keras_dlopt.graph import hooks
 from keras_dlopt.graph.targets import Target, taps
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
+from keras_dlopt.transforms.quantize.grids import wide
 from keras_dlopt.transforms.quantize.observers import (
     MovingAverage,
     Observer,
@@ -44,7 +45,7 @@ class _Seen:
     @property
     def ends(self) -> tuple[float, float]:
         low, high = min(self.lows, default=0.0), max(self.highs, default=0.0)
-        return low, max(high, low + 1e-6)
+        return low, float(wide(low, high))
 
     def bin(self, array: np.ndarray, first: bool) -> None:
         counts, _ = np.histogram(array, _BINS, self.ends)

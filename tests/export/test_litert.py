@@ -236,3 +236,33 @@ def test_a_constant_output_has_a_range_of_no_width(tmp_path):
     report = dlopt.export.litert(small, tmp_path / "zero.tflite", data=x)
     assert report.quantized
     np.testing.assert_allclose(dlopt.export.run_litert(report.path, x), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-32, 1e-7])
+def test_activations_that_are_always_0_and_kernels_of_nothing_are_exported(
+    left, tmp_path
+):
+    first = layers.Dense(4, activation="relu", use_bias=False, name="first")
+    second, end = layers.Dense(4, name="second"), layers.Dense(2, name="end")
+    net = keras.Sequential([keras.Input((3,)), first, second, end])
+    first.kernel.assign(0 * first.kernel + left)
+    second.kernel.assign(0 * second.kernel + left)
+    second.bias.assign([0.5, -0.5, 0.25, 1.0])
+    x = np.random.default_rng(0).random((16, 3)).astype("float32")
+    small = dlopt.post_training.quantize(net, x, observer="min_max")
+    report = dlopt.export.litert(small, tmp_path / "nothing.tflite", data=x)
+    assert report.agreement.largest_lsb <= 1
+    # 8 bits of the largest output, twice
+    np.testing.assert_allclose(small(x), net(x), atol=0.02)
+
+
+def test_a_kernel_that_the_converter_rounds_coarser_only_for_its_bias(tmp_path):
+    first, end = layers.Dense(3, name="first"), layers.Dense(2, name="end")
+    net = keras.Sequential([keras.Input((3,)), first, end])
+    first.kernel.assign(1e-7 * np.array([[1, -1, 2], [3, 1, 1], [1, 2, -3]]))
+    first.bias.assign([0.5, -0.5, 1.0])
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+    small = dlopt.post_training.quantize(net, x)
+    report = dlopt.export.litert(small, tmp_path / "bias.tflite", data=x)
+    assert report.codes == 9 + 6
+    assert report.agreement.largest_lsb <= 1

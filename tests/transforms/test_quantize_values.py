@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keras_dlopt import transforms as t
 from keras_dlopt.codecs.grid import holds
@@ -14,6 +16,7 @@ from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context
 from keras_dlopt.transforms import quantize as q
+from keras_dlopt.transforms.quantize import grids
 from reference import quantize as twin
 
 DENSE = Target("d/kernel", layer=keras.layers.Dense(1))
@@ -321,3 +324,15 @@ def test_levels_of_activations_start_where_batches_end():
 def test_values_that_contradict_each_other(make, text):
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+@given(st.floats(-1e3, 0), st.floats(0, 1e3))
+def test_every_range_has_a_width(low, high):
+    top = float(grids.wide(low, high))
+    if high - low < 1e-12:
+        assert top == low + 1  # a grid of codes for what may come
+    else:
+        assert top == max(high, low + 1e-6)
+    scale, lowest, highest = q.IntegerGrid(8, symmetric=False).fit(low, high)
+    assert scale > 0
+    assert lowest <= 0 <= highest

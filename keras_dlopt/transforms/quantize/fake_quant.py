@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_dlopt.transforms.quantize.gradients import custom_gradient
-from keras_dlopt.transforms.quantize.grids import SMALLEST, IntegerGrid
+from keras_dlopt.transforms.quantize.grids import IntegerGrid, wide
 
 
 def fake_quant(
@@ -27,7 +27,7 @@ def fake_quant(
     Returns:
         A tensor like `x`. The gradient is 1 inside the range and 0 outside.
     """
-    high = ops.maximum(high, low + SMALLEST)
+    high = wide(low, high, ops)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

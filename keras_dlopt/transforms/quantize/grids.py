@@ -18,8 +18,8 @@ from keras_dlopt.config import Value
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.quantize.layout import ScaleLayout
 
-# Below this a range holds nothing: all of it is one level.
-SMALLEST = 1e-6
+SMALLEST = 1e-6  # the width of narrower ranges
+NOTHING = 1e-12  # a range below this holds nothing but 0
 TINY = 1e-30
 
 
@@ -73,6 +73,15 @@ class QuantizationGrid(Value, abc.ABC):
         codes = codes.astype("int32").reshape(cut.shape)
         scale = cut.broadcast(np.asarray(numbers[0], "float32"))
         return codes * scale, Grid(codes=codes, scale=scale)
+
+
+def wide(low: Any, high: Any, xp: Any = np) -> Any:
+    """The high end of a range that has a width.
+
+    Nothing but 0, or what is left of weights that decayed, is as good as (0, 1): 0 is
+    exact there, and what comes later is not lost. Other ranges are 1e-6 wide at least.
+    """
+    return xp.where(high - low < NOTHING, low + 1.0, xp.maximum(high, low + SMALLEST))
 
 
 def codebook(weight: np.ndarray, cut: ScaleLayout) -> tuple[np.ndarray, Codebook]:
@@ -153,8 +162,7 @@ class IntegerGrid(QuantizationGrid):
             scale = xp.maximum(high / highest, low / lowest)
             scale = xp.where(scale > 0, scale, xp.ones_like(scale))
             return scale, xp.full_like(scale, lowest), xp.full_like(scale, highest)
-        high = xp.maximum(high, low + SMALLEST)
-        scale = (high - low) / highest
+        scale = (wide(low, high, xp) - low) / highest
         zero = xp.clip(xp.floor(-low / scale + 0.5), 0, highest)
         return scale, -zero, highest - zero
 
