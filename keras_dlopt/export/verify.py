@@ -75,8 +75,8 @@ def _weights(contents: LiteFile) -> Iterable[tuple[LiteTensor, np.ndarray]]:
                 bias_of[kernel] = tensors[bias].data
     for index, tensor in enumerate(tensors):
         if tensor.dtype == "INT8" and tensor.data is not None:
-            bias = bias_of.get(index)
-            full = np.zeros(1, bool) if bias is None else np.abs(bias) >= _FULL_BIAS
+            codes = bias_of.get(index)
+            full = np.zeros(1, bool) if codes is None else np.abs(codes) >= _FULL_BIAS
             yield tensor, full
 
 
