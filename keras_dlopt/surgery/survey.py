@@ -6,6 +6,7 @@ What no rule is for pins all that it touches.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ class Place:
         arguments: for operations: what changes the arguments of the call.
         calls: how often it is called.
         nodes: the first tensors of the nodes that call it.
+        uses: id of a variable -> how often each of its numbers is multiplied, for one
+            example; None where the model leaves a size open.
     """
 
     path: str
@@ -48,6 +51,7 @@ class Place:
     arguments: Callable[..., Any] | None = None
     calls: int = 0
     nodes: set[int] = dataclasses.field(default_factory=set)
+    uses: dict[int, int | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -228,6 +232,10 @@ class Site:
         """Channels of the first tensor."""
         return self.given[0]
 
+    def without(self, shape: Any, axis: int) -> tuple[int | None, ...]:
+        """A shape but for the batch and one axis."""
+        return tuple(n for i, n in enumerate(shape) if i not in (0, axis))
+
     @property
     def shape(self) -> Any:
         """Of the first tensor that is made."""
@@ -275,6 +283,13 @@ class Site:
         axes = self.place.weights.setdefault(id(variable), (variable, {}))[1]
         axis %= len(variable.shape)
         self.join(axes.setdefault(axis, ids), ids)
+
+    def multiplies(self, variable: Any, shape: Any) -> None:
+        """Each number of a kernel is multiplied once a place of this shape."""
+        before = self.place.uses.get(id(variable), 0)
+        open_ = before is None or None in shape
+        total = None if open_ else before + math.prod(shape)  # type: ignore[operator]
+        self.place.uses[id(variable)] = total
 
     def size(self, name: str, ids: np.ndarray, write: Write | None = None) -> None:
         """An argument of the layer counts these channels."""

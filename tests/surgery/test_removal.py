@@ -3,15 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from keras import layers as L
 from keras import ops
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, remove_dead
 from keras_dlopt.surgery.removal import without
-from tests.support.generated import Holder, models
+from tests.support import generated
 from tests.support.removing import drawn, masked, randomized, relative
 
 IMAGE = (6, 6, 4)
@@ -99,7 +97,7 @@ def separable(x):
 
 def einsum(x):
     y = L.Reshape((36, 5))(conv(5)(x))
-    y = L.EinsumDense("abc,cd->abd", (None, 6), bias_axes="d")(y)
+    y = L.EinsumDense("abc,cd->abd", (36, 6), bias_axes="d")(y)
     return L.Dense(3)(L.EinsumDense("...x,xy->...y", 4)(y))
 
 
@@ -121,7 +119,7 @@ def per_channel_groups(x):
 
 
 def nested(x):
-    given = keras.Input((None, None, 5))
+    given = keras.Input((6, 6, 5))
     inner = keras.Model(given, given + conv(5)(L.ReLU()(given)), name="inner")
     line = keras.Sequential([keras.Input((6, 6, 5)), L.ReLU(), conv(4)], name="line")
     return conv(3)(line(inner(inner(conv(5)(x)))))
@@ -214,44 +212,35 @@ def test_groups_say_which_layers_make_them_and_what_holds_them():
     assert all("an output of the model" in group.pinned[-1] for group in held)
 
 
-def compare(drawn_model, seed):
-    """Draws what leaves; returns how many groups and dead channels there were."""
-    model, x = drawn_model.model, drawn_model.x
-    if isinstance(model, Holder):
-        model = model.core
+# A softmax over one value is legal: it is 1.
+ONE_VALUE = pytest.mark.filterwarnings("ignore:(?s).*softmax over axis")
+
+
+def compare(seed):
+    """Draws what leaves; returns whether channels left, drawn and dead ones."""
+    one = generated.drawn(seed, parts=6)
+    model = one.model.core if isinstance(one.model, generated.Holder) else one.model
     found = dependencies(model)
     gone = drawn(found, 0.5, np.random.default_rng(seed))
-    assert relative(masked(model, found, gone)(x), without(found, gone)(x)) < 1e-5
+    zeroed = masked(model, found, gone)(one.x)
+    assert relative(zeroed, without(found, gone)(one.x)) < 1e-5, one.notes
     small, report = remove_dead(model)
-    assert relative(model(x), small(x)) < 1e-5, drawn_model.notes
-    return int(gone.sum()), report.channels_removed
+    assert relative(model(one.x), small(one.x)) < 1e-5, one.notes
+    return gone.any(), report.channels_removed > 0
 
 
 def run(count):
-    removed, dead = [], []
-
-    @settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(models(parts=6), st.integers(0, 999))
-    def through(one, seed):
-        groups, channels = compare(one, seed)
-        removed.append(groups > 0)
-        dead.append(channels > 0)
-
-    through()
-    assert sum(removed) > count // 4
-    assert sum(dead) > count // 20
+    drawn_and_dead = np.array([compare(seed) for seed in range(count)])
+    assert drawn_and_dead.sum(axis=0)[0] > count // 4
+    assert drawn_and_dead.sum(axis=0)[1] > count // 20
 
 
+@ONE_VALUE
 def test_40_generated_models():
     run(40)
 
 
 @pytest.mark.slow
+@ONE_VALUE
 def test_500_generated_models():
     run(500)

@@ -29,6 +29,7 @@ def dense(site: Site) -> Answer:
     kernel = to_numpy(layer.kernel)
     out = site.fresh(kernel.shape[1])
     _product_of(site, x, out, (0, 1))
+    site.multiplies(layer.kernel, site.shape[1:-1])
     site.size("units", out)
     site.read(x, out, kernel[None, None], bias="use_bias")
     bounds = affine(kernel[None, None], x.low, x.high)
@@ -75,6 +76,7 @@ def convolution(site: Site) -> Answer:
     taps, inputs, _ = kernel.shape
     split = kernel.reshape(taps, inputs, groups, made // groups).swapaxes(1, 2)
     bounds = affine(split, *inside)
+    site.multiplies(layer.kernel, site.without(site.shape, axis))
     if groups > 1 and inputs == 1:  # each channel for itself
         out = np.repeat(x.ids, made // groups)
         site.size("groups", x.ids)
@@ -102,6 +104,7 @@ def transposed(site: Site) -> Answer:
     kernel = kernel.reshape(-1, 1, *kernel.shape[-2:]).swapaxes(2, 3)
     out = site.fresh(kernel.shape[-1])
     _product_of(site, x, out, (-1, -2))
+    site.multiplies(layer.kernel, site.without(site.taken[0].shape, axis))
     site.size("filters", out)
     # How many taps meet a place depends on the place.
     site.read(x, out, kernel, bias="use_bias", padded=True)
@@ -123,6 +126,7 @@ def _deep(site: Site, x: Channels, variable: Any) -> Channels:
     kernel = to_numpy(variable)
     times = kernel.shape[-1]
     kernel = kernel.reshape(-1, x.n, 1, times)
+    site.multiplies(variable, site.without(site.shape, x.axis))
     site.weight(variable, -2, x.ids)
     inside = (x.low, x.high)
     if _padded(site.operation):
@@ -138,6 +142,7 @@ def separable(site: Site) -> Answer:
     point = to_numpy(layer.pointwise_kernel)
     point = point.reshape(1, 1, *point.shape[-2:])
     out = site.fresh(point.shape[-1])
+    site.multiplies(layer.pointwise_kernel, site.without(site.shape, x.axis))
     site.weight(layer.pointwise_kernel, -2, deep.ids)
     site.weight(layer.pointwise_kernel, -1, out)
     site.weight(layer.bias, 0, out)
@@ -164,6 +169,10 @@ def einsum_dense(site: Site) -> Answer:
         return "channels that the equation does not sum over"
     kernel = to_numpy(layer.kernel)
     site.weight(layer.kernel, letters.index(letter), x.ids)
+    dims = site.taken[0].shape
+    dots = dims[1 : rank - len(inputs)]
+    rest = [n for i, n in zip(inputs[::-1], dims[::-1]) if i not in letters]
+    site.multiplies(layer.kernel, (*dots, *(rest if dots else rest[:-1])))
     rows = np.moveaxis(kernel, letters.index(letter), 0)
     last = outputs[-1]
     axis = len(site.shape) - 1
