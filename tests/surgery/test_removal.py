@@ -195,11 +195,15 @@ def test_traps(trap):
     assert relative(model(x), remove_dead(model)[0](x)) < 1e-5
 
 
+@pytest.mark.advice("surgery/removal.py", "Keep at least one of them.")
 def test_a_layer_that_would_lose_everything_is_named():
     model = keras.Sequential([keras.Input((3,)), L.Dense(4, name="a"), L.Dense(2)])
     found = dependencies(model)
     with pytest.raises(ModelError, match="'a' would lose all of its 4 channels.*Keep"):
         without(found, ~found.held)
+    gone = ~found.held
+    gone[found.free[0].number] = False
+    assert without(found, gone).get_layer("a").units == 1
 
 
 def test_groups_say_which_layers_make_them_and_what_holds_them():

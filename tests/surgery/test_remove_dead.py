@@ -219,6 +219,7 @@ class Branching(Written):
         return self.a(x) if float(ops.sum(x)) > 0 else self.b(self.a(x))
 
 
+@pytest.mark.advice("graph/symbolic.py", "Write call() with layers and keras.ops")
 def test_a_subclassed_model_becomes_a_functional_one():
     model = Written()
     x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")

@@ -171,7 +171,9 @@ def einsum_dense(site: Site) -> Answer:
     site.weight(layer.kernel, letters.index(letter), x.ids)
     dims = site.taken[0].shape
     dots = dims[1 : rank - len(inputs)]
-    rest = [n for i, n in zip(inputs[::-1], dims[::-1]) if i not in letters]
+    rest = [
+        n for i, n in zip(inputs[::-1], dims[::-1], strict=False) if i not in letters
+    ]
     site.multiplies(layer.kernel, (*dots, *(rest if dots else rest[:-1])))
     rows = np.moveaxis(kernel, letters.index(letter), 0)
     last = outputs[-1]
