@@ -288,7 +288,7 @@ class Site:
         """Each number of a kernel is multiplied once a place of this shape."""
         before = self.place.uses.get(id(variable), 0)
         open_ = before is None or None in shape
-        total = None if open_ else before + math.prod(shape)  # type: ignore[operator]
+        total = None if open_ else before + math.prod(shape)
         self.place.uses[id(variable)] = total
 
     def size(self, name: str, ids: np.ndarray, write: Write | None = None) -> None:
