@@ -62,6 +62,10 @@ class TransformedLayer(TransformHost, keras.layers.Wrapper):
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)
 
+    def compute_output_spec(self, *args, **kwargs):
+        """As the layer itself says: not every layer computes shapes from shapes."""
+        return self.layer.compute_output_spec(*args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """Keras' own entries, the layer and the recipe."""
         return {**super().get_config(), "recipe": self.recipe.to_dict()}

@@ -77,6 +77,16 @@ def test_ranges_are_the_trained_ones():
     assert state["conv/input"]["low"] == low
 
 
+@pytest.mark.parametrize("file", ["quantized.h5", "quantized_saved_model"])
+def test_a_quantized_model_is_finalized_with_the_trained_ranges(file):
+    model = tfmot.load_model(GOLDEN / file)
+    high = np.load(GOLDEN / "quantization.npz")["variable:quant_conv/kernel_max:0"]
+    kernel = dlopt.finalize(model).get_layer("conv").kernel.numpy()
+    codes = kernel / (high / 127)  # TFMOT's narrow range: codes from -127 to 127
+    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
+    assert np.abs(codes).max() <= 127.001
+
+
 def _copy(tmp_path, change, file="pruned.h5"):
     """A copy of a file whose model config was changed."""
     path = tmp_path / file

@@ -7,9 +7,12 @@ follows it is marked with the file and a piece of the text:
 """
 
 import ast
+import contextlib
 import pathlib
 import re
 from collections.abc import Iterator
+
+import pytest
 
 from support import source
 
@@ -86,3 +89,38 @@ def followed() -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in _MARKS:
                 place, piece = (ast.literal_eval(a) for a in node.args)
                 yield place, piece
+
+
+class Told:
+    """What a marked test must hear before it follows the advice.
+
+    Args:
+        marks: the pieces of text, all of which must be heard by the end of the test.
+    """
+
+    def __init__(self, marks: list[str]):
+        assert marks, "mark the test with the advice that it follows"
+        self.marks, self.heard = marks, set()
+
+    @contextlib.contextmanager
+    def __call__(self, *kinds):
+        """The block must fail, or warn, with one of the texts."""
+        from keras_dlopt.errors import DloptError
+
+        try:
+            yield
+        except (DloptError, UserWarning, *kinds) as error:
+            said = {text for text in self.marks if _pattern(text).search(str(error))}
+            if not said:
+                pytest.fail(f"none of {self.marks} is said in: {error}")
+            self.heard |= said
+        else:
+            pytest.fail(f"nothing was refused; expected one of {self.marks}")
+
+    def check(self):
+        """Fails for a text that was never heard."""
+        assert self.heard == set(self.marks), f"unheard: {set(self.marks) - self.heard}"
+
+
+def _pattern(text: str) -> re.Pattern:
+    return re.compile(re.escape(text).replace(r"\{\}", ".*"), re.DOTALL)

@@ -107,3 +107,28 @@ def test_each_kind_is_clustered(kind):
     plain = dlopt.finalize(_trained(model, recipe, x))
     big = [w for w in plain.get_weights() if w.ndim > 1]
     assert all(len(np.unique(w)) <= 4 for w in big)
+
+
+class Bare(layers.Layer):
+    """Says nothing about shapes, as most layers that people write."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.kernel)
+
+
+def test_a_wrapped_layer_that_computes_no_shapes_stands_in_any_graph():
+    def made():
+        return dlopt.TransformedLayer(Bare(name="own"), recipe)
+
+    recipe = dlopt.Recipe([(dlopt.named("kernel"), dlopt.Prune(0.5))])
+    inputs = keras.Input((4,))
+    for net in (
+        keras.Model(inputs, made()(inputs)),
+        keras.Sequential([keras.Input((4,)), made()]),
+    ):
+        assert net.outputs[0].shape == (None, 2)
+        (kernel,) = dlopt.finalize(net).get_weights()
+        assert (kernel == 0).sum() == 4

@@ -31,6 +31,7 @@ from keras_dlopt.transforms.prune.pattern import Unstructured
 _SCHEDULES = {"PolynomialDecay": PolynomialDecay, "ConstantSparsity": ConstantSparsity}
 # A frozen range needs one step to observe; these come observed.
 _FROZEN = 1
+_AS_FROZEN = {"frozen": np.float32(1), "last": _FROZEN}
 
 Planned = dict[str, tuple[Transform, dict[str, Any]]]
 
@@ -198,7 +199,7 @@ def _plan_quantized(one, extra) -> Planned:
             )
         else:
             quant = FakeQuant(bits=8, per_channel=low.ndim > 0, freeze=_FROZEN)
-            state = {"low": low, "high": high, "frozen": np.float32(1)}
+            state = {"low": low, "high": high, **_AS_FROZEN}
             planned[f"{one.inner}/{name}"] = (quant, state)
     return planned
 
@@ -208,7 +209,7 @@ def _range(low, high, observer: str) -> tuple[Transform, dict[str, Any]]:
     quant = FakeQuantActivation(
         momentum=MOMENTUM, initial=initial, observer=observer, freeze=_FROZEN
     )
-    state = {"low": low, "high": high, "seen": np.float32(1), "frozen": np.float32(1)}
+    state = {"low": low, "high": high, "seen": np.float32(1), **_AS_FROZEN}
     return quant, state
 
 

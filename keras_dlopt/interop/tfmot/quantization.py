@@ -158,6 +158,9 @@ class QuantizeAnnotate(keras.layers.Wrapper):
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)
 
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """Keras' own entries and the recipe."""
         recipe = self.quantize_config
