@@ -109,7 +109,7 @@ def test_each_kind_is_clustered(kind):
     assert all(len(np.unique(w)) <= 4 for w in big)
 
 
-class Bare(layers.Layer):
+class Bare(keras.layers.Layer):
     """Says nothing about shapes, as most layers that people write."""
 
     def build(self, shape):
