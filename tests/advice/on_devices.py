@@ -169,9 +169,7 @@ def distilling(told):
     fit(inside(loss=Distilled), y=teacher)
 
 
-@advice(
-    "distribute/parallel.py", "Return one value per example: leave the last mean out"
-)
+@advice("distribute/shares.py", "Return one value per example: leave the last mean out")
 def losses_of_one_number(told):
     def mean(y, predicted):
         return keras.ops.mean(keras.ops.square(predicted - y))
@@ -224,9 +222,6 @@ def loss_scaling(told):
 @advice(
     "distribute/parallel.py", "Leave examples out, choose another batch_size, or use"
 )
-@advice(
-    "distribute/parallel.py", "Use batches that the replicas divide, or one kind of"
-)
 def uneven_batches(told):
     model = inside()
     with told():
@@ -236,21 +231,6 @@ def uneven_batches(told):
     plan = distribute.plan("cpu:2", batch_size=8, drop_remainder=True)
     data = tf.data.Dataset.from_tensor_slices((X[:9], Y[:9]))
     fit(model, distribute.prepare(data, plan), None, batch_size=None, shuffle=False)
-
-    def two_heads(*reductions):
-        with TWO.scope():
-            x = keras.Input((8,))
-            heads = [keras.layers.Dense(4, name=name)(x) for name in "ab"]
-            model = distribute.data_parallel(keras.Model(x, heads))
-            losses = [keras.losses.MeanSquaredError(r) for r in reductions]
-            model.compile("sgd", losses)
-        targets = np.zeros((16, 4), "float32")
-        fit(model, y=[targets, targets])
-
-    with told():
-        two_heads("sum", "sum_over_batch_size")
-    for one in ("sum", "sum_over_batch_size"):
-        two_heads(one, one)
 
 
 @advice("distribute/parallel.py", "Compile with jit_compile=False.")
@@ -270,6 +250,22 @@ def normalizing(told):
         distribute.synchronize(alone)
     alone.compile("sgd", LOSS)
     assert distribute.synchronize(alone).layers[0].synchronized
+
+
+@advice("distribute/shares.py", "takes all replicas. Compile with jit_compile=False.")
+def weighing_in_xla(told):
+    def trained(**options):
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
+        with TWO.scope():
+            model = distribute.data_parallel(net())
+            model.compile("sgd", loss, **options)
+        fit(model, sample_weight=np.arange(16.0))
+
+    with told():
+        trained(jit_compile=True)
+    trained(jit_compile=False)
 
 
 @advice("model_parallel/dtensor.py", "Use a multiple, with drop_remainder=True.")

@@ -568,5 +568,5 @@ def test_on_devices():
     )
     lines = [s for s in done.stdout.splitlines() if s.startswith("RESULT ")]
     found = dict(json.loads(line.removeprefix("RESULT ")) for line in lines)
-    assert len(found) == 9, done.stderr[-3000:]
+    assert len(found) == 10, done.stderr[-3000:]
     assert {name: text for name, text in found.items() if text} == {}

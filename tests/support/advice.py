@@ -23,7 +23,8 @@ Add Allow Annotate Ask Build Call Cast Chain Change Check Choose Compare Compile
 Create Declare Decorate Define Delete Divide Download Draw End Export Factorize Finalize
 Fit Freeze Give Hand Import Install Keep Leave Let Load Lower Make Measure Move Name
 Open Pass Prune Put Quantize Raise Read Register Remove Rename Repeat Replace Reshape
-Restore Resume Return Run Save Select Set Split Start Strip Take Train Try Unset Update Use
+Restore Resume Return Run Save Select Set Split Start Strip Take Train Try Unset
+Update Use
 Wait Wrap Write
 """
 VERBS = frozenset(_VERBS.split())
