@@ -11,6 +11,7 @@ from keras_dlopt.callbacks.snapshot import Snapshot
 from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.walk import layers_below
+from keras_dlopt.optimizers.lookahead import Lookahead
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -18,9 +19,11 @@ class AveragedWeights(Configured, keras.callbacks.Callback):
     """Has validation, checkpoints and early stopping see the averaged weights.
 
     An optimizer with `use_ema=True`, or `ScheduleFree`, keeps an average that Keras
-    puts in place only when `fit` ends. With this callback the averages are in the model
-    during validation and at the end of each epoch; the next epoch goes on from the
-    training weights and the optimizer's state as they were.
+    puts in place only when `fit` ends; `Lookahead` keeps slow weights, which its paper
+    evaluates, and nobody puts in place. With this callback they are in the model
+    during validation, at the end of each epoch and after `fit`; the next epoch goes on
+    from the training weights and the optimizer's state as they were. Of a `Lookahead`
+    around an optimizer with averages, those count.
 
     Its place in the list matters: a `ModelCheckpoint` or `EarlyStopping` after it sees
     the averages, a `BackupAndRestore` before it the weights to resume from.
@@ -52,22 +55,24 @@ class AveragedWeights(Configured, keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._held, self._training = None, False
+        self._put_back()  # a `fit` that was interrupted between two epochs
+        self._training = False
 
     def on_train_begin(self, logs=None):
         optimizer = self.model.optimizer
         if not _averages(optimizer):
             raise ConfigError(
                 f"The optimizer {type(optimizer).__name__} keeps no averaged weights. "
-                "Compile with use_ema=True or with optimizers.ScheduleFree, or leave "
-                "AveragedWeights out."
+                "Compile with use_ema=True, with optimizers.ScheduleFree or Lookahead, "
+                "or leave AveragedWeights out."
             )
         self._training = True
-        finalize = optimizer.finalize_variable_values
 
         def from_training_weights(variables):
-            self._put_back()
-            finalize(variables)
+            if self._put_back():
+                _finalize(optimizer, variables)
+            else:  # a later `fit` without this callback, which broke off in between
+                type(optimizer).finalize_variable_values(optimizer, variables)
 
         _compat.restore_method(optimizer, "finalize_variable_values")
         _compat.replace_method(
@@ -81,9 +86,6 @@ class AveragedWeights(Configured, keras.callbacks.Callback):
         if self._training:
             self._put_in()
 
-    def on_test_end(self, logs=None):
-        self._put_back()
-
     def on_epoch_end(self, epoch, logs=None):
         self._put_in()
 
@@ -96,16 +98,16 @@ class AveragedWeights(Configured, keras.callbacks.Callback):
     def _put_in(self) -> None:
         if self._held is None:
             self._held = Snapshot(self.model)
-            optimizer = self.model.optimizer
-            type(optimizer).finalize_variable_values(
-                optimizer, self.model.trainable_variables
-            )
+            _finalize(self.model.optimizer, self.model.trainable_variables)
             self._renew()
 
-    def _put_back(self) -> None:
-        if self._held is not None:
-            self._held.restore()
-            self._held = None
+    def _put_back(self) -> bool:
+        held, self._held = self._held, None
+        # Steps since then, of a `fit` without this callback, are not thrown away.
+        if held is None or not held.holds(self.model.optimizer.iterations):
+            return False
+        held.restore()
+        return True
 
     def _renew(self) -> None:
         """Takes the statistics of BatchNormalization as means over the batches."""
@@ -136,10 +138,30 @@ class AveragedWeights(Configured, keras.callbacks.Callback):
         return {"statistics_from": None}
 
 
+def _inside(optimizer: Any) -> list[Any]:
+    """The optimizers that this one hands its gradients to."""
+    names = ("inner_optimizer", "base")
+    inner = [getattr(optimizer, name, None) for name in names]
+    return [o for o in (*inner, *getattr(optimizer, "optimizers", [])) if o is not None]
+
+
 def _averages(optimizer: Any) -> bool:
     """Whether an optimizer, or one inside it, keeps averages."""
-    inner = [getattr(optimizer, name, None) for name in ("inner_optimizer", "base")]
-    inner += getattr(optimizer, "optimizers", [])
-    own = getattr(optimizer, "use_ema", False)
+    own = getattr(optimizer, "use_ema", False) or isinstance(optimizer, Lookahead)
     drifts = "drift" in getattr(optimizer, "slot_names", ())
-    return own or drifts or any(_averages(o) for o in inner if o is not None)
+    return own or drifts or any(map(_averages, _inside(optimizer)))
+
+
+def _finalize(optimizer: Any, variables: Any) -> None:
+    """Puts averages in place, and slow weights where there are none."""
+    type(optimizer).finalize_variable_values(optimizer, variables)
+    _put_slow(optimizer)
+
+
+def _put_slow(optimizer: Any) -> None:
+    if isinstance(optimizer, Lookahead):
+        if not _averages(optimizer.base):
+            optimizer.put_slow_weights()
+        return
+    for inner in _inside(optimizer):
+        _put_slow(inner)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_dlopt import checks, runtime
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, ModelError
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -147,6 +147,31 @@ class Lookahead(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list: Any) -> None:
         self.base.finalize_variable_values(var_list)
+
+    def averages(self) -> list[Any]:
+        """The slow weights, in the order of the weights; frozen ones, as they are.
+
+        Raises:
+            ModelError: before the first step.
+        """
+        if not self.built or not int(runtime.to_numpy(self.iterations)):
+            raise ModelError(
+                "There are no slow weights to read yet: train at least one step."
+            )
+        return [
+            runtime.value(w if s is None or not getattr(w, "trainable", True) else s)
+            for w, s in zip(self._state.weights, self._state.slow, strict=True)
+        ]
+
+    def put_slow_weights(self) -> None:
+        """Puts the slow weights, which the paper evaluates, in place of the weights.
+
+        Does nothing before the first step. Training can go on from there, but only
+        `callbacks.AveragedWeights` puts the fast weights back.
+        """
+        if self.built and int(runtime.to_numpy(self.iterations)):
+            for weight, value in zip(self._state.weights, self.averages(), strict=True):
+                weight.assign(value)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
