@@ -11,7 +11,6 @@ from keras_dlopt.callbacks.snapshot import Snapshot
 from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.walk import layers_below
-from keras_dlopt.optimizers.lookahead import Lookahead
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -147,9 +146,14 @@ def _inside(optimizer: Any) -> list[Any]:
 
 def _averages(optimizer: Any) -> bool:
     """Whether an optimizer, or one inside it, keeps averages."""
-    own = getattr(optimizer, "use_ema", False) or isinstance(optimizer, Lookahead)
+    own = getattr(optimizer, "use_ema", False) or _is_slow(optimizer)
     drifts = "drift" in getattr(optimizer, "slot_names", ())
     return own or drifts or any(map(_averages, _inside(optimizer)))
+
+
+def _is_slow(optimizer: Any) -> bool:
+    """Whether an optimizer is a `Lookahead`."""
+    return hasattr(optimizer, "put_slow_weights")
 
 
 def _finalize(optimizer: Any, variables: Any) -> None:
@@ -159,7 +163,7 @@ def _finalize(optimizer: Any, variables: Any) -> None:
 
 
 def _put_slow(optimizer: Any) -> None:
-    if isinstance(optimizer, Lookahead):
+    if _is_slow(optimizer):
         if not _averages(optimizer.base):
             optimizer.put_slow_weights()
         return
