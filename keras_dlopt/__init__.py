@@ -7,7 +7,13 @@ that pull in plotting, converters or search load when they are first used.
 from keras_dlopt import callbacks, layers, moved, optimizers, schedules
 from keras_dlopt.int8 import int8_recipe, split_activations
 from keras_dlopt.select import at, everything, inside, matching, named, rank
-from keras_dlopt.surgery import HashedKernel, factorize, hashed_layers, remove_dead
+from keras_dlopt.surgery import (
+    HashedKernel,
+    factorize,
+    hashed_layers,
+    prune_channels,
+    remove_dead,
+)
 from keras_dlopt.transforms import (
     L0,
     Chain,
@@ -103,6 +109,7 @@ __all__ = [
     "post_training",
     "profile_fit",
     "prune",
+    "prune_channels",
     "rank",
     "remove_dead",
     "report",

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from keras_dlopt._compat import changed
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph.normalization import measure_normalization
 from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import TransformedModel
@@ -38,21 +38,13 @@ def recalibrate_batch_normalization(
     """
     plain = model.model if isinstance(model, TransformedModel) else model
     batches = Batches(plain, data, batch_size=batch_size)
-    layers = layers_below(plain, keras.layers.BatchNormalization)
-    if not layers:
+    if not layers_below(plain, keras.layers.BatchNormalization):
         raise ModelError(f"{model.name!r} has no BatchNormalization to measure.")
     with contextlib.ExitStack() as stack:
         for slot, values in _ranges(model):
             for name, value in values.items():
                 stack.callback(slot.write, name, value)
-        for layer in layers:
-            # A frozen one would not look at the data.
-            stack.enter_context(changed(layer, momentum=layer.momentum, trainable=True))
-        for number, batch in enumerate(batches):
-            for layer in layers:
-                layer.momentum = number / (number + 1)
-            model(batch, training=True)
-    return len(layers)
+        return measure_normalization(model, batches)
 
 
 def _ranges(model: Any) -> list[tuple[Any, dict]]:

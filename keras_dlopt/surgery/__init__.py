@@ -9,18 +9,32 @@ from keras_dlopt.surgery.dependencies import (
 )
 from keras_dlopt.surgery.factorize import factorize
 from keras_dlopt.surgery.hashing import HashedKernel, hashed_layers
+from keras_dlopt.surgery.pruning import prune_channels
 from keras_dlopt.surgery.report import RemovalReport, Removed
+from keras_dlopt.surgery.scores import (
+    ChannelNorm,
+    ChannelScore,
+    GeometricMedian,
+    NormalizationScale,
+)
+from keras_dlopt.surgery.sizes import Sizes
 
 __all__ = [
     "ChannelGroup",
+    "ChannelNorm",
+    "ChannelScore",
     "DeadChannels",
     "Dependencies",
+    "GeometricMedian",
     "HashedKernel",
+    "NormalizationScale",
     "Pinned",
     "RemovalReport",
     "Removed",
+    "Sizes",
     "dependencies",
     "factorize",
     "hashed_layers",
+    "prune_channels",
     "remove_dead",
 ]

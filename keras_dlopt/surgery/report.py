@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.surgery.dependencies import Dependencies, Pinned
+from keras_dlopt.surgery.sizes import Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,9 @@ class RemovalReport:
         pinned: what holds channels in place, and why.
         parameters_before: of the model.
         parameters_after: of the new one.
+        macs_before: multiply-accumulates of the layers that have a rule, for one
+            example; None where the model leaves a size open.
+        macs_after: of the new one.
         groups_removed: groups of channels that left.
     """
 
@@ -41,6 +45,8 @@ class RemovalReport:
     pinned: tuple[Pinned, ...]
     parameters_before: int
     parameters_after: int
+    macs_before: int | None
+    macs_after: int | None
     groups_removed: int
 
     @property
@@ -49,9 +55,12 @@ class RemovalReport:
         return sum(len(one.channels) for one in self.removed)
 
     def __str__(self) -> str:
+        macs = ""
+        if self.macs_before is not None:
+            macs = f"MACs {self.macs_before:,} -> {self.macs_after:,}, "
         lines = [
             f"parameters {self.parameters_before:,} -> {self.parameters_after:,}, "
-            f"{self.channels_removed} channels left in {self.groups_removed} groups"
+            f"{macs}{self.channels_removed} channels left in {self.groups_removed} groups"
         ]
         for one in self.removed:
             left = one.before - len(one.channels)
@@ -86,10 +95,14 @@ def report_on(
         seen.add(id(place))
         why = tuple(reasons.get(int(labels[i]), "") for i in lost)
         removed.append(Removed(place.path, tuple(lost.tolist()), len(ids), why))
+    sizes = Sizes(found)
+    known = not sizes.open
     return RemovalReport(
         tuple(removed),
         found.pinned,
         model.count_params(),
         small.count_params(),
+        sizes.macs() if known else None,
+        sizes.macs(gone) if known else None,
         int(gone.sum()),
     )

@@ -120,6 +120,8 @@ class Survey:
         self.shapes: dict[int, list[Channels]] = {}
         # Nothing that is made may lose all its channels.
         self.made: list[tuple[Place, np.ndarray]] = []
+        # Paths of layers whose channels are heads, which no kernel wants in multiples.
+        self.heads: set[str] = set()
         given = []
         for tensor in self.model.inputs:
             facts = self.unknown(tensor)
