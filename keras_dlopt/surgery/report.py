@@ -59,8 +59,9 @@ class RemovalReport:
         if self.macs_before is not None:
             macs = f"MACs {self.macs_before:,} -> {self.macs_after:,}, "
         lines = [
-            f"parameters {self.parameters_before:,} -> {self.parameters_after:,}, {macs}"
-            f"{self.channels_removed} channels in {self.groups_removed} groups left"
+            f"parameters {self.parameters_before:,} -> {self.parameters_after:,}, "
+            + macs
+            + f"{self.channels_removed} channels in {self.groups_removed} groups left"
         ]
         for one in self.removed:
             left = one.before - len(one.channels)
