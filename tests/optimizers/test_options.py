@@ -272,6 +272,16 @@ def test_constraints_hold_after_a_step():
     np.testing.assert_allclose(v.numpy(), [0.0, 6.0], atol=1e-4)
 
 
+def test_lookahead_by_hand():
+    weight, seen = keras.Variable([0.0]), []
+    lookahead = o.Lookahead(o.SGD(1.0), period=2, alpha=0.5)
+    for _ in range(5):
+        lookahead.apply([tf.constant([-1.0])], [weight])
+        seen.append(float(weight[0]))
+    # Two steps to 2, half of the way back to 1; two steps to 3, half of the way to 2.
+    assert seen == [1.0, 1.0, 2.0, 2.0, 3.0]
+
+
 def test_lbfgs_limits_its_step():
     v = keras.Variable([10.0, 0.0])
     lbfgs = o.LBFGS(max_step=0.5)

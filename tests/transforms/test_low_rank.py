@@ -113,6 +113,19 @@ def test_energy_decides_the_rank():
     np.testing.assert_allclose(modes(weight, "svd")[0][:4], [3, 2, 1, 0], atol=1e-6)
 
 
+def test_a_budget_keeps_the_same_energy_of_every_weight():
+    model = keras.Sequential([keras.Input((20,)), L.Dense(20), L.Dense(20)])
+    flat = np.diag([1.0] * 10 + [0.0] * 10)
+    steep = np.diag([3.0, 1.0, 1.0] + [0.0] * 17)
+    for layer, weight in zip(model.layers, (flat, steep), strict=True):
+        layer.kernel.assign(weight)
+    # 7 of 10 against 9 of 11: rank 1 of the second keeps more than rank 8 of the first.
+    ranks = [
+        rule.rank for _, rule in dlopt.low_rank_recipe(model, energy=0.75).entries
+    ]
+    assert ranks == [8, 1]
+
+
 def test_what_low_rank_refuses():
     with pytest.raises(ConfigError, match="Give one of rank .* and ratio"):
         dlopt.LowRank()

@@ -213,6 +213,29 @@ def test_curves_give_every_weight_the_same_loss(seed, sparsity):
         assert np.dot(shares, sizes) / sizes.sum() == pytest.approx(sparsity, abs=1e-6)
 
 
+def test_erk_of_two_layers_by_hand():
+    # Raw densities (2 + 8) / 16 and (4 + 4) / 16; half of 32 weights are kept.
+    units = [_units(np.zeros((2, 8))), _units(np.zeros((4, 4)))]
+    np.testing.assert_allclose(ERK().shares(units, 0.5), [1 - 10 / 18, 1 - 8 / 18])
+
+
+def test_lamp_of_three_weights_by_hand():
+    scores = Lamp()(_member(np.array([3.0, -1.0, 2.0])))
+    np.testing.assert_allclose(scores, [1.0, 1 / 14, 4 / 13])
+
+
+@pytest.mark.parametrize(("sparsity", "zeros"), [(0.0, 0), (0.25, 2), (0.5, 4)])
+def test_of_equal_weights_exactly_so_many_go(sparsity, zeros):
+    (mask,) = choose(
+        [_member(np.ones((2, 4), "float32"))],
+        sparsity,
+        score=Magnitude(),
+        pattern=Unstructured(),
+        distribution=Uniform(),
+    )
+    assert int((mask == 0).sum()) == zeros
+
+
 def test_uniform_rounds_for_every_weight():
     assert Uniform().counts([_units(np.ones(7)), _units(np.ones((2, 5)))], 0.5) == [
         4,

@@ -79,6 +79,18 @@ def test_gradients_are_those_at_the_masked_weights_also_where_masked():
         assert np.abs(got[_masks(small)[place] == 0]).max() > 0
 
 
+def test_where_all_examples_are_alike_the_mean_square_is_the_square_of_the_mean():
+    small = _compiled(_small(dlopt.Prune(0.5)))
+    x, y = (np.repeat(values[:1], 32, axis=0) for values in _data())
+    statistics = dlopt.Statistics(small, (x, y), batches=4, batch_size=8)
+    for slot in small.groups[0].slots:
+        mean, square = (
+            statistics(slot.target.variable, name, 0)
+            for name in ("gradient", "squared_gradient")
+        )
+        np.testing.assert_allclose(square, np.square(mean), rtol=1e-5)
+
+
 def test_measuring_changes_nothing():
     extra = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=1)]
     small = _compiled(_small(dlopt.Prune(0.5), extra=extra), metrics=["mae"])
