@@ -120,9 +120,7 @@ def test_a_budget_keeps_the_same_energy_of_every_weight():
     for layer, weight in zip(model.layers, (flat, steep), strict=True):
         layer.kernel.assign(weight)
     # 7 of 10 against 9 of 11: rank 1 of the second keeps more than rank 8 of the first.
-    ranks = [
-        rule.rank for _, rule in dlopt.low_rank_recipe(model, energy=0.75).entries
-    ]
+    ranks = [rule.rank for _, rule in dlopt.low_rank_recipe(model, energy=0.75).entries]
     assert ranks == [8, 1]
 
 
