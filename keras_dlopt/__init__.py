@@ -10,6 +10,7 @@ from keras_dlopt.select import at, everything, inside, matching, named, rank
 from keras_dlopt.surgery import (
     HashedKernel,
     factorize,
+    finalize,
     hashed_layers,
     prune_channels,
     remove_dead,
@@ -32,7 +33,6 @@ from keras_dlopt.transforms import (
     TransformedModel,
     UpdateTransforms,
     VariationalDropout,
-    finalize,
     low_rank_recipe,
     prune,
     transform,

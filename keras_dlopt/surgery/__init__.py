@@ -8,6 +8,7 @@ from keras_dlopt.surgery.dependencies import (
     dependencies,
 )
 from keras_dlopt.surgery.factorize import factorize
+from keras_dlopt.surgery.finalizing import finalize
 from keras_dlopt.surgery.hashing import HashedKernel, hashed_layers
 from keras_dlopt.surgery.pruning import prune_channels
 from keras_dlopt.surgery.report import RemovalReport, Removed
@@ -34,6 +35,7 @@ __all__ = [
     "Sizes",
     "dependencies",
     "factorize",
+    "finalize",
     "hashed_layers",
     "prune_channels",
     "remove_dead",

@@ -22,6 +22,7 @@ def remove_dead(
     example: Any = None,
     largest: float = LARGEST,
     negligible: float = NEGLIGIBLE,
+    ignore_padding: bool = False,
 ) -> tuple[keras.Model, RemovalReport]:
     """The same function without the channels that do nothing.
 
@@ -38,6 +39,9 @@ def remove_dead(
         largest: no value anywhere in the model is assumed to exceed this.
         negligible: values and changes of at most this count as none. 0 demands proof
             that the function stays the same in real numbers.
+        ignore_padding: whether constants in front of padding leave too. The function
+            then changes where a kernel reaches over the border: the bias holds what
+            the constant amounts to inside. `RemovalReport.uneven` names these layers.
 
     Returns:
         A new model, an ordinary one with the same layer names and compiled state; and a
@@ -60,9 +64,10 @@ def remove_dead(
     """
     checks.number(negligible, name="negligible", least=0)
     found = dependencies(model, example=example, largest=largest)
-    dead = DeadChannels(found, negligible)
+    dead = DeadChannels(found, negligible, ignore_padding=ignore_padding)
     small = without(found, dead.gone, dead.biases())
-    return small, report_on(model, small, found, dead.gone, dead.reasons())
+    report = report_on(model, small, found, dead.gone, dead.reasons())
+    return small, dataclasses.replace(report, uneven=dead.uneven())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,13 +87,21 @@ class DeadChannels:
     Args:
         found: the dependencies of a model.
         negligible: values and changes of at most this count as none.
+        ignore_padding: whether a constant in front of padding counts as one.
 
     Attributes:
         gone: for each group, whether it can leave.
     """
 
-    def __init__(self, found: Dependencies, negligible: float = NEGLIGIBLE):
+    def __init__(
+        self,
+        found: Dependencies,
+        negligible: float = NEGLIGIBLE,
+        *,
+        ignore_padding: bool = False,
+    ):
         self.found, self.negligible = found, negligible
+        self.ignore_padding = ignore_padding
         self._verdicts = [self._verdict(read) for read in found.survey.reads]
         self.gone = self._leaving()
 
@@ -98,7 +111,8 @@ class DeadChannels:
         weight = np.abs(read.kernel).max(axis=0).astype("float64")
         reach = weight * most.reshape(*weight.shape[:2], 1)
         zero = facts.zero(self.negligible)
-        holds = read.bias is not None and not read.padded and read.place.calls == 1
+        even = self.ignore_padding or not read.padded
+        holds = read.bias is not None and even and read.place.calls == 1
         fixed = zero | (facts.fixed(self.negligible) & holds)
         into = labels[facts.ids]
         return _Verdict(read, into, labels[read.out], reach > self.negligible, fixed)
@@ -134,18 +148,26 @@ class DeadChannels:
         """
         found = {}
         for verdict in self._verdicts:
-            facts = verdict.read.facts
-            constant = verdict.fixed & ~facts.zero(self.negligible)
-            values = np.where(
-                constant & self.gone[verdict.into], (facts.low + facts.high) / 2, 0.0
-            )
-            if verdict.read.bias is not None and values.any():
+            values = self._constants(verdict)
+            if values.any():
                 kernel = verdict.read.kernel.sum(axis=0, dtype="float64")
                 rows = values.reshape(kernel.shape[:2])
                 added = np.einsum("gio,gi->go", kernel, rows).ravel()
                 out = verdict.read.out.ravel()
                 found[id(verdict.read.place.operation)] = out, added
         return found
+
+    def _constants(self, verdict: _Verdict) -> np.ndarray:
+        """What leaves and is not zero but held by the bias, 0 for all else."""
+        facts = verdict.read.facts
+        constant = verdict.fixed & ~facts.zero(self.negligible)
+        leaves = constant & self.gone[verdict.into]
+        return np.where(leaves, (facts.low + facts.high) / 2, 0.0)
+
+    def uneven(self) -> tuple[str, ...]:
+        """Paths of layers whose outputs change at the border."""
+        reads = [v.read for v in self._verdicts if self._constants(v).any()]
+        return tuple(read.place.path for read in reads if read.padded)
 
     def reasons(self) -> dict[int, str]:
         """Group -> why it can leave: by what it is at the layers that read it."""

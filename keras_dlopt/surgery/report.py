@@ -39,6 +39,7 @@ class RemovalReport:
             example; None where the model leaves a size open.
         macs_after: of the new one.
         groups_removed: groups of channels that left.
+        uneven: layers whose outputs change where they read padding.
     """
 
     removed: tuple[Removed, ...]
@@ -48,6 +49,7 @@ class RemovalReport:
     macs_before: int | None
     macs_after: int | None
     groups_removed: int
+    uneven: tuple[str, ...] = ()
 
     @property
     def channels_removed(self) -> int:
