@@ -2,14 +2,17 @@
 
 import contextlib
 import io
+import json
+import math
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -79,8 +82,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     try:
         if not path.is_file():
             raise ConfigError(
-                f"There is no file {str(path)!r}. Pass the path of a file written by "
-                "save_compressed."
+                f"There is no file {str(path)!r}. Pass the path of a file that exists."
             )
         with open(path, "rb") as file:
             # No more is asked for than is there: the buffer is allocated at once.
@@ -128,6 +130,70 @@ def read_npz(
             f"This is no .npz archive of plain arrays, or a damaged one: {told[:300]}. "
             "Write it again with np.savez(path, ...), without arrays of objects."
         ) from error
+
+
+# Deeper than anything this package writes, and far from Python's own limit.
+MAX_DEPTH = 100
+MAX_JSON = 2**26
+_IN_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+def parse_json(text: bytes | str, *, finite: bool = True) -> Any:
+    """The value of a JSON text that somebody else may have written.
+
+    Args:
+        text: UTF-8.
+        finite: whether NaN, infinities and numbers beyond float64 are refused.
+
+    Raises:
+        FormatError: for a text that is larger than 64 MiB, no UTF-8, no JSON or nested
+            more than 100 deep, or in which an object has one name twice.
+
+    Example:
+        >>> parse_json(b'{"a": [1, 2]}')
+        {'a': [1, 2]}
+        >>> parse_json('{"a": 1, "a": 2}')
+        Traceback (most recent call last):
+        keras_dlopt.errors.FormatError: This is not valid JSON: a name is given twice \
+among ['a', 'a'].
+    """
+    if not isinstance(text, bytes | str):
+        raise FormatError(f"JSON is a text. Received: {type(text).__name__}.")
+    if len(text) > MAX_JSON:
+        raise FormatError(f"A JSON text of {len(text)} bytes is too large.")
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        _check_depth(decoded)
+        refuse: dict[str, Any] = (
+            {"parse_constant": _finite, "parse_float": _finite} if finite else {}
+        )
+        return json.loads(decoded, object_pairs_hook=_once, **refuse)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"This is not valid JSON: {error}.") from error
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for mark in re.findall(r"[\[\]{}]", _IN_STRINGS.sub("", text)):
+        depth += 1 if mark in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a name given twice would hide what was given first."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a name is given twice among {names!s:.200}")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 def check_folder(path: str | os.PathLike[str], *, name: str) -> None:

@@ -10,9 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.auto.sensitivity_result import Measurement, Sensitivity
+from keras_dlopt import checks
+from keras_dlopt.auto.sensitivity_result import (
+    KINDS,
+    Measurement,
+    Sensitivity,
+    measured,
+)
 from keras_dlopt.errors import ConfigError, DataError, FormatError, ModelError
-from keras_dlopt.files import write_atomic
+from keras_dlopt.files import MAX_JSON, parse_json, read_limited, write_atomic
 from keras_dlopt.graph.targets import Target, weight_targets
 from keras_dlopt.select import Selector, rank
 from keras_dlopt.transforms import FakeQuant, Prune, Transform
@@ -216,13 +222,19 @@ class _Cache:
 
     def _read(self, path: Path) -> None:
         try:
-            data = json.loads(path.read_text())
+            data = parse_json(read_limited(path, MAX_JSON), finite=False)
+            if not isinstance(data, dict) or not {"version", "key"} <= set(data):
+                raise FormatError("it is no object with 'version' and 'key'")
             if data["version"] != VERSION or data["key"] != self.key:
                 return  # another model or other data: measured anew
             self.base = _pair(data["base"])
             self.rows = {
-                (str(p), str(kind), float(level)): _pair(found)
-                for p, kind, level, found in data["rows"]
+                (
+                    checks.text(path, name="a path"),
+                    checks.choice(kind, name="a kind", choices=KINDS),
+                    checks.number(level, name="a level"),
+                ): _pair(found)
+                for path, kind, level, found in data["rows"]
             }
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(
@@ -246,4 +258,4 @@ class _Cache:
 
 def _pair(value: Any) -> tuple[float, float | None]:
     loss, accuracy = value
-    return float(loss), None if accuracy is None else float(accuracy)
+    return measured(loss), None if accuracy is None else measured(accuracy)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 
 KINDS = ("sparsity", "bits")
@@ -142,9 +143,23 @@ class Sensitivity:
             ConfigError: for data of another form.
         """
         try:
-            rows = tuple(Measurement(**row) for row in data["rows"])
-            return cls(**{**data, "rows": rows})
-        except (TypeError, KeyError) as error:
+            rows = tuple(_row(row) for row in data["rows"])
+            accuracy = data["accuracy"]
+            for row in rows:
+                data["sizes"][row.path]  # each weight has one
+            return cls(
+                loss=measured(data["loss"]),
+                accuracy=None if accuracy is None else measured(accuracy),
+                rows=rows,
+                sizes={
+                    checks.text(path, name="a path"): checks.whole(
+                        size, name="a size", least=0
+                    )
+                    for path, size in data["sizes"].items()
+                },
+                key=checks.text(data["key"], name="key"),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"This is not a sensitivity analysis ({error}). Expected what "
                 "Sensitivity.to_dict() wrote."
@@ -194,6 +209,28 @@ class Sensitivity:
         costs, levels = self.costs(kind, quality), self.levels(kind)
         rows = [[costs[p].get(level, np.nan) for level in levels] for p in self.sizes]
         return np.array(rows, "float64")
+
+
+def measured(value: Any) -> float:
+    """A loss or accuracy of a file; a model that breaks has losses of NaN and infinity.
+
+    Raises:
+        TypeError: for what is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
+
+
+def _row(data: Any) -> Measurement:
+    accuracy = data["accuracy"]
+    return Measurement(
+        path=checks.text(data["path"], name="a path"),
+        kind=checks.choice(data["kind"], name="a kind", choices=KINDS),
+        level=checks.number(data["level"], name="a level"),
+        loss=measured(data["loss"]),
+        accuracy=None if accuracy is None else measured(accuracy),
+    )
 
 
 def _name(kind: str, level: float) -> str:

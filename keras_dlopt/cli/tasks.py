@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, DloptError
+from keras_dlopt.files import MAX_JSON, parse_json, read_limited
 
 
 def tasks(
@@ -54,8 +55,8 @@ def tasks(
 
 def _read(file: pathlib.Path) -> list[dict]:
     try:
-        given = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        given = parse_json(read_limited(file, MAX_JSON))
+    except DloptError as error:
         raise ConfigError(
             f"{file} must hold a JSON list of objects, one per trial ({error})."
         ) from None

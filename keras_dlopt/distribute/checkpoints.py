@@ -20,7 +20,7 @@ import numpy as np
 from keras_dlopt import _compat, checks
 from keras_dlopt.distribute.seeds import generators
 from keras_dlopt.errors import ConfigError, DiskError, FormatError
-from keras_dlopt.files import read_npz
+from keras_dlopt.files import parse_json, read_npz
 
 DAMAGED = ("refuse", "older")
 _PREFIX, _POSITION, _ASIDE = "step-", "position.json", "damaged-"
@@ -153,7 +153,7 @@ class Checkpoints:
 
     def _check_model(self, model: keras.Model, folder: pathlib.Path) -> None:
         """Keras loads what has the same shape, and leaves the rest with a warning."""
-        stored = json.loads((folder / _POSITION).read_text()).get("model")
+        stored = parse_json((folder / _POSITION).read_bytes()).get("model")
         own = _signature(model)
         if stored is None or stored == own:
             return
@@ -235,13 +235,16 @@ def _own_sum(kept: Mapping[str, Any]) -> str:
 def _position(folder: pathlib.Path) -> Position:
     """What is in a checkpoint's folder, once its files are those that were written."""
     try:
-        found = json.loads((folder / _POSITION).read_text())
+        found = parse_json((folder / _POSITION).read_bytes())
         epoch, batch = int(found["epoch"]), int(found["batch"])
         count = int(found["count_at_epoch"])
         if min(epoch, batch, count) < 0:
             raise ValueError(f"negative numbers: {epoch}, {batch}, {count}")
         if "files" in found or "sha256" in found:  # older versions noted no sums
             _check_sums(folder, found)
+        for name in ("data", "model"):
+            if not isinstance(found.get(name, {}), dict | None):
+                raise TypeError(f"{name!r} is no object")
         return Position(epoch, batch, count, found.get("data"), folder)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(folder, error) from error

@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import json
 import os
 import re
 import subprocess
@@ -10,7 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, FormatError
+from keras_dlopt.files import parse_json
 
 TPU_SECONDS = 120.0
 _ROLES = ("chief", "worker")  # that train
@@ -119,17 +119,10 @@ def read_cluster(environment: Mapping[str, str]) -> WorkerCluster | None:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """The object in TF_CONFIG; a name given twice would hide what was given first."""
-
-    def once(pairs):
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError(f"a name is given twice among {[k for k, _ in pairs]}")
-        return found
-
+    """The object in TF_CONFIG."""
     try:
-        config = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(text)
+    except FormatError as error:
         raise _no_object(text, error) from None
     if not isinstance(config, dict):
         raise _no_object(text, f"it is a {type(config).__name__}")

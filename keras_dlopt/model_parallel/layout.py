@@ -144,9 +144,19 @@ class Layout:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Layout":
-        """The layout that `to_dict` wrote."""
-        rules = [(selector_from_dict(s), tuple(axes)) for s, axes in data["rules"]]
-        return cls(data["mesh"], rules)
+        """The layout that `to_dict` wrote.
+
+        Raises:
+            ConfigError: for data that is not a layout.
+        """
+        try:
+            rules = [(selector_from_dict(s), tuple(axes)) for s, axes in data["rules"]]
+            return cls(dict(data["mesh"]), rules)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ConfigError(
+                f"This is not a layout ({type(error).__name__}: {error}). Expected "
+                "what Layout.to_dict() wrote."
+            ) from error
 
 
 def automatic_layout(

@@ -9,7 +9,8 @@ from typing import Any
 
 from keras_dlopt import checks
 from keras_dlopt.config import decode, encode
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, FormatError
+from keras_dlopt.files import parse_json
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.select import Selector, selector_from_dict
 from keras_dlopt.transforms.base import Transform
@@ -131,9 +132,9 @@ class Recipe:
             ConfigError: for text that is not JSON or not a recipe.
         """
         try:
-            data = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"The recipe is not valid JSON: {error}.") from None
+            data = parse_json(text)
+        except FormatError as error:
+            raise ConfigError(f"The recipe cannot be read. {error}") from None
         return cls.from_dict(data)
 
 

@@ -177,7 +177,7 @@ def test_archives_of_objects(told):
 
 
 @advice("files.py", "Check its permissions.")
-@advice("files.py", "Pass the path of a file written by save_compressed.")
+@advice("files.py", "Pass the path of a file that exists.")
 def test_files_that_cannot_be_read(told, tmp_path, monkeypatch):
     with told():
         read_limited(tmp_path / "absent", 9)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import _compat
 from keras_dlopt.config import encode
 from keras_dlopt.errors import FormatError
 from keras_dlopt.graph.targets import weight_targets
@@ -61,6 +62,20 @@ def load_model(path: str | Path) -> keras.Model:
             that is fused into its layer.
     """
     source = files.read(Path(path))
+    stored = sum(a.size for own in source.arrays.values() for a in own.values())
+    try:
+        with _compat.limited_variables(stored):
+            return _converted(source, path)
+    except FormatError:
+        raise
+    except Exception as error:  # Keras raises a dozen kinds for configs that are none
+        raise FormatError(
+            f"{str(path)!r} describes no model that Keras 3 can build "
+            f"({type(error).__name__}: {error!s:.500})."
+        ) from error
+
+
+def _converted(source: files.LegacyModel, path: str | Path) -> keras.Model:
     model, wrapped, inputs = legacy.plain_model(source.kind, source.config)
     if not model.built:
         raise FormatError(

@@ -5,7 +5,6 @@ variables through TensorFlow's checkpoint reader. The graph in it is ignored.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.errors import ConfigError, FormatError
+from keras_dlopt.files import parse_json
 
 MAX_BYTES = 2**31
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -48,9 +48,9 @@ def read(path: Path) -> LegacyModel:
         )
     try:
         found = _saved_model(path) if path.is_dir() else _hdf5(path)
-    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        if isinstance(error, FormatError):
-            raise
+    except FormatError:
+        raise
+    except Exception as error:  # h5py, protobuf and TensorFlow raise a dozen kinds
         raise _unreadable(path, f"{type(error).__name__}: {error}") from error
     if found.kind not in ("Sequential", "Functional", "Model"):
         raise _unreadable(path, f"it holds a {found.kind!r}")
@@ -77,7 +77,7 @@ def _hdf5(path: Path) -> LegacyModel:
 
     with h5py.File(path, "r") as file:
         text = file.attrs["model_config"]
-        model = json.loads(text.decode() if isinstance(text, bytes) else text)
+        model = parse_json(text, finite=False)
         root = file["model_weights"]
         names = [_text(n) for n in root.attrs["layer_names"]]
         arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -161,4 +161,4 @@ def _metadata(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"keras_metadata.pb is damaged: {error}") from error
     for one in found:
         if one.metadata:
-            yield one.path, json.loads(one.metadata)
+            yield one.path, parse_json(one.metadata, finite=False)
