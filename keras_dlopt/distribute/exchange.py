@@ -36,22 +36,15 @@ class Exchange:
             else _make_states(strategy, compression, variables)
         )
 
-    def weigh(self, grads: list[Any]) -> list[Any]:
-        """This replica's gradients as its share of the batch counts."""
-        import tensorflow as tf
-
-        share = self.shares.here
-        grads = [tf.convert_to_tensor(g) for g in grads]  # tf.IndexedSlices too
-        if share is None:
-            return grads
-        # A replica without examples may hold NaN: 0 * NaN is 0 here.
-        return [tf.math.multiply_no_nan(g, tf.cast(share, g.dtype)) for g in grads]
-
     def __call__(self, grads: list[Any], variables: list[Any]) -> list[Any]:
         """The replicas' sums; called in a replica, and the same on all."""
         import tensorflow as tf
 
-        grads = self.weigh(grads)
+        share = self.shares.here
+        grads = [tf.convert_to_tensor(g) for g in grads]  # tf.IndexedSlices too
+        if share is not None:
+            # A replica without examples may hold NaN: 0 * NaN is 0 here.
+            grads = [tf.math.multiply_no_nan(g, tf.cast(share, g.dtype)) for g in grads]
         if self.compression is None:
             return runtime.total(grads)
         context = tf.distribute.get_replica_context()

@@ -221,13 +221,13 @@ class _Parallel:
             return
         self._hooked = optimizer
         strategy = model.distribute_strategy
+        if hasattr(optimizer, "inner_optimizer"):
+            check_loss_scaling(optimizer, self.compression)
+            weigh_scaled(optimizer, self.shares)
+            return
         exchange = Exchange(
             strategy, self.compression, model.trainable_variables, self.shares
         )
-        if hasattr(optimizer, "inner_optimizer"):
-            check_loss_scaling(optimizer, self.compression)
-            weigh_scaled(optimizer, exchange)
-            return
         while isinstance(optimizer, Lookahead):
             optimizer = optimizer.base  # which gets the gradients
         if isinstance(optimizer, Optimizer):
@@ -247,14 +247,17 @@ def _is_keras_step(model: keras.Model) -> bool:
     return stock and "train_step" not in vars(model)
 
 
-def weigh_scaled(optimizer: Any, exchange: Exchange) -> None:
-    """Has a loss-scaling optimizer get each replica's gradients as they count."""
-    plain = optimizer.apply
+def weigh_scaled(optimizer: Any, shares: Shares) -> None:
+    """Has a loss-scaling optimizer count each replica's loss by its share."""
+    plain = optimizer.scale_loss
 
-    def apply(grads, trainable_variables=None):
-        return plain(exchange.weigh(list(grads)), trainable_variables)
+    def scale_loss(loss):
+        share = shares.here
+        if share is not None:
+            loss = loss * keras.ops.cast(share, loss.dtype)
+        return plain(loss)
 
-    _compat.replace_method(optimizer, "apply", apply)
+    _compat.replace_method(optimizer, "scale_loss", scale_loss)
 
 
 def check_loss_scaling(optimizer: Any, compression: Compression | None) -> None:

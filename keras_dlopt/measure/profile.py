@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_dlopt import checks
+from keras_dlopt.callbacks.preparing import is_plain, prepare
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph.walk import layers_below
 
@@ -93,7 +94,8 @@ def profile_fit(
     Weights, optimizer state and metrics are put back at the end.
 
     Args:
-        model: built and compiled, with an optimizer; TensorFlow backend, one device.
+        model: compiled with an optimizer; TensorFlow backend, one device. One that its
+            first batch builds is built, without a step.
         x: as for `fit`: arrays, or a `tf.data.Dataset` of `(x, y)` batches.
         y: targets, where `x` is an array.
         batch_size: examples per step, where `x` is an array.
@@ -101,7 +103,8 @@ def profile_fit(
         rounds: number of times each run is repeated.
 
     Raises:
-        ModelError: for a model that is not built or compiled.
+        ModelError: for a model that is not compiled, and for one that is not built
+            where its train step cannot be traced, or its parts not apart.
         DataError: for data without a single full batch.
         ConfigError: on backends other than TensorFlow.
 
@@ -116,8 +119,7 @@ def profile_fit(
     """
     _check(model, steps, rounds)
     batch, given = _inputs(x, y, batch_size, steps)
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    prepare(model, model.train_step, _spec(batch))
     kept = _snapshot(model)
     try:
         model.fit(verbose=0, **given)  # traces the step
@@ -142,10 +144,9 @@ def _check(model: keras.Model, steps: int, rounds: int) -> None:
         )
     checks.whole(steps, name="steps", least=2)
     checks.count(rounds, name="rounds")
-    if not model.built or not model.compiled or model.optimizer is None:
+    if not model.compiled or model.optimizer is None:
         raise ModelError(
-            f"{model.name} must be built and compiled with an optimizer. Give it an "
-            "Input and call compile() first."
+            f"{model.name} must be compiled with an optimizer. Call compile() first."
         )
 
 
@@ -168,12 +169,24 @@ def _inputs(x, y, batch_size: int, steps: int) -> tuple[Any, dict[str, Any]]:
         )
     rows = np.resize(np.arange(count // batch_size * batch_size), batch_size * steps)
 
-    def pick(rows):
-        return tf.nest.map_structure(lambda v: np.asarray(v)[rows], (x, y))
+    def pick(values, rows):
+        return keras.tree.map_structure(lambda v: np.asarray(v)[rows], values)
 
-    batch = tf.nest.map_structure(tf.convert_to_tensor, pick(rows[:batch_size]))
-    many = pick(rows)
-    return batch, {"x": many[0], "y": many[1], "batch_size": batch_size}
+    whole = keras.utils.pack_x_y_sample_weight(x, y)
+    batch = keras.tree.map_structure(
+        tf.convert_to_tensor, pick(whole, rows[:batch_size])
+    )
+    many = {"x": pick(x, rows), "y": None if y is None else pick(y, rows)}
+    return batch, {**many, "batch_size": batch_size}
+
+
+def _spec(batch: Any) -> Any:
+    """What a batch is made of, of any number of examples."""
+    import tensorflow as tf
+
+    return keras.tree.map_structure(
+        lambda v: tf.TensorSpec([None, *v.shape[1:]], v.dtype), batch
+    )
 
 
 def _snapshot(model: keras.Model) -> list[tuple[Any, np.ndarray]]:
@@ -197,8 +210,7 @@ def _measure(model, batch, given, steps, rounds) -> tuple[dict[str, float], floa
     runs = _step_functions(model, batch)
     times: dict[str, list[float]] = {name: [] for name in (*runs, "same batch", "fit")}
     stalls = []
-    for run in runs.values():
-        run()
+    _warm(model, runs)
     for _ in range(rounds):
         for name, run in runs.items():
             for _ in range(steps):
@@ -210,6 +222,26 @@ def _measure(model, batch, given, steps, rounds) -> tuple[dict[str, float], floa
         times["fit"] += spans
         stalls.append(stall)
     return {name: float(np.median(v)) for name, v in times.items()}, max(stalls)
+
+
+def _warm(model, runs) -> None:
+    """Traces each part.
+
+    Raises:
+        ModelError: for a train step of the model's own that does what its parts do not.
+    """
+    try:
+        for run in runs.values():
+            run()
+    except Exception as error:
+        if is_plain(model.train_step):
+            raise
+        raise ModelError(
+            f"The parts of {type(model).__name__}.train_step cannot be timed apart: "
+            "model(x) and compute_loss(x, y, y_pred, sample_weight) fail on the data "
+            "as fit gives it. Give data with targets, or time fit as a whole with "
+            "tf.profiler."
+        ) from error
 
 
 def _step_functions(model, batch) -> dict[str, Callable[[], Any]]:

@@ -54,6 +54,56 @@ def test_parts_sum_up_to_the_step_and_the_model_is_as_before():
     assert a == b
 
 
+class Nested(keras.Model):
+    """Subclassed, with a Sequential without Input inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = _late()
+
+    def call(self, x):
+        return self.body(x)
+
+
+class Coder(Nested):
+    """With a train step of its own, that makes the targets of the inputs."""
+
+    def train_step(self, data):
+        x = keras.utils.unpack_x_y_sample_weight(data)[0]
+        return super().train_step((x, x[:, :3, 0, 0]))
+
+
+def _late():
+    parts = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3)]
+    return keras.Sequential(parts)
+
+
+@pytest.mark.parametrize("build", [_late, Nested, Coder])
+def test_a_model_that_its_first_batch_builds_is_left_as_built(build):
+    def made(built):
+        keras.utils.set_random_seed(1)
+        model = build()
+        if built:
+            model(X[:1])
+        model.compile(keras.optimizers.Adagrad(0.1), "mse")
+        return model
+
+    y = np.eye(3, dtype="float32")[Y]
+    late, early = made(False), made(True)
+    result = profile_fit(late, X, y, batch_size=8, steps=2, rounds=1)
+    assert result.step_seconds > 0
+    for a, b in zip(late.weights, early.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    histories = [
+        m.fit(X, y, batch_size=8, shuffle=False, verbose=0).history
+        for m in (late, early)
+    ]
+    assert histories[0] == histories[1]
+    if build is Coder:  # the other way that the error advises is not ours
+        with pytest.raises(ModelError, match="Coder.train_step cannot be timed apart"):
+            profile_fit(late, X, batch_size=8, steps=2, rounds=1)
+
+
 def test_a_slow_pipeline_shows_as_data_wait():
     def slow(x):
         return tf.numpy_function(_sleep, [x], tf.float32)
@@ -110,7 +160,7 @@ def test_advice_names_the_remedy():
 
 
 def test_errors(monkeypatch):
-    with pytest.raises(ModelError, match="must be built and compiled"):
+    with pytest.raises(ModelError, match=r"must be compiled with an optimizer. Call"):
         profile_fit(_model(compiled=False), X, Y)
     with pytest.raises(DataError, match="Received 24 examples, fewer than one batch"):
         profile_fit(_model(), X, Y, batch_size=32)
