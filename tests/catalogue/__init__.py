@@ -17,6 +17,7 @@ CONTRACTS = (
     "mixed_bfloat16",
     "steps_per_execution",
     "no_retrace",
+    "built_late",
     "replicas",
     "jax",
 )
@@ -34,6 +35,8 @@ class Case:
         input_shape: of one example, for layers and models.
         random: draws random numbers in training, so only finiteness and shapes are
             compared between backends and strategies.
+        optimizer: builds what the model trains with, where the contracts' SGD does
+            not do.
         exempt: contract name -> the documented reason why it does not apply.
     """
 
@@ -42,6 +45,7 @@ class Case:
     make: Callable[[], Any]
     input_shape: tuple[int, ...] = (8,)
     random: bool = False
+    optimizer: Callable[[], Any] | None = None
     exempt: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

@@ -83,11 +83,55 @@ def _transformed(transform):
     return dlopt.transform(_conv(), dlopt.Recipe([(selector, transform)]))
 
 
-def trial(case: Case, *, jit: bool = False, steps_per_execution: int = 1) -> Trial:
-    """Builds and compiles the small model around one catalogued object."""
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = _late_layers()
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+
+class Nested(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.body = keras.Sequential(_late_layers())
+
+    def call(self, x):
+        return self.body(x)
+
+
+def _late_layers():
+    dense = keras.layers.Dense
+    return [dense(8, activation="relu"), dense(CLASSES)]
+
+
+# Models that their first batch builds.
+LATE = {
+    "sequential": lambda: keras.Sequential(_late_layers()),
+    "subclassed": Subclassed,
+    "nested": Nested,
+}
+
+
+def trial(
+    case: Case,
+    *,
+    jit: bool = False,
+    steps_per_execution: int = 1,
+    late: str | None = None,
+) -> Trial:
+    """Builds and compiles the small model around one catalogued object.
+
+    Args:
+        case: of the catalogue.
+        jit: as for `compile`.
+        steps_per_execution: as for `compile`.
+        late: of `LATE`, for callbacks, optimizers and schedules.
+    """
     keras.utils.set_random_seed(7)
     obj = case.make()
-    optimizer: Any = keras.optimizers.SGD(0.05)
+    optimizer: Any = (case.optimizer or (lambda: keras.optimizers.SGD(0.05)))()
     callbacks: list[Any] = []
     shape = case.input_shape
     if case.kind == "transform":
@@ -97,7 +141,7 @@ def trial(case: Case, *, jit: bool = False, steps_per_execution: int = 1) -> Tri
     elif case.kind == "model":
         model = obj
     else:
-        model = _base(shape)
+        model = _base(shape) if late is None else LATE[late]()
         if case.kind == "optimizer":
             optimizer = obj
         elif case.kind == "schedule":

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from catalogue import all_cases
-from contracts.building import trial
+from contracts.building import LATE, trial
+from contracts.equality import difference
 from keras_dlopt.config import Configured, arguments, decode
 from keras_dlopt.errors import ConfigError
 
@@ -169,3 +170,15 @@ def test_second_fit_does_not_retrace(case):
     before, after = _plain_training(case.name).traces
     assert before > 0
     assert after == before
+
+
+@pytest.mark.parametrize("late", LATE)
+@_cases("built_late", kinds=("callback",))
+def test_a_model_that_its_first_batch_builds_trains_as_a_built_one(case, late):
+    runs = []
+    for built in (True, False):
+        t = trial(case, late=late)
+        if built:
+            t.model(t.x[:1])
+        runs += [t.run(epochs=2), t.run()]
+    assert difference(runs[0], runs[2]) == difference(runs[1], runs[3]) == 0.0
