@@ -1,5 +1,6 @@
 """A model that runs another model with transformed weights."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,13 +8,14 @@ import keras
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
-from keras_dlopt.graph.walk import check_built, is_functional
+from keras_dlopt.graph.walk import check_built, is_functional, walk
 from keras_dlopt.transforms import trainer
 from keras_dlopt.transforms.face import Face
 from keras_dlopt.transforms.host import Hidden, TransformHost
 from keras_dlopt.transforms.recipe import Recipe, check_recipe
 from keras_dlopt.transforms.updating import UpdateTransforms
 
+_HALF = "mixed_float16"
 # What Sequential and Functional models have beyond a `keras.Model`.
 FACE = ("input", "inputs", "output", "outputs", "input_shape", "output_shape")
 
@@ -147,9 +149,83 @@ class TransformedModel(TransformHost, keras.Model):
             "recipe with FakeQuant."
         )
 
-    def call(self, inputs, training=None):
+    @property
+    def layers(self) -> list[Any]:
+        """The layers of the wrapped model, as `get_layer` gives them."""
+        model = vars(self).get("model")
+        if model is None:  # Keras asks while this is being made
+            return super().layers
+        if not is_functional(model):
+            return model.layers
+        return [self._shown().view(layer) for layer in model.layers]
+
+    @property
+    def input_spec(self) -> Any:
+        """What the wrapped model takes."""
+        model = vars(self).get("model")
+        return None if model is None else model.input_spec
+
+    @property
+    def path(self) -> str | None:
+        """The name, as that of any model."""
+        return super().path or self.name
+
+    @property
+    def dtype_policy(self) -> Any:
+        """float32, in which transforms compute; the wrapped model keeps its own."""
+        return super().dtype_policy
+
+    @dtype_policy.setter
+    def dtype_policy(self, value: Any) -> None:
+        raise ModelError(
+            f"{self.name!r} is transformed, and its transforms compute in float32. "
+            f"Received the dtype policy {value!r}. Give it to the layers of the model "
+            "before transform(); they keep it."
+        )
+
+    def compile(self, *args, **kwargs) -> None:
+        """As `keras.Model.compile`; the loss is scaled for layers of `mixed_float16`.
+
+        Keras asks the outer policy, which is float32, and gradients in float16 of the
+        layers inside would vanish.
+        """
+        super().compile(*args, **kwargs)
+        given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
+        scaling = keras.optimizers.LossScaleOptimizer
+        half = any(of.dtype_policy.name == _HALF for _, of, _ in walk(self.model))
+        plain = self.optimizer and not isinstance(self.optimizer, scaling)
+        self._auto_scale_loss = bool(given.get("auto_scale_loss", True))
+        if half and plain and self._auto_scale_loss:
+            self.optimizer = scaling(self.optimizer, name="loss_scale_optimizer")
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Keras' own, and whether the loss is scaled for layers in float16."""
+        config = super().get_compile_config()
+        if config:
+            config["auto_scale_loss"] = self._auto_scale_loss
+        return config
+
+    def compile_from_config(self, config) -> None:
+        """Compiles as `get_compile_config()` says, which Keras leaves to this class."""
+        given = keras.saving.deserialize_keras_object(config)
+        # Files of earlier versions have the state of an optimizer that does not scale.
+        self.compile(**{"auto_scale_loss": False} | given)
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def compute_output_shape(self, *args, **kwargs) -> Any:
+        """The wrapped model's."""
+        return self.model.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs) -> Any:
+        """From a symbolic run, as Keras does where no method tells the shape."""
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def call(self, inputs, *args, training=None, **kwargs):
+        """Runs the wrapped model, with what else its `call` takes."""
         return self.run(
-            lambda: self.model(inputs, training=training), training=bool(training)
+            lambda: self.model(inputs, *args, training=training, **kwargs),
+            training=bool(training),
         )
 
     def fit(
