@@ -193,10 +193,11 @@ class TransformedModel(TransformHost, keras.Model):
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
         scaling = keras.optimizers.LossScaleOptimizer
         half = any(of.dtype_policy.name == _HALF for _, of, _ in walk(self.model))
-        plain = self.optimizer and not isinstance(self.optimizer, scaling)
+        own: Any = vars(self).get("optimizer")
+        plain = own is not None and not isinstance(own, scaling)
         self._auto_scale_loss = bool(given.get("auto_scale_loss", True))
         if half and plain and self._auto_scale_loss:
-            self.optimizer = scaling(self.optimizer, name="loss_scale_optimizer")
+            self.optimizer = scaling(own, name="loss_scale_optimizer")
 
     def get_compile_config(self) -> dict[str, Any]:
         """Keras' own, and whether the loss is scaled for layers in float16."""
@@ -210,8 +211,9 @@ class TransformedModel(TransformHost, keras.Model):
         given = keras.saving.deserialize_keras_object(config)
         # Files of earlier versions have the state of an optimizer that does not scale.
         self.compile(**{"auto_scale_loss": False} | given)
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+        own: Any = vars(self).get("optimizer")
+        if own is not None:
+            own.build(self.trainable_variables)
 
     def compute_output_shape(self, *args, **kwargs) -> Any:
         """The wrapped model's."""
