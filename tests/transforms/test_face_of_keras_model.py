@@ -205,7 +205,8 @@ VALUES = """
     distribute_strategy dtype dtype_policy input input_dtype input_shape input_spec
     inputs jit_compile layers loss metrics metrics_names name optimizer output
     output_names output_shape outputs path predict_function quantization_mode
-    run_eagerly steps_per_execution stop_training supports_jit supports_masking test_function
+    run_eagerly steps_per_execution stop_training supports_jit supports_masking
+    test_function
     train_function trainable unrolled_steps_per_execution variable_dtype
 """
 # What it computes: the same of a transformed model and of what is finalized.
