@@ -8,7 +8,7 @@ import keras
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
-from keras_dlopt.graph.walk import check_built, is_functional, walk
+from keras_dlopt.graph.walk import check_built, is_functional, own_layers, walk
 from keras_dlopt.transforms import trainer
 from keras_dlopt.transforms.face import Face
 from keras_dlopt.transforms.host import Hidden, TransformHost
@@ -155,9 +155,9 @@ class TransformedModel(TransformHost, keras.Model):
         model = vars(self).get("model")
         if model is None:  # Keras asks while this is being made
             return super().layers
-        if not is_functional(model):
-            return model.layers
-        return [self._shown().view(layer) for layer in model.layers]
+        inner = own_layers(model)
+        functional = is_functional(model)
+        return [self._shown().view(one) for one in inner] if functional else inner
 
     @property
     def input_spec(self) -> Any:
