@@ -5,7 +5,6 @@ that pull in plotting, converters or search load when they are first used.
 """
 
 from keras_dlopt import callbacks, layers, moved, optimizers, schedules
-from keras_dlopt.int8 import int8_recipe, split_activations
 from keras_dlopt.select import at, everything, inside, matching, named, rank
 from keras_dlopt.surgery import (
     HashedKernel,
@@ -58,10 +57,12 @@ _MODULES = (
     "trials",
 )
 _NAMES = {
+    "int8_recipe": "int8",
     "profile_fit": "measure",
     "load_compressed": "storage",
     "save_compressed": "storage",
     "sensitivity": "auto",
+    "split_activations": "int8",
 }
 
 __all__ = [

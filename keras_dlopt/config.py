@@ -9,8 +9,10 @@ No module named in the data is ever imported: a class comes back if it is regist
 with `keras.saving.register_keras_serializable`, or is Keras' own.
 """
 
+import dataclasses
 import importlib
 import inspect
+import typing
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, ClassVar, Self
@@ -142,7 +144,7 @@ class Value(Configured):
 
     def _key(self) -> tuple[Any, ...]:
         names = arguments(type(self))
-        return (type(self), *(_frozen(getattr(self, name)) for name in names))
+        return (type(self), *(_fixed(getattr(self, name)) for name in names))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Value) and self._key() == other._key()
@@ -151,13 +153,27 @@ class Value(Configured):
         return hash(self._key())
 
 
-def _frozen(value: Any) -> Any:
+@typing.dataclass_transform(frozen_default=True)
+def frozen(cls: Any = None, *, kw_only: bool = False) -> Any:
+    """Makes a `Value` of its fields: a frozen dataclass with the `repr` of a `Value`.
+
+    A subclass that adds no field needs none of it.
+
+    Args:
+        cls: the class; None where this is called with options.
+        kw_only: whether its fields are given by name only.
+    """
+    make = dataclasses.dataclass(frozen=True, repr=False, eq=False, kw_only=kw_only)
+    return make if cls is None else make(cls)
+
+
+def _fixed(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return tuple(_frozen(v) for v in value)
+        return tuple(_fixed(v) for v in value)
     if isinstance(value, Mapping):
-        return frozenset((k, _frozen(v)) for k, v in value.items())
+        return frozenset((k, _fixed(v)) for k, v in value.items())
     if isinstance(value, _KERAS) and not isinstance(value, Value):
-        return _frozen(encode(value))
+        return _fixed(encode(value))
     return value
 
 

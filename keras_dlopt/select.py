@@ -12,18 +12,18 @@ Example:
     ['a/kernel']
 """
 
-import dataclasses
 import re
 from typing import Any
 
 import keras
 
 from keras_dlopt import moved
+from keras_dlopt.config import Value, arguments, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 
 
-class Selector:
+class Selector(Value):
     """A predicate on a `Target`, with `&`, `|`, `~` and a plain-data form."""
 
     def __call__(self, target: Target) -> bool:
@@ -33,9 +33,8 @@ class Selector:
     def to_dict(self) -> dict[str, Any]:
         """The selector as JSON-ready data."""
         (key,) = [k for k, cls in _KINDS.items() if cls is type(self)]
-        (field,) = dataclasses.fields(self)  # type: ignore[arg-type]
-        value = getattr(self, field.name)
-        return {key: _plain(value)}
+        (name,) = arguments(type(self))
+        return {key: _plain(getattr(self, name))}
 
     def __and__(self, other: "Selector") -> "Selector":
         return AllOf((self, _checked(other)))
@@ -64,7 +63,7 @@ def _checked(other: Any) -> Selector:
     return other
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class AllOf(Selector):
     """Selects what all parts select."""
 
@@ -74,7 +73,7 @@ class AllOf(Selector):
         return all(part(target) for part in self.parts)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class AnyOf(Selector):
     """Selects what any part selects."""
 
@@ -84,7 +83,7 @@ class AnyOf(Selector):
         return any(part(target) for part in self.parts)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Not(Selector):
     """Selects what the part does not."""
 
@@ -94,7 +93,7 @@ class Not(Selector):
         return not self.part(target)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Named(Selector):
     """Selects by the last part of the path."""
 
@@ -104,7 +103,7 @@ class Named(Selector):
         return target.name in self.names
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Rank(Selector):
     """Selects weights by their number of dimensions."""
 
@@ -114,7 +113,7 @@ class Rank(Selector):
         return target.shape is not None and len(target.shape) in self.ranks
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Inside(Selector):
     """Selects what lies in a layer of one of these classes, at any depth."""
 
@@ -134,7 +133,7 @@ class Inside(Selector):
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Matching(Selector):
     """Selects by a regular expression that must match the whole path."""
 
@@ -144,7 +143,7 @@ class Matching(Selector):
         return re.fullmatch(self.pattern, target.path) is not None
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class At(Selector):
     """Selects exactly these paths."""
 

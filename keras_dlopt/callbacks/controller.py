@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Seen:
     """What a controller sees of one train step.
 

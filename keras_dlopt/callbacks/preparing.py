@@ -12,7 +12,7 @@ from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.walk import layers_below
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LossSource:
     """Where the loss of a batch is found in a train step.
 

@@ -1,17 +1,31 @@
-"""Codecs: `encode`, `decode`, `config`, in NumPy, without Keras."""
+"""Codecs: `encode`, `decode`, `config`, in NumPy, without Keras.
 
-from keras_dlopt.codecs.deflate import Deflate
-from keras_dlopt.codecs.gaps import Gaps
-from keras_dlopt.codecs.hints import Codebook, Grid, Hint
-from keras_dlopt.codecs.huffman import Huffman
-from keras_dlopt.codecs.lattice import find_grid
-from keras_dlopt.codecs.tensor import Tensor
+Each loads when its name is first used: a model that trains needs the hints alone.
+"""
+
+from typing import Any
+
+from keras_dlopt import moved
 from keras_dlopt.errors import ConfigError
 
-_CODECS = {"deflate": Deflate, "gaps": Gaps, "huffman": Huffman, "tensor": Tensor}
+_HOME = {
+    "Codebook": "hints",
+    "Deflate": "deflate",
+    "Gaps": "gaps",
+    "Grid": "hints",
+    "Hint": "hints",
+    "Huffman": "huffman",
+    "Tensor": "tensor",
+    "find_grid": "lattice",
+}
+_CODECS = {name.lower(): name for name in ("Deflate", "Gaps", "Huffman", "Tensor")}
+
+__all__ = ["get", *_HOME]
+
+__getattr__ = moved.names(__name__, homes=_HOME)
 
 
-def get(config: dict):
+def get(config: dict[str, Any]) -> Any:
     """The codec that `config()` described.
 
     >>> get({"codec": "huffman", "limit": 12})
@@ -24,17 +38,8 @@ def get(config: dict):
             f"codec must be one of {sorted(_CODECS)}. Received: {name!r}. Pass what "
             "the config() of a codec returned."
         )
-    return _CODECS[name](**options)
+    return __getattr__(_CODECS[name])(**options)
 
 
-__all__ = [
-    "Codebook",
-    "Deflate",
-    "Gaps",
-    "Grid",
-    "Hint",
-    "Huffman",
-    "Tensor",
-    "find_grid",
-    "get",
-]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Codebook:
     """The weight is exactly `values[indices]`.
 
@@ -21,7 +21,7 @@ class Codebook:
     values: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
     """The weight is exactly `(codes * scale).astype(dtype)`.
 

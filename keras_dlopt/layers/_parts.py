@@ -10,7 +10,7 @@ from keras_dlopt.layers._shared import channel_axis, data_format
 from keras_dlopt.layers.batch_normalization import BatchNormalization
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
     """Convolutions and normalizations with common settings.
 

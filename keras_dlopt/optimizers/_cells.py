@@ -15,7 +15,7 @@ GRID = 2.0**24  # float32 numbers between 0.5 and 1 are 1 / GRID apart
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill [0, 1) evenly
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Cell:
     """One trainable weight and its state.
 

@@ -23,7 +23,7 @@ from keras_dlopt.optimizers._slab import Slab
 HIDDEN = ("average", "gradient_accumulator")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Built:
     """What `build` finds out; a plain object, so that Keras does not track it twice."""
 

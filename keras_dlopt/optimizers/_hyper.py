@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from keras_dlopt import checks
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Hyper:
     """One hyper-parameter: its default, and what returns it checked."""
 

@@ -16,7 +16,7 @@ from keras_dlopt.optimizers import _gradients
 from keras_dlopt.optimizers._cells import Cell
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class OneCall:
     """One call of `apply` on one replica.
 

@@ -1,10 +1,10 @@
 """Schedules: step -> float, one type for learning rate, sparsity, temperature, bits."""
 
+from keras_dlopt import moved
 from keras_dlopt.schedules.base import Schedule
 from keras_dlopt.schedules.cycles import CosineRestarts, Cyclical
 from keras_dlopt.schedules.join import Join
 from keras_dlopt.schedules.parts import Constant
-from keras_dlopt.schedules.plotting import plot
 from keras_dlopt.schedules.regrowth import (
     LotterySparsity,
     OneShotSparsity,
@@ -37,3 +37,5 @@ __all__ = [
     "WarmupStableDecay",
     "plot",
 ]
+
+__getattr__ = moved.names(__name__, homes={"plot": "plotting"})

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from keras_dlopt import _compat
-from keras_dlopt.codecs import find_grid
 from keras_dlopt.codecs.container import MAX_BYTES, limit_of
 from keras_dlopt.codecs.hints import Grid, Hint
+from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 from keras_dlopt.files import read_limited, write_atomic
 from keras_dlopt.graph.walk import custom_classes

@@ -3,7 +3,7 @@
 from keras_dlopt import moved
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
-from keras_dlopt.transforms.finalize import coding_hints, finalize
+from keras_dlopt.transforms.finalize import finalize
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.low_rank import LowRank, low_rank_recipe
 from keras_dlopt.transforms.model import TransformedModel, transform
@@ -84,4 +84,4 @@ __all__ = [
     "transform",
 ]
 
-__getattr__ = moved.names(__name__)
+__getattr__ = moved.names(__name__, homes={"coding_hints": "coding"})

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from keras_dlopt.codecs import Grid, find_grid
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
@@ -17,19 +16,6 @@ from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel
 from keras_dlopt.transforms.updating import hosts
-
-
-def coding_hints(model: keras.Model) -> dict[int, Grid]:
-    """The grids that weights of a model lie on.
-
-    They are found from the weights themselves, to the bit, so a model that was saved,
-    copied or made elsewhere has them too.
-
-    Returns:
-        Position in `model.weights` -> the grid.
-    """
-    found = ((i, find_grid(to_numpy(v))) for i, v in enumerate(model.weights))
-    return {i: grid for i, grid in found if grid is not None}
 
 
 def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:

@@ -8,8 +8,7 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.schedules import PolynomialSparsity
-from keras_dlopt.transforms import Context, LSQActivation, State
-from keras_dlopt.transforms.finalize import coding_hints
+from keras_dlopt.transforms import Context, LSQActivation, State, coding_hints
 
 KERNELS = dlopt.named("kernel")
 

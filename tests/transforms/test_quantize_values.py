@@ -313,7 +313,7 @@ def test_levels_of_activations_start_where_batches_end():
         (lambda: t.Quantizer(q.TernaryGrid(), freeze=5), "freeze=5 is for grids that"),
         (
             lambda: t.Quantizer(gradient=q.LearnedStep(), observer="mse"),
-            r"MSE\(steps=100\) is for grids that a range places",
+            r"MSE\(\) is for grids that a range places",
         ),
         (lambda: t.ActivationQuantizer(q.TernaryGrid()), "change with every batch"),
         (lambda: q.GivenRange(1, 2), "low <= 0 <= high"),

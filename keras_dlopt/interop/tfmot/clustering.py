@@ -1,13 +1,13 @@
 """Clustering under TFMOT's names."""
 
 import contextlib
-import dataclasses
 import enum
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dlopt.config import frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.interop.tfmot.wrapping import WEIGHTS, wrap
@@ -29,7 +29,7 @@ class CentroidInitialization(enum.StrEnum):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class GridDensity(Start):
     """TFMOT's density-based start: the distribution function on a grid of 30 points.
 
@@ -63,7 +63,6 @@ class GridDensity(Start):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class TensorFlowKMeansPlusPlus(Start):
     """TensorFlow's own k-means++ draws, with the seed that TFMOT fixes."""
 
@@ -81,7 +80,6 @@ class TensorFlowKMeansPlusPlus(Start):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class KeptValues(Start):
     """The values that a clustered weight has already."""
 

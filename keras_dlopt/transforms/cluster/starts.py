@@ -1,7 +1,5 @@
 """Where k-means starts: small frozen values, or their names."""
 
-import dataclasses
-
 import keras
 import numpy as np
 
@@ -9,7 +7,6 @@ from keras_dlopt import checks
 from keras_dlopt.config import Value
 
 
-@dataclasses.dataclass(frozen=True)
 class Start(Value):
     """The first centroids of a clustering.
 
@@ -32,7 +29,6 @@ class Start(Value):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt", name="Linear")
-@dataclasses.dataclass(frozen=True)
 class LinearStart(Start):
     """Evenly spaced from the smallest to the largest number.
 
@@ -48,7 +44,6 @@ class LinearStart(Start):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Density(Start):
     """Evenly spaced in the cumulative distribution: as many weights in each cluster.
 
@@ -62,7 +57,6 @@ class Density(Start):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt", name="cluster_Random")
-@dataclasses.dataclass(frozen=True)
 class RandomStart(Start):
     """Drawn evenly between the smallest and the largest number.
 
@@ -77,7 +71,6 @@ class RandomStart(Start):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class KMeansPlusPlus(Start):
     """Drawn in proportion to the squared distance to the nearest one drawn before.
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_dlopt import checks
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 
@@ -65,7 +65,6 @@ class Distribution(Value):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Uniform(Distribution):
     """The same sparsity for every weight.
 
@@ -82,7 +81,7 @@ class Uniform(Distribution):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Global(Distribution):
     """One threshold for all weights of the recipe entry: the lowest scores of all go.
 
@@ -128,7 +127,6 @@ class Global(Distribution):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class ERK(Distribution):
     """Large weights become sparser than small ones, by their dimensions.
 
@@ -156,7 +154,7 @@ class ERK(Distribution):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True, eq=False)
+@frozen
 class BySensitivity(Distribution):
     """Insensitive weights become sparser than sensitive ones.
 

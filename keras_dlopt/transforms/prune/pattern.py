@@ -1,13 +1,12 @@
 """Which weights stand or fall together."""
 
-import dataclasses
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_dlopt import checks
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.channels import input_axes, output_axes
 from keras_dlopt.graph.targets import Target
@@ -53,7 +52,7 @@ class Pattern(Value):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Unstructured(Pattern):
     """Every weight for itself.
 
@@ -66,8 +65,8 @@ class Unstructured(Pattern):
         ConfigError: for other ties.
 
     Example:
-        >>> Unstructured()
-        Unstructured(ties='index')
+        >>> Unstructured(ties="keep")
+        Unstructured(ties='keep')
     """
 
     ties: Ties = "index"
@@ -82,7 +81,7 @@ class Unstructured(Pattern):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class NofM(Pattern):
     """At most n of every m neighbours along an axis stay.
 
@@ -152,7 +151,7 @@ class NofM(Pattern):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Blocks(Pattern):
     """Rectangular blocks of the last axes, as cache lines and vector units like them.
 
@@ -223,7 +222,7 @@ class Blocks(Pattern):
         return mask
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Slices(Pattern):
     """All weights that share an index along one axis, or along several.
 
@@ -261,7 +260,6 @@ class Slices(Pattern):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Rows(Slices):
     """All weights of one input: of a unit in dense kernels, of a channel in others.
 
@@ -276,7 +274,6 @@ class Rows(Slices):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Columns(Slices):
     """All weights of one index of the last axis: of an output unit in dense kernels.
 
@@ -291,7 +288,6 @@ class Columns(Slices):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Filters(Slices):
     """All weights of one output channel, also of depthwise and transposed kernels.
 

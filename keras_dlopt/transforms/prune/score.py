@@ -1,12 +1,10 @@
 """How much a weight matters."""
 
-import dataclasses
-
 import keras
 import numpy as np
 
 from keras_dlopt import checks
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.transforms.base import Member, State
 
 
@@ -32,7 +30,6 @@ class Score(Value):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Magnitude(Score):
     """|w|.
 
@@ -49,7 +46,6 @@ class Magnitude(Score):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Lamp(Score):
     """Layer-adaptive magnitude: comparable between weights, so meant for `Global()`.
 
@@ -76,7 +72,6 @@ class Lamp(Score):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Taylor(Score):
     """|g w|: the change of the loss, to first order, when the weight becomes zero.
 
@@ -102,7 +97,6 @@ class Taylor(Score):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class SNIP(Taylor):
     """|g w| at the start: the effect of a connection on the loss, before training.
 
@@ -117,7 +111,6 @@ class SNIP(Taylor):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class HessianDiagonal(Score):
     """h w^2 / 2 with h the diagonal of the empirical Fisher matrix, the mean of g^2.
 
@@ -143,7 +136,7 @@ class HessianDiagonal(Score):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Random(Score):
     """Numbers from a uniform distribution: the baseline that a score must beat.
 
@@ -170,7 +163,6 @@ class Random(Score):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class Movement(Score):
     """A trained score s, which falls where training moves a weight towards zero.
 

@@ -62,7 +62,7 @@ class Prune(Transform):
 
     Example:
         >>> Prune(0.9) >> Prune(pattern=NofM(2, 4))
-        Prune(sparsity=0.9) >> Prune(sparsity=0.5, pattern=NofM(n=2, m=4, axis=-2))
+        Prune(sparsity=0.9) >> Prune(sparsity=0.5, pattern=NofM(n=2, m=4))
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural
     Networks" (arXiv:1506.02626), section 3; scheduled as in Zhu and Gupta

@@ -5,7 +5,6 @@ formula beside it; `grid.place` and `grid.values` are the forward formula.
 """
 
 import abc
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt import checks
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.transforms.quantize.grids import (
     BinaryGrid,
     IntegerGrid,
@@ -71,7 +70,7 @@ def sum_to(x: Any, like: Any) -> Any:
     return ops.reshape(summed, like.shape)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Gradient(Value, abc.ABC):
     """How a rounding is differentiated; u is the gradient of what was rounded.
 
@@ -134,7 +133,7 @@ def _where(inside: Any, upstream: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class StraightThrough(Gradient):
     """u passes as if nothing were rounded, but where a value was clipped: there 0.
 
@@ -156,7 +155,6 @@ class StraightThrough(Gradient):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ThroughScale(Gradient):
     """The derivative of the scale times that of the codes.
 
@@ -222,7 +220,7 @@ class TrainedGradient(Gradient):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class LearnedStep(TrainedGradient):
     """Trains the step s of a grid, and the value of its code 0 if `offset`.
 
@@ -294,7 +292,7 @@ class LearnedStep(TrainedGradient):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class LearnedLevel(TrainedGradient):
     """Trains the level a at which values are clipped, the largest of the grid.
 
@@ -357,7 +355,6 @@ class LearnedLevel(TrainedGradient):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnedLevels(TrainedGradient):
     """Trains the two levels -n and p of a ternary grid.
 

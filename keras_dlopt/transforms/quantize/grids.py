@@ -6,7 +6,6 @@ broadcasts to what is rounded: `fit` has them from a range, `measured` from the 
 """
 
 import abc
-import dataclasses
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.codecs.hints import Codebook, Grid
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.quantize.layout import ScaleLayout
 
@@ -106,7 +105,7 @@ def check_bits(bits: Any, *, least: int = 2, most: int = 16) -> None:
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class IntegerGrid(QuantizationGrid):
     """The integers of b bits times a scale, counted from the code of 0.
 
@@ -190,7 +189,7 @@ class IntegerGrid(QuantizationGrid):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class MinMaxGrid(QuantizationGrid):
     """2^bits levels from the smallest to the largest value; 0 need not be one.
 
@@ -238,7 +237,7 @@ class MinMaxGrid(QuantizationGrid):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class PowerOfTwoGrid(QuantizationGrid):
     """0 and signed powers of two, so that products are shifts.
 
@@ -288,7 +287,6 @@ def _power(exponent, xp):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class BinaryGrid(QuantizationGrid):
     """Two levels, -a and a, with a = mean|x|; 0 goes up."""
 
@@ -301,7 +299,7 @@ class BinaryGrid(QuantizationGrid):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class TernaryGrid(QuantizationGrid):
     """Three levels, -n, 0 and p: 0 where |x| <= d, else that of the sign.
 

@@ -5,7 +5,6 @@ a recipe. Wherever one is asked for, its name does as well: `"min_max"`,
 `"moving_average"`, `"peak_hold"`, `"percentile"`, `"mse"` or `"kl"`.
 """
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt import checks
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.quantize.batch import batch_range, replica_values
 from keras_dlopt.transforms.quantize.grids import IntegerGrid, QuantizationGrid
@@ -72,7 +71,6 @@ def _ends(values: np.ndarray, counts: np.ndarray | None):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class MinMax(Observer):
     """From the smallest to the largest value ever seen: nothing is clipped.
 
@@ -91,7 +89,7 @@ class MinMax(Observer):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class MovingAverage(Observer):
     """A moving average of each batch's smallest and largest value.
 
@@ -112,7 +110,7 @@ class MovingAverage(Observer):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class PeakHold(MovingAverage):
     """Widens at once to each batch's ends, and narrows as a moving average does.
 
@@ -135,7 +133,7 @@ class PeakHold(MovingAverage):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Percentile(Observer):
     """Leaves out the rarest values at both ends.
 
@@ -171,7 +169,7 @@ class Percentile(Observer):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class MSE(Observer):
     """The range with the smallest mean squared error of what is rounded to it.
 
@@ -223,7 +221,7 @@ class MSE(Observer):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class KL(Observer):
     """The range whose grid loses the least information about the distribution.
 
@@ -319,7 +317,7 @@ def observer_of(given: Any) -> Observer:
 
     Example:
         >>> observer_of("percentile")
-        Percentile(percentile=99.99)
+        Percentile()
     """
     if isinstance(given, Observer):
         return given

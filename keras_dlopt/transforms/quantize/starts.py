@@ -4,7 +4,6 @@ A start is a small frozen value. A weight is measured when the model is transfor
 activation over the batches before the quantizer begins to round.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.transforms.quantize.batch import replica_mean
 from keras_dlopt.transforms.quantize.grids import (
@@ -50,7 +49,6 @@ class ScaleStart(Value):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class FromMagnitude(ScaleStart):
     """A step of 2 mean|x| / sqrt(highest code).
 
@@ -73,7 +71,6 @@ class FromMagnitude(ScaleStart):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class FromRange(ScaleStart):
     """The observer's range: with `MSE()` that of the smallest error."""
 
@@ -93,7 +90,6 @@ class FromRange(ScaleStart):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class FromMeans(ScaleStart):
     """The means of the weights above and below a ternary grid's zeros."""
 
@@ -114,7 +110,7 @@ class FromMeans(ScaleStart):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class GivenRange(ScaleStart):
     """A range that is known.
 
