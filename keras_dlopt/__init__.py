@@ -6,14 +6,6 @@ that pull in plotting, converters or search load when they are first used.
 
 from keras_dlopt import callbacks, layers, moved, optimizers, schedules
 from keras_dlopt.select import at, everything, inside, matching, named, rank
-from keras_dlopt.surgery import (
-    HashedKernel,
-    factorize,
-    finalize,
-    hashed_layers,
-    prune_channels,
-    remove_dead,
-)
 from keras_dlopt.transforms import (
     L0,
     Chain,
@@ -36,6 +28,7 @@ from keras_dlopt.transforms import (
     prune,
     transform,
 )
+from keras_dlopt.transforms.hashed_kernel import HashedKernel
 
 __version__ = "0.1.0"
 
@@ -57,8 +50,13 @@ _MODULES = (
     "trials",
 )
 _NAMES = {
+    "factorize": "surgery",
+    "finalize": "surgery",
+    "hashed_layers": "surgery",
     "int8_recipe": "int8",
     "profile_fit": "measure",
+    "prune_channels": "surgery",
+    "remove_dead": "surgery",
     "load_compressed": "storage",
     "save_compressed": "storage",
     "sensitivity": "auto",

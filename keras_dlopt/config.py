@@ -24,9 +24,9 @@ from keras_dlopt.checks import nearest
 from keras_dlopt.errors import ConfigError
 
 _OWN = "keras_dlopt>"
-# Loads when a config names what nobody has registered: its starts and schedules stand
-# in recipes that were saved.
-_LATE = "keras_dlopt.interop.tfmot"
+# These load when a config names what nobody has registered: scores of channels, and
+# TFMOT's starts and schedules, which stand in recipes that were saved.
+_LATE = ("keras_dlopt.surgery", "keras_dlopt.interop.tfmot")
 # What Keras writes in a form of its own, with the name of a module.
 _KERAS = (
     keras.optimizers.schedules.LearningRateSchedule,
@@ -227,9 +227,9 @@ def _class_of(name: str) -> Any:
     """The class of a registered name; None if nobody here has registered one."""
     find = keras.saving.get_registered_object
     cls = find(_OWN + name) or find(name)
-    if cls is None:
-        importlib.import_module(_LATE)
-        cls = find(_OWN + name)
+    for late in _LATE if cls is None else ():
+        importlib.import_module(late)
+        cls = cls or find(_OWN + name)
     return cls
 
 

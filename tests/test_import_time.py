@@ -33,6 +33,7 @@ OWN_LATE = [
     "keras_dlopt.export",
     "keras_dlopt.int8",
     "keras_dlopt.schedules.plotting",
+    "keras_dlopt.surgery",
 ]
 
 

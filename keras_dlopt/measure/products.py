@@ -11,7 +11,7 @@ from typing import Any
 from keras import layers
 
 from keras_dlopt.graph.kinds import calls_like
-from keras_dlopt.surgery.hashing import HashedKernel
+from keras_dlopt.transforms.hashed_kernel import HashedKernel
 
 Shape = tuple[int, ...]
 Count = Callable[[Any, Sequence[Shape], Shape], int | None]

@@ -9,7 +9,7 @@ from keras_dlopt.surgery.dependencies import (
 )
 from keras_dlopt.surgery.factorize import factorize
 from keras_dlopt.surgery.finalizing import finalize
-from keras_dlopt.surgery.hashing import HashedKernel, hashed_layers
+from keras_dlopt.surgery.hashing import hashed_layers
 from keras_dlopt.surgery.pruning import prune_channels
 from keras_dlopt.surgery.report import RemovalReport, Removed
 from keras_dlopt.surgery.scores import (
@@ -19,6 +19,7 @@ from keras_dlopt.surgery.scores import (
     NormalizationScale,
 )
 from keras_dlopt.surgery.sizes import Sizes
+from keras_dlopt.transforms.hashed_kernel import HashedKernel
 
 __all__ = [
     "ChannelGroup",

@@ -1,6 +1,5 @@
 """How much a group of channels matters: its weights in all layers it passes."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dlopt import checks
-from keras_dlopt.config import Value
+from keras_dlopt.config import Value, frozen
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.dependencies import Dependencies
@@ -40,7 +39,7 @@ class ChannelScore(Value):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
+@frozen
 class ChannelNorm(ChannelScore):
     """The norm of all weights of a channel in a kernel.
 
@@ -71,7 +70,6 @@ class ChannelNorm(ChannelScore):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class NormalizationScale(ChannelScore):
     """|gamma| of the BatchNormalization that a channel passes.
 
@@ -93,7 +91,6 @@ class NormalizationScale(ChannelScore):
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-@dataclasses.dataclass(frozen=True)
 class GeometricMedian(ChannelScore):
     """The sum of distances to all other channels of the kernel; a small one has twins.
 
