@@ -148,6 +148,6 @@ def _copy(layer: Any) -> Any:
         ) from error
 
 
-def like(layer: Any, **config: Any) -> Any:
+def like(layer: Any, /, **config: Any) -> Any:
     """A layer that is not built, of the same class and with other arguments."""
     return type(layer).from_config(layer.get_config() | config)

@@ -65,13 +65,9 @@ class Dependencies:
     def groups(self) -> tuple[ChannelGroup, ...]:
         """All groups that some layer makes, in the order of the model."""
         made: dict[int, dict[str, list[int]]] = {}
-        seen = set()
-        for place, ids in self.survey.made:
-            if id(place) in seen:
-                continue
-            seen.add(id(place))
+        for path, ids in self.survey.made.items():
             for index, label in enumerate(self.labels[ids].tolist()):
-                made.setdefault(label, {}).setdefault(place.path, []).append(index)
+                made.setdefault(label, {}).setdefault(path, []).append(index)
         why: dict[int, list[str]] = {}
         for pin in self.survey.pins:
             text = f"{pin.path} ({pin.kind}): {pin.reason}"
@@ -111,9 +107,9 @@ class Dependencies:
 
     def emptied(self, gone: np.ndarray) -> tuple[str, np.ndarray] | None:
         """A layer that would lose all channels, by path, and the groups it has."""
-        for place, ids in self.survey.made:
+        for path, ids in self.survey.made.items():
             if len(ids) and not self.stays(ids, gone).any():
-                return place.path, self.labels[ids]
+                return path, self.labels[ids]
         return None
 
 

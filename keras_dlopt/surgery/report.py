@@ -89,15 +89,13 @@ def report_on(
         gone: for each group, whether it left.
         reasons: group -> why.
     """
-    removed, seen = [], set()
-    for place, ids in found.survey.made:
+    removed = []
+    for path, ids in found.survey.made.items():
         labels = found.labels[ids]
         lost = np.flatnonzero(gone[labels])
-        if id(place) in seen or not len(lost):
-            continue
-        seen.add(id(place))
-        why = tuple(reasons.get(int(labels[i]), "") for i in lost)
-        removed.append(Removed(place.path, tuple(lost.tolist()), len(ids), why))
+        if len(lost):
+            why = tuple(reasons.get(int(labels[i]), "") for i in lost)
+            removed.append(Removed(path, tuple(lost.tolist()), len(ids), why))
     sizes = Sizes(found)
     known = not sizes.open
     return RemovalReport(

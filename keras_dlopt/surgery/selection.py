@@ -130,7 +130,7 @@ def _shares(
     found: Dependencies, limits: Mapping[str, float], max_share: float
 ) -> dict[str, float]:
     """Path of each layer that makes channels -> the share that may leave."""
-    paths = dict.fromkeys(place.path for place, _ in found.survey.made)
+    paths = list(found.survey.made)
     shares: dict[str, float] = dict.fromkeys(paths, max_share)
     for pattern, share in limits.items():
         checks.number(share, name=f"limits[{pattern!r}]", least=0, most=1)

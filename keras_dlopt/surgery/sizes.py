@@ -19,10 +19,12 @@ class Sizes:
         self._found = found
         held: dict[int, list[tuple[int, np.ndarray]]] = {}
         self._uses: dict[int, int | None] = {}
+        self._products: list[tuple[np.ndarray, int]] = []
         self.open: list[str] = []  # layers whose places the model leaves open
         for place in found.survey.places.values():
             for key, (_, axes) in place.weights.items():
                 held[key] = [(a, found.labels[ids]) for a, ids in axes.items()]
+            self._products += [(found.labels[i], n) for i, n in place.products]
             for key, uses in place.uses.items():
                 self._uses[key] = uses
                 if uses is None:
@@ -52,7 +54,11 @@ class Sizes:
 
     def macs(self, gone: np.ndarray | None = None) -> int:
         """Multiply-accumulates of the layers that have a rule, for one example."""
-        return sum(n * (self._uses.get(id(v)) or 0) for v, n in self._elements(gone))
+        total = sum(n * (self._uses.get(id(v)) or 0) for v, n in self._elements(gone))
+        for labels, each in self._products:
+            left = len(labels) if gone is None else len(labels) - gone[labels].sum()
+            total += each * int(left)
+        return total
 
 
 def _numpy_name(dtype: str) -> str:

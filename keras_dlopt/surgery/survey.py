@@ -40,6 +40,7 @@ class Place:
         nodes: the first tensors of the nodes that call it.
         uses: id of a variable -> how often each of its numbers is multiplied, for one
             example; None where the model leaves a size open.
+        products: ids, and the multiplications that each takes without a weight.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Place:
     calls: int = 0
     nodes: set[int] = dataclasses.field(default_factory=set)
     uses: dict[int, int | None] = dataclasses.field(default_factory=dict)
+    products: list[tuple[np.ndarray, int]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,8 +120,8 @@ class Survey:
         self.reads: list[Read] = []
         self.pins: list[Pin] = []
         self.shapes: dict[int, list[Channels]] = {}
-        # Nothing that is made may lose all its channels.
-        self.made: list[tuple[Place, np.ndarray]] = []
+        # What makes channels -> their ids; nothing may lose them all.
+        self.made: dict[str, np.ndarray] = {}
         # Paths of layers whose channels are heads, which no kernel wants in multiples.
         self.heads: set[str] = set()
         given = []
@@ -293,19 +295,35 @@ class Site:
         total = None if open_ else before + math.prod(shape)
         self.place.uses[id(variable)] = total
 
-    def size(self, name: str, ids: np.ndarray, write: Write | None = None) -> None:
-        """An argument of the layer counts these channels."""
+    def size(
+        self,
+        name: str,
+        ids: np.ndarray,
+        write: Write | None = None,
+        *,
+        makes: str | None = "",
+    ) -> None:
+        """An argument of the layer counts these channels.
+
+        Args:
+            name: of the argument.
+            ids: of the channels.
+            write: sets it; by default to the number of those that stay.
+            makes: what comes behind the path of the layer to name them; None if they
+                are counted elsewhere.
+        """
 
         def count(config: dict[str, Any], stays: np.ndarray) -> None:
             config[name] = int(stays.sum())
 
         before = self.place.sizes.setdefault(name, (ids, write or count))[0]
         self.join(before, ids)
-        self.keeps_one(ids)
+        if makes is not None:
+            self.keeps_one(ids, makes)
 
-    def keeps_one(self, ids: np.ndarray) -> None:
+    def keeps_one(self, ids: np.ndarray, part: str = "") -> None:
         """Not all of these may leave."""
-        self.survey.made.append((self.place, ids))
+        self.survey.made.setdefault(f"{self.place.path}{part}", ids)
 
     def read(
         self,

@@ -140,6 +140,30 @@ def dense_on_images(x):
     return L.Dense(3)(L.UpSampling2D(2, interpolation="bilinear")(y))
 
 
+def recurrent(x):
+    y = L.Reshape((36, 4))(x)
+    y = L.GRU(5, return_sequences=True)(L.LSTM(6, return_sequences=True)(y))
+    y = L.SimpleRNN(4, return_sequences=True)(L.GRU(3, reset_after=False)(y)[:, None])
+    return L.Dense(3)(y)
+
+
+def both_ways(x):
+    y = L.Bidirectional(L.LSTM(4, return_sequences=True))(L.Reshape((36, 4))(x))
+    y = L.Bidirectional(L.GRU(3, return_sequences=True), merge_mode="ave")(y)
+    return L.Dense(3)(y)
+
+
+def heads(x):
+    y = L.Dense(5)(L.Reshape((36, 4))(x))
+    y = L.MultiHeadAttention(4, 3, value_dim=2)(y, L.Dense(6)(y))
+    return L.Dense(3)(L.MultiHeadAttention(2, 3, output_shape=7)(y, y))
+
+
+def embedded(x):
+    tokens = ops.cast(ops.round(ops.abs(x[:, :, 0, 0])), "int32")
+    return L.Dense(3)(L.Embedding(12, 5)(tokens))
+
+
 # name -> how many groups may leave, counted by hand
 TRAPS = {
     concat_with_itself: 4,
@@ -165,6 +189,10 @@ TRAPS = {
     joins: 5,
     concat_of_rows: 5,
     dense_on_images: 9,
+    recurrent: 18,
+    both_ways: 7,
+    heads: 29,  # 5, 4 heads, 6, 5, 2 heads, 7
+    embedded: 5,
 }
 
 

@@ -82,7 +82,7 @@ def group_normalization(site: Site) -> Answer:
     for name in ("gamma", "beta"):
         site.weight(getattr(layer, name, None), 0, x.ids)
     if layer.groups != -1:
-        site.size("groups", x.ids)
+        site.size("groups", x.ids, makes=None)
     return x.bounded(*ANY)
 
 

@@ -228,12 +228,12 @@ def split(site: Site) -> Answer:
     sizes = [tensor.shape[axis] for tensor in site.outputs]
     ends = np.cumsum(sizes)[:-1]
     parts = np.split(np.arange(x.n), ends)
-    for part in parts:
-        site.keeps_one(x.ids[part])
+    for number, part in enumerate(parts):
+        site.keeps_one(x.ids[part], f":{number}")
 
     def write(config: dict[str, Any], stays: np.ndarray) -> None:
         counts = np.concatenate([[0], np.cumsum(stays)])
         config["indices_or_sections"] = [int(counts[end]) for end in ends]
 
-    site.size("indices_or_sections", x.ids, write)
+    site.size("indices_or_sections", x.ids, write, makes=None)
     return [x.taken(part) for part in parts]

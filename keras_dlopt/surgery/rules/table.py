@@ -6,7 +6,7 @@ from typing import Any
 from keras import layers as L
 
 from keras_dlopt.surgery.bounds import ELEMENTWISE
-from keras_dlopt.surgery.rules import elementwise, shapes, weighted
+from keras_dlopt.surgery.rules import elementwise, sequences, shapes, weighted
 
 _TOGETHER = "normalizes several channels together"
 _MIXES = "mixes channels"
@@ -21,6 +21,9 @@ RULES: dict[Any, Callable[..., Any] | str] = {
     ),
     **dict.fromkeys((L.DepthwiseConv1D, L.DepthwiseConv2D), weighted.depthwise),
     **dict.fromkeys((L.SeparableConv1D, L.SeparableConv2D), weighted.separable),
+    **dict.fromkeys((L.LSTM, L.GRU, L.SimpleRNN), sequences.recurrent),
+    L.Bidirectional: sequences.bidirectional,
+    L.MultiHeadAttention: sequences.attention,
     L.BatchNormalization: elementwise.batch_normalization,
     L.GroupNormalization: elementwise.group_normalization,
     L.LayerNormalization: _TOGETHER,

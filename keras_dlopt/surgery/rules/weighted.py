@@ -79,7 +79,7 @@ def convolution(site: Site) -> Answer:
     site.multiplies(layer.kernel, site.without(site.shape, axis))
     if groups > 1 and inputs == 1:  # each channel for itself
         out = np.repeat(x.ids, made // groups)
-        site.size("groups", x.ids)
+        site.size("groups", x.ids, makes=None)
         site.weight(layer.kernel, -1, out)
     else:
         out = site.fresh(made)

@@ -1,0 +1,116 @@
+"""Rules of recurrent layers, whose units are channels, and of attention's heads."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_dlopt.runtime.values import to_numpy
+from keras_dlopt.surgery.bounds import is_elementwise
+from keras_dlopt.surgery.channels import Channels
+from keras_dlopt.surgery.rules.weighted import ANY, Answer
+from keras_dlopt.surgery.survey import Site
+
+
+def recurrent(site: Site) -> Answer:
+    """LSTM, GRU and SimpleRNN: a unit leaves with all its gates and states."""
+    if len(site.given) > 1:
+        return "a recurrent layer with an initial state"
+    out = _units(site, site.operation, site.along(2))
+    if isinstance(out, str):
+        return out
+    site.size("units", out)
+    return [Channels(len(t.shape) - 1, out, *ANY) for t in site.outputs]
+
+
+def _units(site: Site, layer: Any, x: Channels) -> np.ndarray | str:
+    """Ties the weights of a recurrent layer; its units, or why there are none."""
+    cell = layer.cell
+    used = [getattr(cell, n, None) for n in ("activation", "recurrent_activation")]
+    if not all(is_elementwise(function) for function in used):
+        return "an activation that may mix channels"
+    out = site.fresh(cell.units)
+    gates = cell.kernel.shape[1] // cell.units
+    wide = np.tile(out, gates)
+    site.weight(cell.kernel, 0, x.ids)
+    site.weight(cell.kernel, 1, wide)
+    site.weight(cell.recurrent_kernel, 0, out)
+    site.weight(cell.recurrent_kernel, 1, wide)
+    site.weight(cell.bias, -1, wide)
+    for kernel, read in (
+        (cell.kernel, x),
+        (cell.recurrent_kernel, Channels(2, out, *_clip(site))),
+    ):
+        rows = np.abs(to_numpy(kernel)).reshape(read.n, gates, 1, cell.units)
+        site.read(read, out, rows.transpose(1, 2, 0, 3))
+        site.multiplies(kernel, site.taken[0].shape[1:2])
+    return out
+
+
+def _clip(site: Site) -> tuple[Any, Any]:
+    return np.asarray(-site.survey.largest), np.asarray(site.survey.largest)
+
+
+def bidirectional(site: Site) -> Answer:
+    """Two recurrent layers, side by side or joined."""
+    layer = site.operation
+    if len(site.given) > 1 or len(site.outputs) > 1:
+        return "a recurrent layer with states"
+    x, sides = site.along(2), []
+    for name, inner in (
+        ("layer", layer.forward_layer),
+        ("backward_layer", layer.backward_layer),
+    ):
+        out = _units(site, inner, x)
+        if isinstance(out, str):
+            return out
+
+        def write(config: dict[str, Any], stays: np.ndarray, name: str = name) -> None:
+            config[name]["config"]["units"] = int(stays.sum())
+
+        site.size(name, out, write, makes=f"/{name}")
+        sides.append(out)
+    site.join(*sides)  # Keras takes both to be equally wide
+    ids = np.concatenate(sides) if layer.merge_mode == "concat" else sides[0]
+    return Channels(len(site.shape) - 1, ids, *ANY)
+
+
+def attention(site: Site) -> Answer:
+    """MultiHeadAttention: a head leaves with its queries, keys and values."""
+    layer, rank = site.operation, len(site.shape)
+    given = dict(zip(("query", "value", "key"), site.args, strict=False)) | site.kwargs
+    given.setdefault("key", None)
+    if given["key"] is None:
+        given["key"] = given["value"]
+    places = {id(tensor): i for i, tensor in enumerate(site.taken)}
+    names = ("query", "value", "key")
+    if rank != 3:
+        return "attention over more than one axis"
+    if len(site.outputs) > 1 or len(places) > len({id(given[n]) for n in names}):
+        return "attention with a mask or with its scores"
+    weights = {tuple(v.path.split("/")[-2:]): v for v in layer.weights}
+    heads = site.fresh(layer.num_heads)
+    for name in names:
+        x = site.along(rank - 1, index=places[id(given[name])])
+        kernel = weights[name, "kernel"]
+        site.weight(kernel, 0, x.ids)
+        site.weight(kernel, 1, heads)
+        site.weight(weights.get((name, "bias")), 0, heads)
+        rows = np.abs(to_numpy(kernel)).transpose(2, 0, 1)
+        site.read(x, heads, rows[:, None])
+        site.multiplies(kernel, given[name].shape[1:-1])
+    kernel = weights["attention_output", "kernel"]
+    out = site.fresh(site.shape[-1])
+    site.weight(kernel, 0, heads)
+    site.weight(kernel, 2, out)
+    site.weight(weights.get(("attention_output", "bias")), 0, out)
+    site.multiplies(kernel, site.shape[1:-1])
+    rows = np.abs(to_numpy(kernel)).transpose(1, 0, 2)
+    site.read(Channels(rank - 1, heads, *_clip(site)), out, rows[:, None])
+    site.size("num_heads", heads, makes="/heads")
+    site.survey.heads.add(f"{site.place.path}/heads")
+    site.size("output_shape", out)
+    lengths = given["query"].shape[1], given["value"].shape[1]
+    if None not in lengths:
+        width = kernel.shape[1] + weights["query", "kernel"].shape[2]
+        site.place.products.append((heads, lengths[0] * lengths[1] * width))
+    return Channels(rank - 1, out, *ANY)
