@@ -1,6 +1,7 @@
 """Folders of images, one subfolder per class."""
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,7 @@ def _image(pillow, path: pathlib.Path, image_size) -> np.ndarray:
 
     try:
         with pillow.open(path) as image:
+            _check_colors(image, path)
             image.load()
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(
@@ -117,6 +119,7 @@ def _image(pillow, path: pathlib.Path, image_size) -> np.ndarray:
             # A camera that was held upright notes so, and leaves the pixels lying.
             wide = _is_wide(image, path)
             image = ImageOps.exif_transpose(image)
+            _check_opaque(image, path)
             array = np.asarray(_wide(image) if wide else _narrow(image))
     except (
         OSError,
@@ -132,6 +135,40 @@ def _image(pillow, path: pathlib.Path, image_size) -> np.ndarray:
     if wide:
         array = array.astype(np.float32) / np.float32(65535)
     return array[..., None] if array.ndim == 2 else array
+
+
+def _check_colors(image: Any, path: pathlib.Path) -> None:
+    """Refuses colors of 16 bits, of which Pillow keeps 8 without a word."""
+    # What the pixels are read as, known before they are read.
+    for _, _, _, args in getattr(image, "tile", ()):
+        rawmode, *rest = args if isinstance(args, tuple) else (args,)
+        most = next((n for n in rest if isinstance(n, int)), 0)
+        colored = image.mode not in ("1", "L") and not image.mode.startswith("I")
+        wide = re.match(r"(RGB|LA|CMYK).*;16", str(rawmode)) or (
+            image.format == "PPM" and most > 255
+        )
+        if colored and wide:
+            raise DataError(
+                f"{path} has 16 bits a color channel, of which Pillow reads 8. Save 8 "
+                "bits a channel, or an .npz file with x_train, y_train, x_test and "
+                "y_test."
+            )
+
+
+def _check_opaque(image: Any, path: pathlib.Path) -> None:
+    """Refuses pixels that something unknown shines through."""
+    if image.mode.startswith("I"):
+        clear = bool((np.asarray(image) == image.info.get("transparency", -1)).any())
+    elif image.has_transparency_data:
+        clear = image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    else:
+        clear = False
+    if clear:
+        raise DataError(
+            f"{path} has transparent pixels, and nothing says what lies behind them. "
+            "Put it on a background, as PIL.Image.alpha_composite does, and save it "
+            "without transparency."
+        )
 
 
 def _is_wide(image: Any, path: pathlib.Path) -> bool:

@@ -36,7 +36,8 @@ def load(
     The others keep theirs, so the split is the same for everybody. An image folder
     may hold `train`, `test` and `val` folders, each with a subfolder per class. Its
     pictures are turned as their EXIF data say; gray ones of 16 bits keep them, as
-    float32; files of several pictures, or of 32 bits a pixel, are refused.
+    float32; files of several pictures, of 32 bits a pixel or 16 a color channel, and
+    pictures with transparent pixels are refused.
 
     The files of `mnist` and `fashion_mnist` are looked for in `folder` or, without
     it, in the folder that the environment variable `KERAS_DLOPT_DATA` names: first in

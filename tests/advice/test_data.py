@@ -91,6 +91,27 @@ def test_pictures_of_32_bits(told, tmp_path):
     assert len(load(npz(tmp_path / "d.npz", dtype="float32")).x_test) == 2
 
 
+@advice("data/folders.py", "Put it on a background, as PIL.Image.alpha_composite does")
+@advice("data/folders.py", "Save 8 bits a channel, or an .npz file with x_train")
+def test_pictures_of_more_than_colors(told, tmp_path):
+    clear = Image.new("RGBA", (4, 4), (9, 9, 9, 99))
+    folder = tmp_path / "d"
+    pictures(folder, clear, clear)
+    with told():
+        load(folder)
+    behind = Image.alpha_composite(Image.new("RGBA", (4, 4), "white"), clear)
+    pictures(folder, behind.convert("RGB"), behind.convert("RGB"))
+    assert load(folder).x_train.max() < 1
+    wide = folder / "c" / "0.ppm"
+    (folder / "c" / "0.png").unlink()
+    wide.write_bytes(b"P6\n4 4\n65535\n" + bytes(96))
+    with told():
+        load(folder)
+    wide.write_bytes(b"P6\n4 4\n255\n" + bytes(48))
+    assert load(folder).x_train.min() == 0
+    assert len(load(npz(tmp_path / "d.npz", dtype="float32")).x_test) == 2
+
+
 @advice("data/folders.py", "Give image_size=(height, width) to resize.")
 def test_pictures_of_two_sizes(told, tmp_path):
     pictures(tmp_path, gray(4), gray(6))
