@@ -9,6 +9,7 @@ from rich.text import Text
 
 import keras_dlopt
 from keras_dlopt.cli.demo import demo
+from keras_dlopt.cli.doctor import doctor
 from keras_dlopt.cli.measure import measure
 from keras_dlopt.cli.plan import plan
 from keras_dlopt.cli.tasks import tasks
@@ -74,6 +75,7 @@ app.command()(told(tpu_check))
 app.command()(told(plan))
 app.command()(told(tasks))
 app.command()(told(measure))
+app.command()(told(doctor))
 
 
 def main() -> None:

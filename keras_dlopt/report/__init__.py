@@ -5,12 +5,14 @@ from keras_dlopt.report.comparison import Comparison, compare, plain
 from keras_dlopt.report.delivery import Delivery
 from keras_dlopt.report.document import Document, Figure, Table
 from keras_dlopt.report.fresh import check_equal, predict_elsewhere
+from keras_dlopt.report.health import Examination, Finding, doctor
 from keras_dlopt.report.html import to_html, write_html
 from keras_dlopt.report.markdown import to_markdown
 from keras_dlopt.report.measuring import (
     Measured,
     Measurements,
     limit_threads,
+    load,
     measure,
 )
 from keras_dlopt.report.pages import (
@@ -35,7 +37,9 @@ __all__ = [
     "Comparison",
     "Delivery",
     "Document",
+    "Examination",
     "Figure",
+    "Finding",
     "Latency",
     "Measured",
     "Measurements",
@@ -51,10 +55,12 @@ __all__ = [
     "changes",
     "check_equal",
     "compare",
+    "doctor",
     "histogram_figure",
     "histograms",
     "latency",
     "limit_threads",
+    "load",
     "measure",
     "plain",
     "predict_elsewhere",

@@ -270,6 +270,21 @@ def _opened(model: ModelOrPath) -> Any:
     return path
 
 
+def load(path: str | os.PathLike[str]) -> keras.Model:
+    """The model in a `.keras`, `.h5` or `.dlopt` file.
+
+    Raises:
+        ConfigError: for another kind of file, or none.
+    """
+    model = _opened(path)
+    if isinstance(model, pathlib.Path):
+        raise ConfigError(
+            f"{os.fspath(path)!r} holds no Keras model. Give the .keras, .h5 or .dlopt "
+            "file that it was made from."
+        )
+    return model
+
+
 def _costs(name: str, model: Any, given: Any, data: Any, npu: str | None) -> Measured:
     if isinstance(model, pathlib.Path):
         return _of_file(name, model, npu)

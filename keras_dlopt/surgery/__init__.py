@@ -7,6 +7,7 @@ from keras_dlopt.surgery.dependencies import (
     Pinned,
     dependencies,
 )
+from keras_dlopt.surgery.duplicates import merge_duplicates
 from keras_dlopt.surgery.factorize import factorize
 from keras_dlopt.surgery.finalizing import finalize
 from keras_dlopt.surgery.hashing import hashed_layers
@@ -38,6 +39,7 @@ __all__ = [
     "factorize",
     "finalize",
     "hashed_layers",
+    "merge_duplicates",
     "prune_channels",
     "remove_dead",
 ]
