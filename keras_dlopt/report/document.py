@@ -16,12 +16,14 @@ class Table:
         columns: headings, the first one for the row names.
         rows: cells as text, as many as there are columns.
         note: what a reader must know to read it, one paragraph; may be empty.
+        words: whether the cells are words, not figures: they begin at the left.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    words: bool = False
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -12,7 +12,7 @@ def to_markdown(table: Table) -> str:
         |---|---:|
         | a\|b | 12 |
     """
-    marks = ("---", *("---:" for _ in table.columns[1:]))
+    marks = ("---", *("---" if table.words else "---:" for _ in table.columns[1:]))
     lines = [_line(table.columns), f"|{'|'.join(marks)}|", *map(_line, table.rows)]
     return "\n".join([*lines, *(["", table.note] if table.note else [])])
 

@@ -20,7 +20,11 @@ def rich_table(table: Table) -> Any:
     )
     made.caption_justify = "left"
     for i, column in enumerate(table.columns):
-        made.add_column(Text(column), justify="right" if i else "left", no_wrap=not i)
+        made.add_column(
+            Text(column),
+            justify="left" if table.words or not i else "right",
+            no_wrap=not i,
+        )
     for row in table.rows:
         # Text, not str: a name in square brackets must not be taken for markup.
         made.add_row(*(Text(cell) for cell in row))

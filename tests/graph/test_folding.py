@@ -3,14 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 from keras import layers as L
 from keras import ops
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.folding import Fold, InputScaling, fold, foldable
 from keras_dlopt.graph.walk import layers_below
-from tests.support.generated import Holder, models
+from tests.support.generated import Holder, drawn
 
 
 def scrambled(model, seed=0):
@@ -286,20 +285,18 @@ def test_networks(network, size):
     close(model, folded, x.astype("float32"), 1e-5)
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(models())
-def test_any_model(drawn):
-    model = drawn.model.core if isinstance(drawn.model, Holder) else drawn.model
-    folded = fold(model)
-    outputs = [keras.tree.flatten(m(drawn.x)) for m in (model, folded)]
-    for one, two in zip(*outputs, strict=True):
-        one, two = ops.convert_to_numpy(one), ops.convert_to_numpy(two)
-        largest = max(float(np.abs(one).max(initial=0)), 1.0)
-        np.testing.assert_allclose(one, two, rtol=0, atol=1e-4 * largest)
-    assert foldable(folded).folds == ()
+@pytest.mark.filterwarnings("ignore:(?s).*softmax over axis")
+@pytest.mark.parametrize("start", range(0, 60, 20))
+def test_any_model(start):
+    for seed in range(start, start + 20):
+        made = drawn(seed)
+        model = made.model.core if isinstance(made.model, Holder) else made.model
+        folded = fold(model)
+        outputs = [keras.tree.flatten(m(made.x)) for m in (model, folded)]
+        for one, two in zip(*outputs, strict=True):
+            one, two = ops.convert_to_numpy(one), ops.convert_to_numpy(two)
+            largest = max(float(np.abs(one).max(initial=0)), 1.0)
+            np.testing.assert_allclose(
+                one, two, rtol=0, atol=1e-4 * largest, err_msg=f"{seed}: {made.notes}"
+            )
+        assert foldable(folded).folds == ()

@@ -80,7 +80,7 @@ def look(model: Any, graph: Trace, data: Any) -> list[Seen]:
     seen = {path: Seen(path, call.layer) for path, call in calls.items()}
 
     def watch(one: Seen) -> hooks.Hook:
-        def note(call, given):
+        def note(call: hooks.Called, given: hooks.Given) -> Any:
             outputs = call(given)
             for tensor in keras.tree.flatten(outputs):
                 if keras.backend.is_float_dtype(tensor.dtype):

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 from keras_dlopt.graph.channels import by_output
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.trace import Trace
-from keras_dlopt.measure.costs import Costs
 from keras_dlopt.report.health.findings import Finding
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.dead import DeadChannels
 from keras_dlopt.surgery.dependencies import Dependencies
 from keras_dlopt.surgery.duplicates import duplicates
+from keras_dlopt.surgery.sizes import Sizes
 
 REMOVE = "small, report = dlopt.surgery.remove_dead(model)"
 MERGE = "small, report = dlopt.surgery.merge_duplicates(model)"
@@ -32,7 +31,7 @@ class Removable:
     macs: int
 
 
-def dead(found: Dependencies, costs: Costs) -> tuple[list[Finding], Removable]:
+def dead(found: Dependencies) -> tuple[list[Finding], Removable]:
     """Channels that `remove_dead` takes, layer by layer, and what goes with them."""
     verdict = DeadChannels(found)
     reasons = verdict.reasons()
@@ -50,7 +49,7 @@ def dead(found: Dependencies, costs: Costs) -> tuple[list[Finding], Removable]:
             findings.append(_dead(place.path, why, len(ids)))
         if constant:
             findings.append(_constant(place.path, constant, len(ids)))
-    return findings, _removable(found, verdict, costs, channels)
+    return findings, _removable(found, verdict, channels)
 
 
 def _dead(path: str, why: collections.Counter[str], of: int) -> Finding:
@@ -76,26 +75,10 @@ def _constant(path: str, count: int, of: int) -> Finding:
     )
 
 
-def _removable(
-    found: Dependencies, verdict: DeadChannels, costs: Costs, channels: int
-) -> Removable:
-    macs = {layer.path: layer.macs for layer in costs.layers}
-    parameters, products = 0, 0.0
-    for place in found.survey.places.values():
-        before = after = 0
-        for variable, axes in place.weights.values():
-            kept = 1.0
-            for ids in axes.values():
-                kept *= found.stays(ids, verdict.gone).mean() if len(ids) else 1.0
-            count = math.prod(variable.shape)
-            parameters += count - round(count * kept)
-            if len(variable.shape) > 1:
-                before += count
-                after += round(count * kept)
-        if before:
-            products += macs.get(place.path, 0) * (1 - after / before)
-    added = _biases(found, verdict)
-    return Removable(channels, parameters - added, round(products))
+def _removable(found: Dependencies, verdict: DeadChannels, channels: int) -> Removable:
+    sizes, gone = Sizes(found), verdict.gone
+    parameters = sizes.parameters() - sizes.parameters(gone) - _biases(found, verdict)
+    return Removable(channels, parameters, sizes.macs() - sizes.macs(gone))
 
 
 def _biases(found: Dependencies, verdict: DeadChannels) -> int:

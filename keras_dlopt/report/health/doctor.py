@@ -9,7 +9,8 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.trace import trace
-from keras_dlopt.measure.costs import Costs, check_sizes, costs
+from keras_dlopt.measure.costs import check_sizes, costs
+from keras_dlopt.post_training.data import Batches
 from keras_dlopt.report.health import activations, channels, integers, numbers
 from keras_dlopt.report.health.findings import KINDS, Examination, Finding
 from keras_dlopt.report.variants import plain_model
@@ -27,7 +28,7 @@ def doctor(
 
     - channels that are zero, constant or never read, and what leaves with them;
     - channels that carry what another one carries; outputs that no input moves;
-    - layers that LiteRT's int8 has no form of here, and the way out; what can be folded;
+    - layers that LiteRT's int8 has no form of here, and the way out; what folds;
     - weights that are not finite or denormal, kernels too small for int8, variances
       below epsilon, normalizations with huge factors;
     - where parameters and multiply-accumulates are.
@@ -68,7 +69,7 @@ def doctor(
     graph = trace(model, example)
     counted = costs(model, example, graph=graph)
     notes: list[str] = []
-    findings, removable = _channels(model, example, counted, notes)
+    findings, removable = _channels(model, example, notes)
     looks: list[Callable[[], Iterable[Finding]]] = [
         lambda: channels.constant_results(model, graph),
         lambda: numbers.risky(model),
@@ -96,16 +97,16 @@ def doctor(
 def _example(model: Any, data: Any) -> Any:
     if data is None:
         return None
-    return next(iter(activations.Batches(model, data, limit=1)))
+    return next(iter(Batches(model, data, limit=1)))
 
 
 def _channels(
-    model: Any, example: Any, counted: Costs, notes: list[str]
+    model: Any, example: Any, notes: list[str]
 ) -> tuple[list[Finding], channels.Removable]:
     try:
         found = dependencies(model, example=example)
     except ModelError as error:
         notes.append(f"Channels were not looked at: {error}")
         return [], channels.Removable(0, 0, 0)
-    findings, removable = channels.dead(found, counted)
+    findings, removable = channels.dead(found)
     return [*findings, *channels.twins(found)], removable

@@ -100,7 +100,7 @@ class Examination:
 
     def _found(self) -> Iterable[Table]:
         if not self.findings:
-            yield Table("Nothing was found", ("",), ())
+            yield Table("Found", ("",), (("nothing",),), words=True)
             return
         rows = []
         for kind in KINDS:
@@ -109,13 +109,13 @@ class Examination:
                 rows.append((kind, one.where, one.text))
             if found[ROWS:]:
                 rows.append((kind, f"{len(found) - ROWS} more places", ""))
-        yield Table("Found", ("what", "where", ""), tuple(rows))
+        yield Table("Found", ("what", "where", ""), tuple(rows), words=True)
         calls: dict[str, list[str]] = {}
         for one in self.findings:
             if one.remedy and one.kind not in calls.setdefault(one.remedy, []):
                 calls[one.remedy].append(one.kind)
         mends = tuple((", ".join(kinds), call) for call, kinds in calls.items())
-        yield Table("What mends it", ("what", "call"), mends)
+        yield Table("What mends it", ("what", "call"), mends, words=True)
 
     def _costs(self) -> Table:
         layers = sorted(self.costs.layers, key=lambda c: -c.macs - c.parameters)

@@ -56,12 +56,16 @@ def foldings(model: Any, graph: Trace | None) -> Iterator[Finding]:
     if as_functional(model) is None:
         return
     found = foldable(model, graph)
-    for one in found.folds:
-        side = "after" if one.before else "before"
-        text = f"Can go into {one.into!r}, the layer {side} it, without any change."
-        yield Finding("foldable", one.path, text, {}, FOLD)
-    for one in found.scalings:
-        low, high = one.range(0, 255)
+    count = len(found.folds)
+    if count:
+        first = found.folds[0]
+        text = (
+            f"{count} layers compute a x + b and can go into the kernels beside them, "
+            f"such as this one into {first.into!r}."
+        )
+        yield Finding("foldable", first.path, text, {"layers": count}, FOLD)
+    for scaling in found.scalings:
+        low, high = scaling.range(0, 255)
         text = (
             "Scales the inputs by a constant and cannot go into the next layer, which "
             f"pads. Bytes from 0 to 255 become {low:.4g} to {high:.4g}: feed them so, "
@@ -72,7 +76,7 @@ def foldings(model: Any, graph: Trace | None) -> Iterator[Finding]:
             f"dlopt.int8_recipe(model, input_range=({low:.7g}, {high:.7g})))"
         )
         figures = {"low": low, "high": high}
-        yield Finding("input scaling", one.paths[0], text, figures, call)
+        yield Finding("input scaling", scaling.paths[0], text, figures, call)
 
 
 def scales(model: Any) -> Iterator[Finding]:
@@ -87,8 +91,8 @@ def scales(model: Any) -> Iterator[Finding]:
                 "scale below int8",
                 target.path,
                 f"{count} of {len(most)} channels have no weight above {SMALLEST:g}; "
-                f"the largest there is {most[most < SMALLEST].max():.2g}. The converter "
-                "takes them for zeros.",
+                f"the largest there is {most[most < SMALLEST].max():.2g}. The "
+                "converter takes them for zeros.",
                 {"channels": count, "of": len(most)},
                 "small, report = dlopt.surgery.remove_dead(model)",
             )

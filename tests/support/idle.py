@@ -1,0 +1,68 @@
+"""Brute force for what is dead: channels are zeroed where they are read."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlopt.graph import hooks
+
+
+def _without(labels, group, axis, hold):
+    keep = (labels != group).astype("float32")
+
+    def function(x):
+        shape = [1] * len(x.shape)
+        shape[axis] = -1
+        mask = ops.reshape(ops.convert_to_tensor(keep), shape)
+        others = [a for a in range(len(x.shape)) if a != axis % len(x.shape)]
+        held = ops.mean(x, axis=others, keepdims=True) if hold else 0.0
+        return x * mask + held * (1 - mask)
+
+    return function
+
+
+def _outputs(model, x):
+    made = keras.tree.flatten(model(x, training=False))
+    return [np.asarray(ops.convert_to_numpy(y), "float64") for y in made]
+
+
+def idle_groups(model, found, x, groups, *, hold=False):
+    """Those of some groups of channels without which no output changes.
+
+    Args:
+        model: that was examined.
+        found: its dependencies.
+        x: inputs.
+        groups: to try, each by itself.
+        hold: whether the channel becomes its mean, and not 0.
+    """
+    readers: dict[int, list] = {}
+    for read in found.survey.reads:
+        labels = found.labels[read.facts.ids]
+        for group in set(labels.tolist()):
+            place = (read.place.operation, labels, read.facts.axis)
+            readers.setdefault(group, []).append(place)
+    before = _outputs(model, x)
+    idle = set()
+    for group in groups:
+        places = {
+            id(layer): (layer, labels, axis)
+            for layer, labels, axis in readers.get(group, [])
+        }
+        with hooks.hooked(
+            (layer, hooks.on("input", _without(labels, group, axis, hold)))
+            for layer, labels, axis in places.values()
+        ):
+            after = _outputs(model, x)
+        pairs = zip(before, after, strict=True)
+        if all(
+            np.abs(a - b).max() <= 1e-5 * max(np.abs(a).max(), 1e-9) for a, b in pairs
+        ):
+            idle.add(group)
+    return idle
+
+
+def read_groups(found):
+    """The groups that some layer reads and nothing holds."""
+    read = {g for r in found.survey.reads for g in found.labels[r.facts.ids].tolist()}
+    return sorted(g for g in read if not found.held[g])
