@@ -75,7 +75,7 @@ def check_against_brute_force(model, x, *, sample=None):
         rest = sorted(rng.permutation(rest)[:sample].tolist())
     assert idle_groups(model, found, x, said, hold=True) == set(said)
     missed = idle_groups(model, found, x, rest)
-    for _, ids in found.survey.made:
+    for ids in found.survey.made.values():
         made = set(found.labels[ids].tolist())
         if made <= {*missed, *np.flatnonzero(gone)}:
             missed -= made  # a layer keeps one channel at least
@@ -118,7 +118,7 @@ def test_networks_against_brute_force(network):
     # Statistics of 0 and 1 would let untrained activations fade away.
     dlopt.post_training.recalibrate_batch_normalization(model, batch(model))
     plant(model, 0.3, np.random.default_rng(0))
-    assert check_against_brute_force(model, x, sample=12) == set()
+    assert check_against_brute_force(model, batch(model, 48), sample=12) == set()
 
 
 DATA = pathlib.Path(os.environ.get("KERAS_DLOPT_DATA", "nowhere")) / "mlperf_tiny"
@@ -168,7 +168,7 @@ def test_mlperf_tiny_against_brute_force(name, tmp_path):
     examined = dlopt.doctor(model)
     if TINY[name]:
         assert examined.removable_channels == TINY[name]
-    assert check_against_brute_force(model, batch(model, 48), sample=12) == set()
+    assert check_against_brute_force(model, x, sample=12) == set()
 
 
 def kinds(examined):

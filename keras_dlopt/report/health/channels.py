@@ -35,20 +35,19 @@ def dead(found: Dependencies) -> tuple[list[Finding], Removable]:
     """Channels that `remove_dead` takes, layer by layer, and what goes with them."""
     verdict = DeadChannels(found)
     reasons = verdict.reasons()
-    findings, seen, channels = [], set[int](), 0
-    for place, ids in found.survey.made:
+    findings, channels = [], 0
+    for path, ids in found.survey.made.items():
         labels = found.labels[ids]
         lost = np.flatnonzero(verdict.gone[labels])
-        if id(place) in seen or not len(lost):
+        if not len(lost):
             continue
-        seen.add(id(place))
         channels += len(lost)
         why = collections.Counter(reasons.get(int(labels[i]), "zero") for i in lost)
         constant = why.pop("constant", 0)
         if why:
-            findings.append(_dead(place.path, why, len(ids)))
+            findings.append(_dead(path, why, len(ids)))
         if constant:
-            findings.append(_constant(place.path, constant, len(ids)))
+            findings.append(_constant(path, constant, len(ids)))
     return findings, _removable(found, verdict, channels)
 
 
@@ -95,14 +94,12 @@ def twins(found: Dependencies) -> Iterator[Finding]:
     """Channels that carry what another one of the same layers does."""
     doubles = duplicates(found)
     lost = {drop for _, drop in doubles}
-    seen = set[int]()
-    for place, ids in found.survey.made:
+    for path, ids in found.survey.made.items():
         count = int(np.isin(found.labels[ids], list(lost)).sum())
-        if count and id(place) not in seen:
-            seen.add(id(place))
+        if count:
             yield Finding(
                 "duplicate channels",
-                place.path,
+                path,
                 f"{count} of {len(ids)} channels carry what another one carries.",
                 {"channels": count, "of": len(ids)},
                 MERGE,
