@@ -65,6 +65,14 @@ def idle_groups(model, found, x, groups, *, hold=False):
 
 
 def read_groups(found):
-    """The groups that some layer reads and nothing holds."""
-    read = {g for r in found.survey.reads for g in found.labels[r.facts.ids].tolist()}
-    return sorted(g for g in read if not found.held[g])
+    """The groups that nothing holds and that only dense layers and convolutions read.
+
+    What a recurrent layer reads of its own state cannot be zeroed from outside.
+    """
+    plain = (keras.layers.Dense, keras.layers.Conv1D)
+    plain += (keras.layers.Conv2D, keras.layers.Conv3D)
+    read, other = set(), set()
+    for one in found.survey.reads:
+        known = isinstance(one.place.operation, plain)
+        (read if known else other).update(found.labels[one.facts.ids].tolist())
+    return sorted(g for g in read - other if not found.held[g])
