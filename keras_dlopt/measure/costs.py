@@ -39,7 +39,7 @@ class Costs:
     """What a model costs, for one example.
 
     Attributes:
-        layers: in the order of their first calls.
+        by_layer: in the order of their first calls.
         parameters: elements of all its weights, those of shared layers once.
         bytes: of them, in memory.
         peak: most bytes that tensors between layers take together.
@@ -48,7 +48,7 @@ class Costs:
             of classes of your own, which may multiply inside `call`.
     """
 
-    layers: tuple[LayerCost, ...]
+    by_layer: tuple[LayerCost, ...]
     parameters: int
     bytes: int
     peak: int
@@ -58,7 +58,7 @@ class Costs:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one example; at least these if some are uncounted."""
-        return sum(layer.macs for layer in self.layers)
+        return sum(layer.macs for layer in self.by_layer)
 
     @property
     def flops(self) -> int:
@@ -109,7 +109,7 @@ def costs(model: keras.Model, example: Any = None, *, graph: Any = None) -> Cost
     peak, peak_at = memory.of_trace(graph, calls)
     variables = {id(v): v for v in model.weights}.values()
     return Costs(
-        layers=tuple(found.values()),
+        by_layer=tuple(found.values()),
         parameters=sum(_elements(v) for v in variables),
         bytes=sum(_bytes(v) for v in variables),
         peak=peak,

@@ -30,7 +30,7 @@ GUARD = "model.fit(x, y, callbacks=[dlopt.callbacks.DivergenceGuard()])"
 
 
 @dataclasses.dataclass
-class Seen:
+class Activations:
     """What one layer returned over all batches."""
 
     path: str
@@ -69,7 +69,7 @@ def _bound(layer: Any) -> str:
     return activation_name(layer)
 
 
-def look(model: Any, graph: Trace, data: Any) -> list[Seen]:
+def look(model: Any, graph: Trace, data: Any) -> list[Activations]:
     """Runs a model over data and keeps what each layer without inner ones returns.
 
     Raises:
@@ -77,9 +77,9 @@ def look(model: Any, graph: Trace, data: Any) -> list[Seen]:
     """
     batches = Batches(model, data, limit=EXAMPLES)
     calls = {c.path: c for c in graph.calls if not c.composite}
-    seen = {path: Seen(path, call.layer) for path, call in calls.items()}
+    seen = {path: Activations(path, call.layer) for path, call in calls.items()}
 
-    def watch(one: Seen) -> hooks.Hook:
+    def watch(one: Activations) -> hooks.Hook:
         def note(call: hooks.Called, given: hooks.Given) -> Any:
             outputs = call(given)
             for tensor in keras.tree.flatten(outputs):

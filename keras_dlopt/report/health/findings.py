@@ -118,7 +118,7 @@ class Examination:
         yield Table("What mends it", ("what", "call"), mends, words=True)
 
     def _costs(self) -> Table:
-        layers = sorted(self.costs.layers, key=lambda c: -c.macs - c.parameters)
+        layers = sorted(self.costs.by_layer, key=lambda c: -c.macs - c.parameters)
         kept, rest = layers[:ROWS], layers[ROWS:]
         rows = [self._cost(one.path, [one]) for one in kept]
         if rest:
