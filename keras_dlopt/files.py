@@ -9,11 +9,11 @@ import re
 import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
 import numpy as np
 
 from keras_dlopt.errors import ConfigError, FormatError
@@ -218,7 +218,9 @@ def workspace(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside `out`; its files move there if all goes well.
 
     Files of the same names are replaced one by one, each whole. If anything fails, or
-    the user interrupts, the temporary folder goes and `out` is as it was.
+    the user interrupts, the temporary folder goes and `out` is as it was. What a
+    process that was killed left beside `out` is removed by the next one; a lock tells
+    it from the folder of a process that is at work.
 
     Raises:
         ConfigError: if the folder cannot be made.
@@ -227,21 +229,58 @@ def workspace(out: str | os.PathLike[str]) -> Iterator[Path]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")
+        _sweep(out)
+        lock = _claim(out)
+        folder = Path(lock.lock_file).with_suffix("")
+        folder.mkdir()
     except OSError as error:
         raise ConfigError(
             f"The folder {str(out)!r} cannot be made ({error.strerror}). Choose "
             "another."
         ) from error
     try:
-        yield Path(folder)
+        yield folder
         out.mkdir(exist_ok=True)
-        for file in sorted(Path(folder).iterdir()):
+        for file in sorted(folder.iterdir()):
             os.replace(file, out / file.name)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, lock)
         for parent in made:
             with contextlib.suppress(OSError):  # somebody put something there
                 parent.rmdir()
         raise
+    _remove(folder, lock)
+
+
+_LOCK = ".lock"
+
+
+def _claim(out: Path) -> filelock.BaseFileLock:
+    """A lock of a new name, held; the folder of that name is this process's."""
+    while True:
+        path = out.with_name(f".{out.name}.{secrets.token_hex(8)}{_LOCK}")
+        lock = filelock.FileLock(path, blocking=False)
+        with contextlib.suppress(filelock.Timeout):  # a sweep got there first
+            lock.acquire()
+            if path.exists():
+                return lock
+            lock.release()
+
+
+def _sweep(out: Path) -> None:
+    """Removes the folders of processes that ended without doing so."""
+    ours = re.compile(re.escape(f".{out.name}.") + "[0-9a-f]{16}" + re.escape(_LOCK))
+    for path in out.parent.iterdir():
+        if ours.fullmatch(path.name):
+            lock = filelock.FileLock(path, blocking=False)
+            with contextlib.suppress(OSError, filelock.Timeout):  # it is at work
+                lock.acquire()
+                _remove(path.with_suffix(""), lock)
+
+
+def _remove(folder: Path, lock: filelock.BaseFileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+    # While it is held: afterwards it could be another one's.
+    with contextlib.suppress(OSError):  # an open file, on Windows
+        os.unlink(lock.lock_file)
+    lock.release()

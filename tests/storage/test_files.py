@@ -1,4 +1,5 @@
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -102,6 +103,51 @@ def test_no_more_memory_is_asked_for_than_the_file_has(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+LOAD = """
+import pathlib, resource, sys
+import numpy as np
+import keras_dlopt as dlopt
+from keras_dlopt.codecs.container import TENSORS, read_container, write_container
+from keras_dlopt.codecs.reader import varint
+from keras_dlopt.errors import FormatError
+
+status = pathlib.Path("/proc/self/status").read_text().splitlines()
+taken = next(int(line.split()[1]) for line in status if line.startswith("VmSize"))
+limit = 2**10 * taken + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+path = pathlib.Path(sys.argv[1])
+for weight in dlopt.load_compressed(path).get_weights():
+    print(float(np.float64(weight).sum()))
+sections = read_container(path.read_bytes())
+# Two tensors of 2 GiB, constants: eleven bytes each.
+record = bytes([0x1B]) + varint(2**29) + bytes([2]) + bytes(4)
+sections[TENSORS] = varint(2) + record + record
+path.write_bytes(write_container(sections))
+try:
+    dlopt.load_compressed(path)
+except FormatError as error:
+    print("refused" if "would take" in str(error) else error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_small_file_loads_within_a_gibibyte(tmp_path):
+    """Of address space above what importing TensorFlow took: VmSize of /proc."""
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(30)])
+    save_compressed(model, tmp_path / "m.dlopt")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "m.dlopt")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *sums, refused = done.stdout.splitlines() or [done.stderr[-2000:]]
+    assert refused == "refused"
+    assert [float(s) for s in sums] == [
+        float(np.float64(w).sum()) for w in model.get_weights()
+    ]
+
+
 def test_folders_that_cannot_be_written(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(ConfigError, match=r"Cannot write '.*none/m.dlopt': No such"):
@@ -160,3 +206,64 @@ def test_lenet_sized_models_are_quick_and_near_their_bound(tmp_path):
     # Header, three codebooks of 64 bytes, six Huffman tables.
     assert rest < 8 * 450
     assert ledger.file_bytes < ledger.gzip_bytes / 1.4
+
+
+KILLED = """
+import os, signal, sys
+from keras_dlopt.files import workspace
+with workspace(sys.argv[1]) as one, workspace(sys.argv[2]) as two:
+    (one / "a").write_text("half")
+    (two / "c").write_text("half")
+    print(one, two, sep="\\n", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_and_what_others_work_in_stays(tmp_path):
+    out, more = tmp_path / "out", tmp_path / "out.more"
+    (tmp_path / ".out.notes").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(out), str(more)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    left, beside = map(pathlib.Path, done.stdout.split())
+    assert (left / "a").exists()
+    with files.workspace(out) as kept:
+        assert not left.exists()
+        (kept / "b").write_text("ours")
+        with files.workspace(out) as folder:
+            (folder / "d").write_text("ours")
+            assert (kept / "b").exists()
+    assert (beside / "c").exists()  # of another `out`, for its own next write
+    assert sorted(p.name for p in out.iterdir()) == ["b", "d"]
+    with files.workspace(more):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".out.notes",
+        "out",
+        "out.more",
+    ]
+
+
+def test_a_lock_that_a_sweep_took_is_not_used(tmp_path, monkeypatch):
+    """Between making the file and locking it, another process may remove it."""
+    import filelock
+
+    acquire, calls = filelock.FileLock.acquire, []
+
+    def raced(lock, *args, **options):
+        calls.append(lock.lock_file)
+        if len(calls) == 1:
+            raise filelock.Timeout(lock.lock_file)
+        made = acquire(lock, *args, **options)
+        if len(calls) == 2:
+            os.unlink(lock.lock_file)
+        return made
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", raced)
+    with files.workspace(tmp_path / "out") as folder:
+        assert pathlib.Path(calls[2]).with_suffix("") == folder
+        assert pathlib.Path(calls[2]).exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
