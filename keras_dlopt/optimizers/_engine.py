@@ -209,7 +209,9 @@ class Engine(keras.optimizers.Optimizer):
 
     def _apply_known(self, grads: list[Any], variables: list[Any]) -> None:
         indices = [self._index(v) for v in variables]
-        keep = self.keeps_sparse and not runtime.has_strategy()
+        scalar = self._scalar_dtype(variables)
+        # Keras' sparse steps have constants of float32 also where weights are wider.
+        keep = self.keeps_sparse and scalar != "float64" and not runtime.has_strategy()
         reduce = runtime.sum_repeats if keep else runtime.densify
         grads = [reduce(g) for g in grads]
         others = self._without(indices)
@@ -217,7 +219,7 @@ class Engine(keras.optimizers.Optimizer):
         means = self.use_ema or self.gradient_accumulation_steps or self.moves_all
         resting = others if means else []
         scalars = {
-            "lr": ops.cast(self.learning_rate, "float32"),
+            "lr": ops.cast(self.learning_rate, scalar),
             "iterations": runtime.value(self.iterations),
             "count": runtime.value(self._count),
         }
@@ -247,6 +249,12 @@ class Engine(keras.optimizers.Optimizer):
             return self.exchange(grads, variables)
 
         runtime.on_each_replica(update, grads, scalars, local, add=add)
+
+    def _scalar_dtype(self, variables: list[Any]) -> str:
+        """float64 for a rate and weights that are, float32 for all others."""
+        wide = [runtime.compute_dtype(v) == "float64" for v in variables]
+        rate = getattr(self.learning_rate, "dtype", "float32")
+        return "float64" if all(wide) and rate == "float64" else "float32"
 
     def _without(self, indices: list[int]) -> list[int]:
         """The weights without a gradient in this call."""

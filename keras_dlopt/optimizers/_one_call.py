@@ -123,9 +123,8 @@ class OneCall:
         optimizer, cells = self.optimizer, [*self.cells, *self.resting]
         if not optimizer.use_ema:
             return
-        momentum = ops.cast(self.iterations != 0, "float32") * optimizer.ema_momentum
         for cell in cells:
-            keep = ops.cast(momentum, cell.dtype)
+            keep = ops.cast(self.iterations != 0, cell.dtype) * optimizer.ema_momentum
             held, weight = cell.extra["average"], runtime.read(cell.weight)
             runtime.assign(held, keep * runtime.read(held) + (1 - keep) * weight)
         if not optimizer.ema_overwrite_frequency:

@@ -92,7 +92,7 @@ class Prodigy(Optimizer):
         d = runtime.read(shared["distance"])
         power_1 = ops.power(ops.cast(self.beta_1, "float32"), step)
         power_2 = ops.power(ops.cast(self.beta_2, "float32"), step)
-        rate = lr * ops.sqrt(1 - power_2) / (1 - power_1)
+        rate = ops.cast(lr, "float32") * ops.sqrt(1 - power_2) / (1 - power_1)
         beta_3 = self.beta_2**0.5
         dots, sums = [], []
         for gradient, cell in zip(grads, cells, strict=True):

@@ -13,6 +13,8 @@ TESTS = HERE.parent
 
 
 def _start(script, *arguments, seconds=240, environment=None):
+    before = os.environ.get("PYTHONPATH")  # of a source tree that is not installed
+    path = str(TESTS) if not before else f"{TESTS}{os.pathsep}{before}"
     return subprocess.run(
         [sys.executable, *map(str, [script, *arguments])],
         cwd=TESTS,
@@ -20,7 +22,7 @@ def _start(script, *arguments, seconds=240, environment=None):
         text=True,
         timeout=seconds,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(TESTS), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
     )
 
 

@@ -70,6 +70,13 @@ def test_every_set_up(results):
     check(results(SCRIPT, "own:", "2,4", seconds=2900), AMPLIFIES)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model", ["transformer", "resnet", "embedding"])
+def test_a_larger_model_in_float64(results, model):
+    found = results(SCRIPT, "models:", "2", f"{model}_adamw", "--float64", seconds=580)
+    check(found, usual=TOLERANCE_FLOAT64)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
