@@ -351,6 +351,7 @@ MUTANTS = [
     # storage
     *_of(
         "tests/storage/test_round_trip.py",
+        "tests/storage/test_specification.py",
         bytes_of_the_container_twice=(
             "container_bytes=contents.file_bytes - other,",
             "container_bytes=contents.file_bytes,",

@@ -118,9 +118,10 @@ def test_bfloat16_rounds_and_keeps_what_rounding_lost():
         np.testing.assert_array_equal(state["error"], g - s)
 
 
-def test_nothing_is_lost_in_the_long_run():
+@pytest.mark.parametrize("rule", [TopK(0.05), PowerSGD(rank=1)])
+def test_nothing_is_lost_in_the_long_run(rule):
     """What was sent plus what is left over is what there was: error feedback."""
-    rule, states = TopK(0.05), start(TopK(0.05))
+    states = start(rule)
     sent, given_ = np.zeros(SHAPE), np.zeros(SHAPE)
     for step in range(10):
         grads = gradients(step)

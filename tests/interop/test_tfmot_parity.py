@@ -9,6 +9,7 @@ import pytest
 import keras_dlopt as dlopt
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.interop import tfmot
+from keras_dlopt.interop.tfmot.clustering import GridDensity
 from keras_dlopt.interop.tfmot.quantization import activation_quantizer
 from keras_dlopt.transforms import Member
 
@@ -94,6 +95,22 @@ def test_first_centroids_are_the_same(kind, per_channel, zeros):
         theirs = theirs[theirs != 0].reshape(ours.shape)
     # Both are float32; the grid's points are rounded in another order.
     np.testing.assert_allclose(np.sort(ours), np.sort(theirs), atol=1e-6)
+
+
+@pytest.mark.parametrize(("clusters", "lone"), [(2, 1), (3, 1)])
+def test_a_share_that_is_just_reached_is_not_exceeded(clusters, lone):
+    # 1 of 100 is TFMOT's lowest probability: the point after it is the first above.
+    values = np.concatenate([np.full(lone, -1.0), np.linspace(0.5, 1, 100 - lone)])
+    low, high = np.float32(-1.01), np.float32(1.01)
+    grid = np.linspace(low, high, 30, dtype="float32")
+    share = [np.float32((values.astype("float32") <= x).sum() / 100) for x in grid]
+    assert np.float32(0.01) in share
+    expected = [
+        next((x for x, s in zip(grid, share, strict=True) if s > wanted), grid[-1])
+        for wanted in np.linspace(0.01, 1, clusters, dtype="float32")
+    ]
+    found = GridDensity()(values, clusters, seed=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_trained_centroids_are_the_same_step_by_step():

@@ -53,6 +53,21 @@ def test_bytes_on_a_device_against_counting():
     assert layout.bytes_on_a_device(_net(), copies=3) == 12 * (kernels // 2 + biases)
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_weights_that_do_not_train_have_no_slots(copies):
+    net = _net()
+    net.get_layer("a").trainable = False
+    layout = parallel.Layout({"model": 1}, [])
+    frozen, free = 4 * 8 + 8, 8 * 2 + 2
+    assert layout.bytes_on_a_device(net, copies=copies) == 4 * (frozen + copies * free)
+
+
+def test_statistics_of_a_normalization_have_no_slots():
+    net = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+    layout = parallel.Layout({"model": 1}, [])
+    assert layout.bytes_on_a_device(net, copies=3) == 4 * (2 * 4 + 3 * 2 * 4)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.0, True])
 def test_mesh_sizes(size):
     with pytest.raises(ConfigError, match="must be a number of devices of at least 1"):
@@ -106,6 +121,18 @@ def test_automatic_layout_takes_what_the_devices_divide():
     assert layout.axes_of(_net(units=9)) == {"net/a/kernel": ("model", None)}
     with pytest.raises(ModelError, match="has an axis that 5 devices divide"):
         parallel.automatic_layout(_net(), devices=5, least=1)
+
+
+@pytest.mark.parametrize(
+    ("devices", "axes"),
+    [
+        (2, {"net/a/kernel": (None, "model"), "net/b/kernel": (None, "model")}),
+        (8, {"net/a/kernel": (None, "model"), "net/b/kernel": ("model", None)}),
+    ],
+)
+def test_of_several_axes_the_last_is_split(devices, axes):
+    layout = parallel.automatic_layout(_net(), devices=devices, least=1)
+    assert layout.axes_of(_net()) == axes
 
 
 def test_keras_distribution_is_refused_on_tensorflow():

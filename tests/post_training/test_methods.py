@@ -173,6 +173,18 @@ def test_bias_correction_takes_out_the_mean_error(data):
     assert after.max() < 0.1 * before.max()
 
 
+def test_the_bias_of_a_dense_layer_takes_up_its_mean_error():
+    x = np.abs(np.random.default_rng(2).normal(size=(64, 12))).astype("float32")
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(5)])
+    small = post_training.dynamic_range(model, weights=FakeQuant(bits=2))
+    mean = np.mean(small(x) - model(x), axis=0)
+    assert np.abs(mean).max() > 0.1
+    before = small.model.layers[0].bias.numpy()
+    assert post_training.correct_bias(small, x) == 1
+    after = small.model.layers[0].bias.numpy()
+    np.testing.assert_allclose(after, before - mean, atol=1e-5)
+
+
 def test_bias_correction_keeps_the_spread_of_normalized_channels(data):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 2))

@@ -78,6 +78,14 @@ def test_churn_counts_changes_among_wrong_answers_too():
     assert (found.newly_wrong, found.newly_right) == (1, 1)
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.8])
+def test_bins_of_neighbouring_confidences_do_not_make_up_for_each_other(confidence):
+    higher = confidence + 1 / 15
+    p = np.array([[confidence, 1 - confidence], [higher, 1 - higher]])
+    found = quality(p, np.array([0, 1])).calibration_error  # right, then wrong
+    assert found == pytest.approx((1 - confidence + higher) / 2)
+
+
 def test_logits_are_told_from_probabilities():
     p = np.array([[0.25, 0.75], [0.5, 0.5]])
     np.testing.assert_allclose(probabilities(p), p)

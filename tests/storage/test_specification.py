@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_dlopt.codecs import Tensor
-from keras_dlopt.storage.contents import read_contents
+from keras_dlopt.storage.contents import _bounds, read_contents
 from keras_dlopt.storage.dictionary import DICTIONARY
 from reference import huffman_file
 
@@ -52,6 +52,21 @@ def test_random_tensors(density):
         data = Tensor().encode(array)
         found = huffman_file.tensor(huffman_file.Bytes(data))
         assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int64"])
+def test_the_entropy_of_what_is_not_zero(dtype):
+    symbols = np.random.default_rng(0).binomial(9, 0.2, 300).astype(dtype)
+    if dtype != "uint8":
+        symbols -= 3
+    zeros, positions, values = _bounds(symbols)
+    kept = symbols[symbols != 0]
+    p = np.unique(kept, return_counts=True)[1] / kept.size
+    assert values == pytest.approx(-kept.size * np.sum(p * np.log2(p)))
+    share = kept.size / symbols.size
+    mask = -(share * np.log2(share) + (1 - share) * np.log2(1 - share))
+    assert positions == pytest.approx(symbols.size * mask)
+    assert zeros == pytest.approx(1 - share)
 
 
 def test_the_specification_names_the_dictionary_as_it_is():

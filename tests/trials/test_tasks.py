@@ -225,6 +225,33 @@ def test_a_resumed_search_has_as_many_outcomes_as_trials(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_what_always_fails_is_tried_once_and_as_often_again(tmp_path, retries):
+    book = Store(tmp_path / "s.db", "tasks", space={}, maximize=False, seed=1)
+    (number,), tries = book.begin([{"x": 1}], 1), 1
+    while (number := book.finish(number, None, "no", 1.0, retries=retries)) is not None:
+        tries += 1
+    assert tries == 1 + retries
+
+
+@pytest.mark.parametrize(
+    ("result", "value"),
+    [
+        (0.5, 0.5),
+        (3, 3.0),
+        ({"value": -1.5, "note": "x"}, -1.5),
+        (float("inf"), None),
+        ({"value": float("-inf")}, None),
+        (float("nan"), None),
+        (True, None),
+        ("0.5", None),
+        ({}, None),
+    ],
+)
+def test_only_a_finite_number_is_a_value(result, value):
+    assert value_of(result) == value
+
+
 def test_a_resumed_search_draws_no_trial_twice(tmp_path):
     drawn = []
     for _ in range(3):
