@@ -692,6 +692,22 @@ def test_calls_under_a_function_and_recomputed_ones_are_known():
     assert _compat.recomputes(layer), mend
 
 
+def test_a_built_optimizer_tells_whose_its_slots_are():
+    mend = "see build_seen in _compat/state.py"
+    weights = [keras.Variable(np.zeros(n, "float32")) for n in (2, 3)]
+    for optimizer in (
+        keras.optimizers.Adam(use_ema=True),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(use_ema=True)),
+    ):
+        seen = _compat.build_seen(optimizer, weights)
+        found = [seen[id(v)] for v in optimizer.variables if id(v) in seen]
+        names = ["average", "average", "momentum", "velocity", "momentum", "velocity"]
+        assert sorted(n for _, n in found) == sorted(names), mend
+        assert {id(w) for w, _ in found} == {id(w) for w in weights}, mend
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        assert "add_variable_from_reference" not in vars(inner), mend
+
+
 def test_graphs_tell_their_calls_in_order():
     x = keras.Input((4,))
     y = keras.layers.Dense(2, name="d")(keras.ops.relu(x)[:, :3])

@@ -27,6 +27,7 @@ from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable
 from keras_dlopt._compat.state import (
     SlabSlice,
+    build_seen,
     in_checkpoints,
     place_of,
     state_beside_weights,
@@ -66,6 +67,7 @@ __all__ = [
     "batch_count",
     "build_from_spec",
     "build_metrics",
+    "build_seen",
     "changed",
     "do_not_ask_for_more",
     "graph_nodes",

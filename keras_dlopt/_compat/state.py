@@ -92,6 +92,33 @@ def place_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int | None
         return None
 
 
+def build_seen(
+    optimizer: keras.optimizers.Optimizer, variables: list[Any]
+) -> dict[int, tuple[Any, str]]:
+    """Builds an optimizer, or one inside another, and sees what its slots are for.
+
+    Returns:
+        id of a slot -> the variable that it belongs to, and the slot's name.
+
+    Relies on: Keras' optimizers make slots by `add_variable_from_reference`.
+    """
+    seen: dict[int, tuple[Any, str]] = {}
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    create = inner.add_variable_from_reference
+
+    def noting(reference_variable, name=None, *args, **kwargs):
+        slot = create(reference_variable, name, *args, **kwargs)
+        seen[id(slot)] = reference_variable, str(name)
+        return slot
+
+    inner.add_variable_from_reference = noting
+    try:
+        optimizer.build(variables)
+    finally:
+        del inner.add_variable_from_reference
+    return seen
+
+
 def state_beside_weights(optimizer: keras.optimizers.Optimizer) -> None:
     """Has one of any optimizers create each slot on the device of its weight.
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_dlopt import checks
+from keras_dlopt.surgery.carrying import carry_optimizer
 from keras_dlopt.surgery.dependencies import LARGEST, Dependencies, dependencies
 from keras_dlopt.surgery.removal import without
 from keras_dlopt.surgery.report import RemovalReport, report_on
@@ -23,6 +24,7 @@ def remove_dead(
     largest: float = LARGEST,
     negligible: float = NEGLIGIBLE,
     ignore_padding: bool = False,
+    optimizer_state: bool = False,
 ) -> tuple[keras.Model, RemovalReport]:
     """The same function without the channels that do nothing.
 
@@ -42,13 +44,16 @@ def remove_dead(
         ignore_padding: whether constants in front of padding leave too. The function
             then changes where a kernel reaches over the border: the bias holds what
             the constant amounts to inside. `RemovalReport.uneven` names these layers.
+        optimizer_state: whether the optimizer's state of what survives goes over:
+            moments, averages of weights, the count of steps.
 
     Returns:
         A new model, an ordinary one with the same layer names and compiled state; and a
         report of what left, why, and what is held in place.
 
     Raises:
-        ModelError: for a model that is not built, cannot be traced or built anew.
+        ModelError: for a model that is not built, cannot be traced or built anew; with
+            `optimizer_state`, if there is no state or it cannot be cut.
         ConfigError: unless the bounds are numbers of at least 0.
 
     Example:
@@ -66,6 +71,8 @@ def remove_dead(
     found = dependencies(model, example=example, largest=largest)
     dead = DeadChannels(found, negligible, ignore_padding=ignore_padding)
     small = without(found, dead.gone, dead.biases())
+    if optimizer_state:
+        carry_optimizer(model, small, found, dead.gone, dead.biases())
     report = report_on(model, small, found, dead.gone, dead.reasons())
     return small, dataclasses.replace(report, uneven=dead.uneven())
 

@@ -10,6 +10,7 @@ from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.normalization import measure_normalization
 from keras_dlopt.select import rank
+from keras_dlopt.surgery.carrying import carry_optimizer
 from keras_dlopt.surgery.dependencies import Dependencies, dependencies
 from keras_dlopt.surgery.removal import without
 from keras_dlopt.surgery.report import RemovalReport, report_on
@@ -43,6 +44,7 @@ def prune_channels(
     max_share: float = 0.9,
     example: Any = None,
     seed: int = 0,
+    optimizer_state: bool = False,
 ) -> tuple[keras.Model, RemovalReport]:
     """A smaller model without its least important channels.
 
@@ -73,6 +75,8 @@ def prune_channels(
         max_share: the same for all other layers.
         example: a batch of inputs, for models that do not know their input's shape.
         seed: of the draw of examples.
+        optimizer_state: whether the optimizer's state of what survives goes over:
+            moments, averages of weights, the count of steps.
 
     Returns:
         A new model, an ordinary one with the same layer names and compiled state; and a
@@ -81,7 +85,8 @@ def prune_channels(
     Raises:
         ConfigError: unless there is one target, if it cannot be met, for limits that
             match nothing, and for a score on data without data.
-        ModelError: for a model that is not built, cannot be traced or built anew.
+        ModelError: for a model that is not built, cannot be traced or built anew; with
+            `optimizer_state`, if there is no state or it cannot be cut.
 
     Example:
         >>> net = keras.Sequential([keras.Input((16,)),
@@ -118,6 +123,8 @@ def prune_channels(
     now = count(np.zeros(found.count, bool))
     gone = selection.meeting(count, absolute(wanted[name], now, name), name)
     small = without(found, gone)
+    if optimizer_state:
+        carry_optimizer(model, small, found, gone, {})
     if drawn is not None:
         measure_normalization(small, (x for x, _, _ in drawn.at(0)))
     why = dict.fromkeys(np.flatnonzero(gone).tolist(), "least important")

@@ -68,7 +68,10 @@ def _piece(place: Place, kept: Any, extra: Any) -> list[Piece]:
         write(config, kept(ids))
     if not isinstance(operation, keras.layers.Layer):
         return [(type(operation).from_config(config), [])]
-    weights = [cut(place, variable, kept) for variable in operation.weights]
+    weights = [
+        cut(to_numpy(v), place.weights.get(id(v), (None, {}))[1], kept)
+        for v in operation.weights
+    ]
     if extra is not None:
         outputs, added = extra
         added = added[kept(outputs)]
@@ -81,10 +84,14 @@ def _piece(place: Place, kept: Any, extra: Any) -> list[Piece]:
     return [(like(operation, **config), weights)]
 
 
-def cut(place: Place, variable: Any, kept: Any) -> np.ndarray:
-    """The value of a variable without the channels that leave."""
-    value = to_numpy(variable)
-    axes = place.weights.get(id(variable), (None, {}))[1]
+def cut(value: np.ndarray, axes: Mapping[int, np.ndarray], kept: Any) -> np.ndarray:
+    """An array without the channels that leave.
+
+    Args:
+        value: the array.
+        axes: axis -> ids along it.
+        kept: ids -> whether each stays.
+    """
     for axis, ids in axes.items():
         value = np.compress(kept(ids), value, axis=axis)
     return value
