@@ -388,7 +388,10 @@ def test_activations_on_data():
     assert (silent.where, silent.figures) == ("fires", {"channels": 1, "of": 4})
     assert isinstance(mended(model, outliers["wide"], data=x), dlopt.TransformedModel)
     mended(model, flat, data=x)
-    mended(model, silent)
+    model.get_layer("flat").bias.assign(np.zeros(3))  # gradients come through again
+    model.compile("sgd", "mse")
+    small = mended(model, silent, x=x[1:], y=np.ones((199, 3), "float32"))
+    assert not dlopt.doctor(small, x[1:]).of_kind("silent on the data")
     clean = dlopt.doctor(net(L.Dense(4), shape=(6,)), x[1:])
     assert not kinds(clean) & {"outliers", "saturated", "silent on the data"}
 

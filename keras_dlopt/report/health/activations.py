@@ -26,6 +26,11 @@ SATURATED = 0.5
 QUANTIZE = "small = dlopt.post_training.quantize(model, data, observer='mse')"
 MEASURE = "dlopt.post_training.recalibrate_batch_normalization(model, data)"
 TRAIN = "model.fit(x, y)"
+# Channels that do not answer to the data have no gradient and score 0.
+PRUNE = (
+    "small, report = dlopt.prune_channels(model, parameters=0.9, multiple=1, "
+    "score=dlopt.prune.Taylor(), data=(x, y))"
+)
 GUARD = "model.fit(x, y, callbacks=[dlopt.callbacks.DivergenceGuard()])"
 
 
@@ -133,5 +138,5 @@ def on_data(model: Any, graph: Trace, data: Any) -> Iterator[Finding]:
                 f"{silent} of {one.moved.size} channels are 0 on all of the data; on "
                 "other data they may not be.",
                 {"channels": silent, "of": one.moved.size},
-                "small, report = dlopt.surgery.remove_dead(model)",
+                PRUNE,
             )
