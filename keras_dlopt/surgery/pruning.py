@@ -92,7 +92,7 @@ def prune_channels(
         >>> net = keras.Sequential([keras.Input((16,)),
         ...     keras.layers.Dense(64, activation="relu", name="a"),
         ...     keras.layers.Dense(2)])
-        >>> small, report = prune_channels(net, parameters=0.5)
+        >>> small, report = prune_channels(net, parameters=0.6)
         >>> small.get_layer("a").units
         32
 

@@ -6,6 +6,7 @@ import pytest
 from keras import layers as L
 from keras import ops
 
+from keras_dlopt import layers as own
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, remove_dead
 from keras_dlopt.surgery.removal import without
@@ -159,6 +160,12 @@ def heads(x):
     return L.Dense(3)(L.MultiHeadAttention(2, 3, output_shape=7)(y, y))
 
 
+def own_layers(x):
+    y = own.BatchNormalization()(conv(5)(x))
+    y = y + own.StochasticDepth(0.8)(own.LayerScale(0.3)(conv(5)(y)))
+    return conv(3)(own.ReZero()(y))
+
+
 def embedded(x):
     tokens = ops.cast(ops.round(ops.abs(x[:, :, 0, 0])), "int32")
     return L.Dense(3)(L.Embedding(12, 5)(tokens))
@@ -193,6 +200,7 @@ TRAPS = {
     both_ways: 7,
     heads: 29,  # 5, 4 heads, 6, 5, 2 heads, 7
     embedded: 5,
+    own_layers: 5,
 }
 
 

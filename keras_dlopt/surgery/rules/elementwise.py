@@ -86,6 +86,23 @@ def group_normalization(site: Site) -> Answer:
     return x.bounded(*ANY)
 
 
+def layer_scale(site: Site) -> Answer:
+    """A factor for each channel."""
+    layer, rank = site.operation, len(site.shape)
+    x = site.along(
+        1 if layer.data_format == "channels_first" and rank > 2 else rank - 1
+    )
+    site.weight(layer.gamma, 0, x.ids)
+    gamma = to_numpy(layer.gamma).astype("float64")
+    return x.bounded(*bounds.scaled(x.low, x.high, gamma, 0.0))
+
+
+def re_zero(site: Site) -> Answer:
+    """One factor for all."""
+    x, alpha = site.first, float(to_numpy(site.operation.alpha))
+    return x.bounded(*bounds.scaled(x.low, x.high, alpha, 0.0))
+
+
 def rescaling(site: Site) -> Answer:
     """One scale and offset for all."""
     layer, x = site.operation, site.first

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import layers as L
 
+from keras_dlopt import layers as own
 from keras_dlopt.surgery.bounds import ELEMENTWISE
 from keras_dlopt.surgery.rules import elementwise, sequences, shapes, weighted
 
@@ -25,6 +26,10 @@ RULES: dict[Any, Callable[..., Any] | str] = {
     L.Bidirectional: sequences.bidirectional,
     L.MultiHeadAttention: sequences.attention,
     L.BatchNormalization: elementwise.batch_normalization,
+    own.BatchNormalization: elementwise.batch_normalization,
+    own.LayerScale: elementwise.layer_scale,
+    own.ReZero: elementwise.re_zero,
+    own.StochasticDepth: elementwise.same,
     L.GroupNormalization: elementwise.group_normalization,
     L.LayerNormalization: _TOGETHER,
     L.RMSNormalization: _TOGETHER,
