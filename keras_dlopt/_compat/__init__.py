@@ -27,6 +27,7 @@ from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable
 from keras_dlopt._compat.state import (
     SlabSlice,
+    asked_to_save,
     build_seen,
     in_checkpoints,
     place_of,
@@ -62,6 +63,7 @@ __all__ = [
     "SeenResults",
     "SlabSlice",
     "WeightOverlay",
+    "asked_to_save",
     "attach",
     "attached",
     "batch_count",

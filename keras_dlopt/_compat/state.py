@@ -1,9 +1,11 @@
 """State of Keras' optimizers: where it is kept, found and tracked."""
 
 import math
+import sys
 from typing import Any
 
 import keras
+from keras.src.saving import saving_lib
 
 from keras_dlopt.errors import ConfigError
 
@@ -133,3 +135,13 @@ def state_beside_weights(optimizer: keras.optimizers.Optimizer) -> None:
             return create(reference_variable, *args, **kwargs)
 
     optimizer.add_variable_from_reference = beside
+
+
+def asked_to_save() -> bool:
+    """Whether Keras reads the attribute, whose getter asks here, to save or load it.
+
+    Relies on: `saving_lib._walk_saveable` reads the attributes of a model itself, and
+    gives what it finds in them a place in the file by the attribute's name.
+    """
+    asking = sys._getframe(2)  # below this function and the getter
+    return asking.f_code is saving_lib._walk_saveable.__code__

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.walk import check_built, is_functional, own_layers, walk
@@ -153,7 +154,8 @@ class TransformedModel(TransformHost, keras.Model):
     def layers(self) -> list[Any]:
         """The layers of the wrapped model, as `get_layer` gives them."""
         model = vars(self).get("model")
-        if model is None:  # Keras asks while this is being made
+        # Keras asks while this is being made; and files hold the wrapped model whole.
+        if model is None or _compat.asked_to_save():
             return super().layers
         inner = own_layers(model)
         functional = is_functional(model)

@@ -24,6 +24,7 @@ def _options() -> dict:
         "ActivityRegularization": ((0.1,), LINE),
         "CategoryEncoding": ((5,), ("int32", LINE, 5)),
         "Dense": ((3,), LINE),
+        "TernaryDense": ((3,), LINE),
         "Dropout": ((0.5,), LINE),
         "AlphaDropout": ((0.5,), LINE),
         "GaussianDropout": ((0.5,), LINE),
@@ -72,7 +73,7 @@ def _options() -> dict:
     for name in dir(L):
         if name.startswith("Random") and name not in table:
             table[name] = ((), IMAGE)
-    images = "AugMix AutoContrast Solarization RandAugment"
+    images = "AugMix AutoContrast Solarization RandAugment Mosaic"
     for name in (*images.split(), "ContrastLimitedAdaptiveHistogramEqualization"):
         table[name] = ((), IMAGE)
     strengths = {
@@ -93,6 +94,11 @@ def _options() -> dict:
 
 
 OPTIONS = _options()
+HEADS = {
+    "MultiHeadAttention": (2, 3),
+    "GroupQueryAttention": (3, 4, 2),
+    "GroupedQueryAttention": (3, 4, 2),  # its name from Keras 3.16 on
+}
 MERGES = ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"]
 
 
@@ -135,9 +141,9 @@ def _two(name):
         inputs = [keras.Input((5, 4)), keras.Input((6, 4))]
         layer = getattr(L, name)
         out = layer(use_scale=True)(inputs)
-    elif name in ("MultiHeadAttention", "GroupQueryAttention"):
+    elif name in HEADS:
         inputs = [keras.Input((5, 4)), keras.Input((6, 4))]
-        heads = (2, 3) if name == "MultiHeadAttention" else (3, 4, 2)
+        heads = HEADS[name]
         out = getattr(L, name)(*heads)(*inputs)
     elif name == "Dot":
         inputs = [keras.Input((4,)), keras.Input((4,))]
@@ -167,8 +173,8 @@ def _vocabulary(name):
 
 TWO_INPUTS = (
     *MERGES,
-    *("Attention", "AdditiveAttention", "MultiHeadAttention", "GroupQueryAttention"),
-    *("Dot", "HashedCrossing"),
+    *("Attention", "AdditiveAttention", "Dot", "HashedCrossing"),
+    *HEADS,
 )
 
 
