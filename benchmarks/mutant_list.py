@@ -87,6 +87,44 @@ MUTANTS = [
         ),
     ),
     *_of(
+        "tests/graph/test_folding.py",
+        offsets_go_before_padding=(
+            'return layer.padding == "valid" or max(layer.kernel_size) == 1',
+            "return True",
+        ),
+        groups_see_the_first_channels=(
+            "seen = group[None, :] * inputs + np.arange(inputs)[:, None]",
+            "seen = 0 * group[None, :] + np.arange(inputs)[:, None]",
+        ),
+    ),
+    # measure
+    *_of(
+        "tests/measure/test_costs.py",
+        transposed_counts_outputs=(
+            "return math.prod(given[0]) * math.prod(layer.kernel.shape[:-1])",
+            "return math.prod(made) * math.prod(layer.kernel.shape[:-1])",
+        ),
+        attention_counts_one_product=(
+            "width = layer.key_dim + (layer.value_dim or layer.key_dim)",
+            "width = layer.key_dim",
+        ),
+    ),
+    *_of(
+        "tests/measure/test_memory.py",
+        outputs_leave_early=(
+            "last |= dict.fromkeys((t for t in outputs if t in first), len(steps) - 1)",
+            "last |= {}",
+        ),
+    ),
+    # report
+    *_of(
+        "tests/report/test_health.py::test_duplicates_through_sums_and_what_is_no_duplicate",
+        equal_rows_of_two_layers_are_twins=(
+            "whose = str(id(variable)).encode()",
+            'whose = b""',
+        ),
+    ),
+    *_of(
         "tests/graph/test_channels.py",
         variance_from_the_sum=(
             "np.maximum(square / count - np.square(mean), 0.0)",
