@@ -247,10 +247,10 @@ def test_duplicates_through_sums_and_what_is_no_duplicate():
     assert (small.get_layer("a").units, small.get_layer("b").units) == (3, 3)
     assert relative(model(batch(model)), small(batch(model))) < 1e-5
     # Two layers with equal weights have different inputs.
-    given = keras.Input((6,))
-    one = L.Dense(6, name="one")(given)
-    two = L.Dense(6, name="two")(L.ReLU()(one))
-    model = randomized(keras.Model(given, L.Dense(2)(L.Concatenate()([one, two]))))
+    other = keras.Input((6,))
+    both = [L.Dense(4, name="one")(given), L.Dense(4, name="two")(other)]
+    x = L.Dense(2)(L.Concatenate()(both))
+    model = randomized(keras.Model([given, other], x))
     model.get_layer("two").set_weights(model.get_layer("one").get_weights())
     assert not dlopt.doctor(model).of_kind("duplicate channels")
     # A constant between layers may differ from channel to channel.

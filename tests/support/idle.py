@@ -14,8 +14,10 @@ def _without(labels, group, axis, hold):
         shape = [1] * len(x.shape)
         shape[axis] = -1
         mask = ops.reshape(ops.convert_to_tensor(keep), shape)
-        others = [a for a in range(len(x.shape)) if a != axis % len(x.shape)]
-        held = ops.mean(x, axis=others, keepdims=True) if hold else 0.0
+        # One value of the channel, the same as all others if it is constant.
+        first = [slice(0, 1)] * len(x.shape)
+        first[axis] = slice(None)
+        held = x[tuple(first)] if hold else 0.0
         return x * mask + held * (1 - mask)
 
     return function
@@ -34,7 +36,7 @@ def idle_groups(model, found, x, groups, *, hold=False):
         found: its dependencies.
         x: inputs.
         groups: to try, each by itself.
-        hold: whether the channel becomes its mean, and not 0.
+        hold: whether the channel becomes one of its values, and not 0.
     """
     readers: dict[int, list] = {}
     for read in found.survey.reads:
@@ -55,7 +57,7 @@ def idle_groups(model, found, x, groups, *, hold=False):
         ):
             after = _outputs(model, x)
         pairs = zip(before, after, strict=True)
-        # Held at a mean, which is rounded; without, to the last bit.
+        # What is held may be read by weights next to 0; without, to the last bit.
         share = 1e-5 if hold else 0.0
         if all(
             np.abs(a - b).max() <= share * max(np.abs(a).max(), 1e-9) for a, b in pairs
