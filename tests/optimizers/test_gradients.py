@@ -63,6 +63,15 @@ def test_units_are_limited_and_centralized_one_by_one(shapes, seed, ratio):
         np.testing.assert_allclose(got, g * factor, rtol=1e-5)
 
 
+def test_of_two_gradients_the_longer_one_is_cut():
+    grads = [ops.convert_to_tensor([3.0, 4.0]), ops.convert_to_tensor([0.3, 0.4])]
+    each, together = clip_each(grads, 2.5), clip_together(grads, 2.5)
+    np.testing.assert_allclose(each[0], [1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(each[1], [0.3, 0.4], rtol=1e-6)
+    scale = 2.5 / np.sqrt(25.25)
+    np.testing.assert_allclose(together[0], [3 * scale, 4 * scale], rtol=1e-6)
+
+
 def test_a_gradient_of_zeros_stays_one():
     zero = [ops.zeros((2, 2))]
     for got in (clip_each(zero, 0.5), clip_together(zero, 0.5)):
