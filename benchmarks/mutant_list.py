@@ -192,7 +192,8 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "tests/optimizers",
+        "tests/optimizers/test_options.py",
+        "tests/optimizers/test_rules.py",
         slow_weights_by_the_whole_way=(
             "slow = slow + self.alpha * (",
             "slow = slow + (",
@@ -408,7 +409,7 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "tests/storage",
+        "tests/storage/test_hostile_files.py",
         file_larger_than_allowed=(
             "if len(data) > max_bytes:",
             "if len(data) > 2 * max_bytes:",
@@ -416,7 +417,8 @@ MUTANTS = [
     ),
     # export
     *_of(
-        "tests/export",
+        "tests/export/test_litert.py",
+        "tests/export/test_verify.py",
         ties_count_as_clear=(
             "clear = margin > 1\n",
             "clear = margin >= 0\n",
@@ -428,7 +430,7 @@ MUTANTS = [
     ),
     # interop
     *_of(
-        "tests/interop",
+        "tests/interop/test_tfmot_parity.py",
         tfmot_grid_a_point_early=(
             'np.searchsorted(share, wanted, side="right")',
             'np.searchsorted(share, wanted, side="left")',
@@ -479,7 +481,7 @@ MUTANTS = [
     ),
     # cli
     *_of(
-        "tests/cli",
+        "tests/cli/test_cli.py",
         bad_input_ends_well=(
             "BAD_INPUT, INTERRUPTED = 2, 130",
             "BAD_INPUT, INTERRUPTED = 0, 130",
@@ -526,6 +528,61 @@ MUTANTS = [
         churn_counts_only_new_errors=(
             "churn=float((one != two).mean()),",
             "churn=float(((one == y) & (two != y)).mean()),",
+        ),
+    ),
+    # surgery
+    *_of(
+        "tests/surgery/test_remove_dead.py",
+        "tests/surgery/test_removal.py",
+        constants_in_front_of_padding_leave=(
+            "even = self.ignore_padding or not read.padded",
+            "even = True",
+        ),
+        constants_added_with_one_tap=(
+            'kernel = verdict.read.kernel.sum(axis=0, dtype="float64")',
+            'kernel = verdict.read.kernel[0].astype("float64")',
+        ),
+        a_bias_for_every_call=(
+            "even and read.place.calls == 1",
+            "even",
+        ),
+        bounds_without_the_negative_weights=(
+            'np.einsum("gio,gi->go", up, low) + np.einsum("gio,gi->go", down, high)',
+            'np.einsum("gio,gi->go", up, low)',
+        ),
+        unread_where_one_output_leaves=(
+            "return ~(verdict.touches & left).any(axis=2).ravel()",
+            "return ~(verdict.touches & left).all(axis=2).ravel()",
+        ),
+        valleys_have_no_bottom=(
+            "np.minimum(bottom, least), least)",
+            "least, least)",
+        ),
+    ),
+    *_of(
+        "tests/surgery/test_prune_channels.py",
+        any_number_of_channels=(
+            "stays = self.step * max(round((n - min(wanted, n)) / self.step), 1)",
+            "stays = n - min(wanted, n)",
+        ),
+        the_most_important_leave=(
+            'ranked = np.array(groups)[np.argsort(scores[groups], kind="stable")]',
+            'ranked = np.array(groups)[np.argsort(-scores[groups], kind="stable")]',
+        ),
+        median_of_the_squares=(
+            "return np.sqrt(np.maximum(products, 0)).sum(axis=1)",
+            "return np.maximum(products, 0).sum(axis=1)",
+        ),
+    ),
+    *_of(
+        "tests/measure",
+        strides_not_counted=(
+            "return math.prod(made) * math.prod(layer.kernel.shape[:-1])",
+            "return math.prod(given[0]) * math.prod(layer.kernel.shape[:-1])",
+        ),
+        freed_a_step_early=(
+            "change[max(last[tensor], begin) + 1 if steps else 0]",
+            "change[max(last[tensor], begin) if steps else 0]",
         ),
     ),
     # runtime
