@@ -398,6 +398,18 @@ def test_means_of_outputs_are_weighed_as_told():
     assert results == pytest.approx([(2 * 1 + 4) / 3] * 2), mend
 
 
+def test_the_arguments_of_compile_are_read():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    assert _compat.compile_arguments(model) == {}
+    optimizer = keras.optimizers.SGD()
+    model.compile(optimizer, test_the_arguments_of_compile_are_read)
+    found = _compat.compile_arguments(model)
+    mend = "see compile_arguments in _compat/calls.py"
+    assert found["optimizer"] is optimizer, mend
+    assert found["loss"] is test_the_arguments_of_compile_are_read, mend
+    assert set(found) == set(model.get_compile_config()), mend
+
+
 def test_results_of_metrics_are_found_in_logs():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics=["mae"])

@@ -6,6 +6,7 @@ here to mend; nothing else in the package needs to change.
 
 from keras_dlopt._compat.calls import (
     changed,
+    compile_arguments,
     instance_call,
     set_attribute,
     set_class,
@@ -71,6 +72,7 @@ __all__ = [
     "build_metrics",
     "build_seen",
     "changed",
+    "compile_arguments",
     "do_not_ask_for_more",
     "graph_nodes",
     "in_checkpoints",

@@ -56,3 +56,13 @@ def changed(layer: keras.layers.Layer, **attributes: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(layer, name, value)
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What a model was compiled with, the objects themselves; empty if it was not.
+
+    Relies on: `Model._compile_config`, whose `config` holds the arguments by name.
+    """
+    if not model.compiled:
+        return {}
+    return dict(getattr(getattr(model, "_compile_config", None), "config", {}))

@@ -27,7 +27,9 @@ def finalize(
     Returns:
         A model of the original kind; with `remove` a new one with smaller layers.
         Activation transforms are left out of it; `export.litert` reads them from the
-        transformed model.
+        transformed model. It is compiled as `model` was, with an optimizer of its own
+        that has made no step, where a file could hold what it was compiled with: not
+        with a lambda, or functions and classes that are not registered with Keras.
 
     Raises:
         ModelError: if nothing in the model is transformed, a scheduled transform was

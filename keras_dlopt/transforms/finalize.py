@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import keras
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
@@ -15,6 +17,7 @@ from keras_dlopt.graph.walk import children, is_functional
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.model import TransformedModel
+from keras_dlopt.transforms.trainer import overridden
 from keras_dlopt.transforms.updating import hosts
 
 
@@ -30,7 +33,10 @@ def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
 
     Returns:
         A model of the original kind. Activation transforms are left out of it;
-        `export.litert` reads them from the transformed model.
+        `export.litert` reads them from the transformed model. It is compiled as `model`
+        was, with an optimizer of its own that has made no step, where a file could hold
+        what it was compiled with: not with a lambda, or functions and classes that are
+        not registered with Keras.
 
     Raises:
         ModelError: if nothing in the model is transformed, a scheduled transform was
@@ -56,7 +62,28 @@ def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
             "Finalizing before the schedule ended: " + "; ".join(left) + ".",
             stacklevel=2,
         )
-    return _plain(model, copy=copy)
+    plain = _plain(model, copy=copy)
+    _compile_as(model, plain)
+    return plain
+
+
+def _compile_as(model: keras.Model, plain: keras.Model) -> None:
+    """Compiles a plain model as another one was, if that comes back from a file."""
+    given = _compat.compile_arguments(model)
+    if given.get("optimizer") is None or overridden(plain, "compile"):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The object being serialized")
+            config = model.get_compile_config()
+            made = keras.saving.deserialize_keras_object(config)
+    except Exception:
+        return  # Keras says itself what to do with a model that is not compiled
+    flat = [keras.tree.flatten({k: held[k] for k in given}) for held in (given, made)]
+    pairs = zip(*flat, strict=True)
+    # A name may have led to another function than the one that was given.
+    if all(new is old for old, new in pairs if isinstance(old, FunctionType)):
+        plain.compile(**made)
 
 
 def _plain(model: Any, *, copy: bool = True) -> keras.Model:
