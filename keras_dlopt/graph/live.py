@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
-from keras_dlopt.graph.walk import walk
+from keras_dlopt.graph.walk import own_weights, walk
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.ndarray)
 
@@ -64,14 +64,40 @@ def carry(model: Any, twin: Any) -> None:
             ours.trainable = theirs.trainable
 
 
-def _carry_attributes(old: Any, new: Any) -> None:
+def carry_settings(model: Any, twin: Any) -> None:
+    """Gives a model of the same layers in other sizes what was set on them.
+
+    Functions of this process, and what is frozen, layers and weights. Layers that are
+    missing are passed by.
+    """
+    new = {path: layer for path, layer, _ in walk(twin)}
+    same = [
+        (layer, new[path])
+        for path, layer, _ in walk(model)
+        if path in new and type(layer) is type(new[path])
+    ]
+    for layer, other in same:  # outer layers come first: they set those inside
+        _carry_functions(layer, other)
+        if other.trainable != layer.trainable:
+            other.trainable = layer.trainable
+    for layer, other in same:
+        flags = {v.name: v.trainable for v in own_weights(layer)}
+        for variable in own_weights(other):
+            if flags.get(variable.name, variable.trainable) != variable.trainable:
+                variable.trainable = flags[variable.name]
+
+
+def _carry_functions(old: Any, new: Any) -> None:
     for name, value in vars(old).items():
-        if name in _of_keras():
-            continue
-        if isinstance(value, types.FunctionType):
-            if vars(new).get(name) is not value:
-                _compat.set_attribute(new, name, value)
-        elif _is_plain(value):
+        held = isinstance(value, types.FunctionType) and name not in _of_keras()
+        if held and vars(new).get(name) is not value:
+            _compat.set_attribute(new, name, value)
+
+
+def _carry_attributes(old: Any, new: Any) -> None:
+    _carry_functions(old, new)
+    for name, value in vars(old).items():
+        if name not in _of_keras() and _is_plain(value):
             there = vars(new).get(name, _MISSING)
             if there is _MISSING or (_is_plain(there) and not _same(there, value)):
                 _compat.set_attribute(new, name, copy.deepcopy(_unwrapped(value)))

@@ -4,11 +4,14 @@ import dataclasses
 import functools
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dlopt import checks
+from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery.rules import RULES
 from keras_dlopt.surgery.survey import Pin, Survey
+from keras_dlopt.transforms.updating import hosts
 
 LARGEST = 1e6
 
@@ -134,7 +137,7 @@ def dependencies(
         `Dependencies`: `groups`, those that are `free`, and what is `pinned` and why.
 
     Raises:
-        ModelError: for a model that is not built or cannot be traced.
+        ModelError: for a model that is not built, cannot be traced or is transformed.
         ConfigError: unless `largest` is positive.
 
     Example:
@@ -148,6 +151,11 @@ def dependencies(
         ['an input of the model', 'an output of the model']
     """
     checks.positive(largest, name="largest")
+    if isinstance(model, keras.layers.Layer) and hosts(model):
+        raise ModelError(
+            f"{model.name!r} is transformed: its weights are not yet those that layers "
+            "see. Take finalize(model), or finalize(model, remove=True), first."
+        )
     return Dependencies(Survey(model, RULES, example=example, largest=largest))
 
 

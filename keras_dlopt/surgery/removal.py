@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.saving import custom_object_scope
 
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph import live
 from keras_dlopt.graph.rebuilding import Piece, Reshaped, like, rebuilt
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.dependencies import Dependencies
@@ -52,7 +54,11 @@ def without(
     shapes = {}
     for key, given in found.survey.shapes.items():
         shapes[key] = [(one.axis, int(kept(one.ids).sum()), one.n) for one in given]
-    return rebuilt(found.survey.source, pieces, Reshaped(shapes, arguments))
+    source = found.survey.source
+    with live.named_functions(source) as names, custom_object_scope(names):
+        small = rebuilt(source, pieces, Reshaped(shapes, arguments))
+    live.carry_settings(source, small)
+    return small
 
 
 def _touched(place: Place, kept: Any) -> bool:

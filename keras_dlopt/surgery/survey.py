@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dlopt import _compat
@@ -230,6 +231,23 @@ class Site:
         self.survey, self.place, self.given = survey, place, given
         self.operation, self.args, self.kwargs = node.operation, node.args, node.kwargs
         self.taken, self.outputs = node.inputs, node.outputs
+        self._lay_masks_aside()
+
+    def _lay_masks_aside(self) -> None:
+        """What a layer is given as a mask says where it looks, and is no channel."""
+        masks = {
+            id(tensor)
+            for name, value in self.kwargs.items()
+            if name.endswith("mask") and isinstance(self.operation, keras.layers.Layer)
+            for tensor in keras.tree.flatten(value)
+        }
+        pairs = list(zip(self.taken, self.given, strict=True))
+        for tensor, facts in pairs:
+            if id(tensor) in masks:
+                self.pin(facts.ids, "a mask")
+        kept = [pair for pair in pairs if id(pair[0]) not in masks]
+        self.taken = [tensor for tensor, _ in kept]
+        self.given = [facts for _, facts in kept]
 
     @property
     def first(self) -> Channels:
