@@ -142,6 +142,11 @@ class Value(Configured):
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def keep(self, **values: Any) -> None:
+        """Sets arguments of a `frozen` value that was made to what a check returned."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     def _key(self) -> tuple[Any, ...]:
         names = arguments(type(self))
         return (type(self), *(_fixed(getattr(self, name)) for name in names))

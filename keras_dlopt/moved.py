@@ -33,6 +33,9 @@ NAMES = {
     ),
     "keras_dlopt.select.variable_target": "keras_dlopt.graph.targets.variable_target",
     "keras_dlopt.select.weight_targets": "keras_dlopt.graph.targets.weight_targets",
+    "keras_dlopt.transforms.FreezeBatchNormalization": (
+        "keras_dlopt.callbacks.FreezeBatchNormalization"
+    ),
     "keras_dlopt.transforms.HashedKernel": "keras_dlopt.surgery.HashedKernel",
     "keras_dlopt.transforms.cluster.Linear": (
         "keras_dlopt.transforms.cluster.LinearStart"
@@ -45,6 +48,9 @@ NAMES = {
     "keras_dlopt.transforms.int8_recipe": "keras_dlopt.int8.int8_recipe",
     "keras_dlopt.transforms.quantization_recipe": (
         "keras_dlopt.int8.quantization_recipe"
+    ),
+    "keras_dlopt.transforms.quantize.FreezeBatchNormalization": (
+        "keras_dlopt.callbacks.FreezeBatchNormalization"
     ),
     "keras_dlopt.transforms.split_activations": "keras_dlopt.int8.split_activations",
 }

@@ -25,7 +25,7 @@ from keras_dlopt._compat.losses import (
     weight_of_values,
 )
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
-from keras_dlopt._compat.pure import PureScope, PureVariable
+from keras_dlopt._compat.pure import PureScope, PureVariable, StandIn
 from keras_dlopt._compat.state import (
     SlabSlice,
     asked_to_save,
@@ -63,6 +63,7 @@ __all__ = [
     "PureVariable",
     "SeenResults",
     "SlabSlice",
+    "StandIn",
     "WeightOverlay",
     "asked_to_save",
     "attach",

@@ -8,7 +8,37 @@ import keras
 from keras_dlopt.errors import ModelError
 
 
-class PureVariable:
+class StandIn:
+    """Computes as the tensor that it holds, where Keras expects a number or variable.
+
+    Attributes:
+        tensor: what it holds now.
+    """
+
+    tensor: Any
+
+    def __add__(self, other):
+        return self.tensor + other
+
+    def __radd__(self, other):
+        return other + self.tensor
+
+    def __sub__(self, other):
+        return self.tensor - other
+
+    def __rsub__(self, other):
+        return other - self.tensor
+
+    def __mul__(self, other):
+        return self.tensor * other
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other):
+        return self.tensor / other
+
+
+class PureVariable(StandIn):
     """The value of one variable inside a pure function, with a variable's methods.
 
     Relies on: Keras' optimizers use `variable.value`, its operators and `assign`
@@ -64,26 +94,6 @@ class PureVariable:
     @property
     def _unique_id(self) -> str:
         return self._variable._unique_id
-
-    def __add__(self, other):
-        return self.tensor + other
-
-    def __radd__(self, other):
-        return other + self.tensor
-
-    def __sub__(self, other):
-        return self.tensor - other
-
-    def __rsub__(self, other):
-        return other - self.tensor
-
-    def __mul__(self, other):
-        return self.tensor * other
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other):
-        return self.tensor / other
 
     def __getitem__(self, key):
         return self.tensor[key]

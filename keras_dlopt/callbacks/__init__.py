@@ -6,12 +6,14 @@ from keras_dlopt.callbacks.guard import DivergenceGuard
 from keras_dlopt.callbacks.hypergradient import HypergradientLearningRate
 from keras_dlopt.callbacks.loss_driven import LossDrivenLearningRate
 from keras_dlopt.callbacks.momentum import ScheduledMomentum
+from keras_dlopt.callbacks.normalization import FreezeBatchNormalization
 from keras_dlopt.callbacks.plateau import ReduceOnPlateau
 from keras_dlopt.callbacks.search import LearningRateSearch, SearchResult
 
 __all__ = [
     "AveragedWeights",
     "DivergenceGuard",
+    "FreezeBatchNormalization",
     "HypergradientLearningRate",
     "LearningRateFinder",
     "LearningRateSearch",

@@ -5,13 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlopt._compat import StandIn
 from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.controller import Controller
 from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.errors import ConfigError
 
 
-class Traced:
+class Traced(StandIn):
     """Stands in for a Python number of an optimizer while its step is traced.
 
     TensorFlow and JAX take it as the tensor it holds. Asked by `if momentum:` it says
@@ -42,17 +43,6 @@ class Traced:
 
     def __gt__(self, other):
         return True
-
-    def __sub__(self, other):
-        return self.tensor - other
-
-    def __rsub__(self, other):
-        return other - self.tensor
-
-    def __mul__(self, other):
-        return self.tensor * other
-
-    __rmul__ = __mul__
 
 
 class _Momentum(Controller):
@@ -109,8 +99,6 @@ class ScheduledMomentum(InGraphCallback):
     """
 
     def __init__(self, schedule: Any):
-        if isinstance(schedule, dict):
-            schedule = keras.saving.deserialize_keras_object(schedule)
         if not hasattr(schedule, "momentum_formula"):
             raise ConfigError(
                 "ScheduledMomentum needs a schedule with a momentum, such as "
@@ -141,7 +129,3 @@ class ScheduledMomentum(InGraphCallback):
             )
         self.controller.attribute = names[0]  # type: ignore[attr-defined]
         super().set_model(model)
-
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
-        return {"schedule": keras.saving.serialize_keras_object(self.schedule)}

@@ -50,4 +50,10 @@ CASES = [
         _momentum,
         optimizer=lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     ),
+    # The model of the contract has no such layer; tests/callbacks has one that has.
+    Case(
+        "FreezeBatchNormalization",
+        "callback",
+        lambda: callbacks.FreezeBatchNormalization(epoch=1),
+    ),
 ]

@@ -113,10 +113,4 @@ CASES = [
             begin=2,
         ),
     ),
-    # The model of the contract has no such layer; tests/transforms has one that has.
-    Case(
-        "FreezeBatchNormalization",
-        "callback",
-        lambda: t.FreezeBatchNormalization(epoch=1),
-    ),
 ]

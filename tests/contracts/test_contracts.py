@@ -13,6 +13,7 @@ from contracts.building import LATE, trial
 from contracts.equality import difference
 from keras_dlopt.config import Configured, arguments, decode
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.optimizers._hyper import Declared
 
 CASES = all_cases()
 
@@ -91,18 +92,15 @@ def test_config_keys_are_the_constructor_arguments_in_order(case):
         assert keys == arguments
 
 
-# Classes whose folders still have checks of their own.
-UNCHECKED = ("keras_dlopt.interop", "keras_dlopt.transforms.quantize")
-
-
-@_cases("config", kinds=("schedule", "callback", "layer", "transform"))
+@_cases("config", kinds=("optimizer", "schedule", "callback", "layer", "transform"))
 def test_numbers_get_one_verdict(case):
     """NumPy's numbers are numbers; NaN, infinities and bools are not."""
     obj = case.make()
     make, config = type(obj), obj.get_config()
-    if not isinstance(obj, Configured) or make.__module__.startswith(UNCHECKED):
+    if not isinstance(obj, Configured | Declared):
         pytest.skip("takes its arguments as its parent does")
-    given = {name: decode(config[name]) for name in arguments(make)}
+    names = obj.hypers if isinstance(obj, Declared) else arguments(make)
+    given = {name: decode(config[name]) for name in names}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue

@@ -235,7 +235,10 @@ def test_ranges_begin_and_freeze():
     [
         (lambda: t.FakeQuantActivation(observer="kl"), "histogram of all data"),
         (lambda: t.FakeQuantActivation(initial=(1, 2)), "initial must be"),
-        (lambda: t.FakeQuantActivation(begin=-1), "0 <= begin <= freeze"),
+        (
+            lambda: t.FakeQuantActivation(begin=-1),
+            "begin must be a whole number, 0 or greater",
+        ),
         (
             lambda: t.LSQActivation(begin=0),
             "begin must be a whole number, 1 or greater.*before it",

@@ -22,13 +22,23 @@ from keras_dlopt.transforms.prune.pattern import Blocks, NofM, Pattern, Unstruct
 _POOLING = {"AVG": "mean", "MAX": "max"}
 
 
-def _check_steps(begin: int, end: int, frequency: int, *, endless: bool) -> None:
-    if begin < 0 or (end < begin and not (endless and end == -1)) or frequency < 1:
+def _checked_steps(
+    begin: Any, end: Any, frequency: Any, *, endless: bool
+) -> tuple[int, int, int]:
+    """begin_step, end_step and frequency as ints, or `ConfigError`."""
+    begin = checks.whole(begin, name="begin_step", least=0, hint="It is a step.")
+    end = checks.whole(
+        end,
+        name="end_step",
+        least=-1 if endless else begin,
+        hint=f"It is begin_step={begin} or later{'; -1 is no end' if endless else ''}.",
+    )
+    if -1 < end < begin:
         raise ConfigError(
-            "Steps must satisfy 0 <= begin_step <= end_step and frequency >= 1"
-            f"{'; end_step -1 is no end' if endless else ''}. Received: begin_step="
-            f"{begin}, end_step={end}, frequency={frequency}."
+            f"end_step must be {begin} (begin_step) or later, or -1 for no end. "
+            f"Received: {end}."
         )
+    return begin, end, checks.count(frequency, name="frequency", hint="Of steps.")
 
 
 class _TfmotSchedule(Schedule):
@@ -91,9 +101,10 @@ class PolynomialDecay(_TfmotSchedule):
             initial_sparsity, name="initial_sparsity"
         )
         self.final_sparsity = check_sparsity(final_sparsity, name="final_sparsity")
-        _check_steps(begin_step, end_step, frequency, endless=False)
-        self.begin_step, self.end_step = begin_step, end_step
-        self.power, self.frequency = power, frequency
+        self.begin_step, self.end_step, self.frequency = _checked_steps(
+            begin_step, end_step, frequency, endless=False
+        )
+        self.power = checks.number(power, name="power", hint="It is an exponent.")
 
     def __call__(self, step):
         length = max(self.end_step - self.begin_step, 1)
@@ -144,9 +155,9 @@ class ConstantSparsity(_TfmotSchedule):
         frequency: int = 100,
     ):
         self.target_sparsity = check_sparsity(target_sparsity, name="target_sparsity")
-        _check_steps(begin_step, end_step, frequency, endless=True)
-        self.begin_step, self.end_step = begin_step, end_step
-        self.frequency = frequency
+        self.begin_step, self.end_step, self.frequency = _checked_steps(
+            begin_step, end_step, frequency, endless=True
+        )
 
     def __call__(self, step):
         step = ops.cast(step, "float32")

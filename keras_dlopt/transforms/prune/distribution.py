@@ -108,7 +108,7 @@ class Global(Distribution):
     limit: float = 1.0
 
     def __post_init__(self):
-        object.__setattr__(self, "limit", checks.share(self.limit, name="limit"))
+        self.keep(limit=checks.share(self.limit, name="limit"))
 
     def counts(self, group, sparsity):
         scores, owner, weight = [], [], []
@@ -192,14 +192,14 @@ class BySensitivity(Distribution):
                 "of must map paths of weights to shares of zeros, such as "
                 f"{{'conv1/kernel': 0.5}}, or to curves. Received: {self.of!r}."
             )
-        object.__setattr__(self, "limit", checks.share(self.limit, name="limit"))
+        self.keep(limit=checks.share(self.limit, name="limit"))
         checked = {path: _checked(path, value) for path, value in self.of.items()}
         if len({isinstance(v, float) for v in checked.values()}) > 1:
             raise ConfigError(
                 "of must hold shares for all weights, or curves for all. "
                 f"Received: {dict(self.of)!r}."
             )
-        object.__setattr__(self, "of", checked)
+        self.keep(of=checked)
 
     @property
     def says_how_many(self) -> bool:

@@ -118,7 +118,7 @@ class NofM(Pattern):
                 least=least,
                 hint="NofM(n, m) keeps n of every m weights along an axis.",
             )
-            object.__setattr__(self, name, plain)
+            self.keep(**{name: plain})
         checks.ordered(strict=True, n=self.n, m=self.m)
 
     @property
@@ -180,7 +180,7 @@ class Blocks(Pattern):
             self.shape, checks.count, name="shape", hint="It is as in Blocks((4, 1))."
         )
         checks.choice(self.pooling, name="pooling", choices=("mean", "max"))
-        object.__setattr__(self, "shape", sizes)
+        self.keep(shape=sizes)
 
     def check(self, target, shape):
         if len(self.shape) > len(shape):

@@ -154,7 +154,7 @@ class Random(Score):
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "seed", checks.seed(self.seed))
+        self.keep(seed=checks.seed(self.seed))
 
     def __call__(self, member):
         return np.random.default_rng([self.seed, member.place]).random(

@@ -1,5 +1,6 @@
 """Quantization: few levels for weights and activations."""
 
+from keras_dlopt import moved
 from keras_dlopt.transforms.quantize.activation_methods import (
     PACT,
     FakeQuantActivation,
@@ -7,7 +8,6 @@ from keras_dlopt.transforms.quantize.activation_methods import (
     LSQPlusActivation,
 )
 from keras_dlopt.transforms.quantize.activation_quantizer import ActivationQuantizer
-from keras_dlopt.transforms.quantize.batch_norm import FreezeBatchNormalization
 from keras_dlopt.transforms.quantize.codes import IntegerCodes, SoftRounding
 from keras_dlopt.transforms.quantize.gradients import (
     LearnedLevel,
@@ -59,7 +59,6 @@ __all__ = [
     "BinaryGrid",
     "FakeQuant",
     "FakeQuantActivation",
-    "FreezeBatchNormalization",
     "FromMagnitude",
     "FromMeans",
     "FromRange",
@@ -88,3 +87,5 @@ __all__ = [
     "ThroughScale",
     "TrainedTernary",
 ]
+
+__getattr__ = moved.names(__name__)

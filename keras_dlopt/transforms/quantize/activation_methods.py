@@ -5,7 +5,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.transforms.quantize.activation_quantizer import ActivationQuantizer
 from keras_dlopt.transforms.quantize.gradients import LearnedLevel, LearnedStep
-from keras_dlopt.transforms.quantize.grids import IntegerGrid, check_bits
+from keras_dlopt.transforms.quantize.grids import IntegerGrid
 from keras_dlopt.transforms.quantize.observers import Observer
 from keras_dlopt.transforms.quantize.starts import GivenRange, check_range
 
@@ -65,7 +65,6 @@ class FakeQuantActivation(ActivationQuantizer):
         begin: int = 0,
         freeze: int | None = None,
     ):
-        check_bits(bits)
         self.range = check_range("range", range)
         self.initial = check_range("initial", initial)
         known = self.range or self.initial
@@ -77,7 +76,7 @@ class FakeQuantActivation(ActivationQuantizer):
             begin=begin,
             freeze=freeze,
         )
-        self.bits, self.symmetric = bits, symmetric
+        self.bits, self.symmetric = self.grid.bits, symmetric
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -119,7 +118,11 @@ class LSQActivation(ActivationQuantizer):
         gradient = LearnedStep(clip_gradient=clip_gradient)
         grid = IntegerGrid(bits, symmetric=signed, narrow=False)
         super().__init__(grid, gradient=gradient, begin=begin)
-        self.bits, self.signed, self.clip_gradient = bits, signed, clip_gradient
+        self.bits, self.signed, self.clip_gradient = (
+            self.grid.bits,
+            signed,
+            self.gradient.clip_gradient,
+        )
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -162,7 +165,7 @@ class LSQPlusActivation(ActivationQuantizer):
         gradient = LearnedStep(offset=True, clip_gradient=clip_gradient)
         grid = IntegerGrid(bits, symmetric=False)
         super().__init__(grid, gradient=gradient, begin=begin)
-        self.bits, self.clip_gradient = bits, clip_gradient
+        self.bits, self.clip_gradient = self.grid.bits, self.gradient.clip_gradient
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -200,4 +203,8 @@ class PACT(ActivationQuantizer):
         super().__init__(
             IntegerGrid(bits, symmetric=False), gradient=gradient, start=start
         )
-        self.bits, self.initial, self.decay = bits, initial, decay
+        self.bits, self.initial, self.decay = (
+            self.grid.bits,
+            start.high,
+            self.gradient.decay,
+        )

@@ -90,7 +90,8 @@ class Gradient(Value, abc.ABC):
     def __post_init__(self):
         hint = "It bounds each element of the gradient."
         limit = self.clip_gradient
-        checks.optional(checks.positive, limit, name="clip_gradient", hint=hint)
+        limit = checks.optional(checks.positive, limit, name="clip_gradient", hint=hint)
+        self.keep(clip_gradient=limit)
 
     def limited(self, upstream: Any) -> Any:
         """u, each element in its bound."""
@@ -319,7 +320,7 @@ class LearnedLevel(TrainedGradient):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.rate(self.decay, name="decay")
+        self.keep(decay=checks.rate(self.decay, name="decay"))
 
     def penalty(self, state):
         return self.decay * ops.sum(ops.square(state["level"])) if self.decay else None

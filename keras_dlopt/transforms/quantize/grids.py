@@ -92,9 +92,9 @@ def codebook(weight: np.ndarray, cut: ScaleLayout) -> tuple[np.ndarray, Codebook
     return values[indices], Codebook(indices=indices, values=values)
 
 
-def check_bits(bits: Any, *, least: int = 2, most: int = 16) -> None:
-    """Raises `ConfigError` unless `bits` is a whole number of that range."""
-    checks.whole(
+def check_bits(bits: Any, *, least: int = 2, most: int = 16) -> int:
+    """A whole number of that range, or raises `ConfigError`."""
+    return checks.whole(
         bits,
         name="bits",
         least=least,
@@ -132,7 +132,7 @@ class IntegerGrid(QuantizationGrid):
     narrow: bool | None = None
 
     def __post_init__(self):
-        check_bits(self.bits, least=2 if self.symmetric else 1)
+        self.keep(bits=check_bits(self.bits, least=2 if self.symmetric else 1))
         if self.bits == 1 and self.narrow:
             raise ConfigError("One bit has two levels: a narrow range needs 2 or more.")
 
@@ -208,7 +208,7 @@ class MinMaxGrid(QuantizationGrid):
     nearest: bool = False
 
     def __post_init__(self):
-        check_bits(self.bits, least=1)
+        self.keep(bits=check_bits(self.bits, least=1))
 
     @property
     def top(self) -> int:
@@ -255,7 +255,7 @@ class PowerOfTwoGrid(QuantizationGrid):
     bits: int = 5
 
     def __post_init__(self):
-        check_bits(self.bits, least=3, most=8)
+        self.keep(bits=check_bits(self.bits, least=3, most=8))
 
     def fit(self, low, high, xp=np):
         largest = xp.maximum(xp.maximum(-low, high), TINY)
@@ -320,13 +320,14 @@ class TernaryGrid(QuantizationGrid):
 
     def __post_init__(self):
         checks.choice(self.of, name="of", choices=("mean", "max"))
-        checks.number(
+        threshold = checks.number(
             self.threshold,
             name="threshold",
             above=0,
             below=4 if self.of == "mean" else 1,
             hint=f"Below that share of the {self.of} magnitude a value becomes 0.",
         )
+        self.keep(threshold=threshold)
 
     def limit(self, x: Any, axes: tuple[int, ...], xp: Any = np) -> Any:
         """The magnitude d up to which values are 0."""

@@ -23,20 +23,21 @@ def channel_axes(target: Target, rank: int) -> tuple[int, ...]:
 
 
 def check_granularity(
-    per_channel: bool, axis: int | None, group_size: int | None
-) -> None:
-    """Raises `ConfigError` for choices that contradict each other."""
-    checks.boolean(per_channel, name="per_channel")
+    per_channel: Any, axis: Any, group_size: Any
+) -> tuple[bool, int | None, int | None]:
+    """The three, or `ConfigError`, also for choices that contradict each other."""
+    per_channel = checks.boolean(per_channel, name="per_channel")
     hint = "It is the axis that keeps a scale each; None are the output channels."
-    checks.optional(checks.whole, axis, name="axis", hint=hint)
+    axis = checks.optional(checks.whole, axis, name="axis", hint=hint)
     hint = "It is a number of input channels."
-    checks.optional(checks.count, group_size, name="group_size", hint=hint)
+    group_size = checks.optional(checks.count, group_size, name="group_size", hint=hint)
     for name, value in (("axis", axis), ("group_size", group_size)):
         if value is not None and not per_channel:
             raise ConfigError(
                 f"{name}={value} divides the scales of per_channel=True, but "
                 "per_channel is False. Leave one of the two out."
             )
+    return per_channel, axis, group_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ class MovingAverage(Observer):
     host = False
 
     def __post_init__(self):
-        checks.decay(self.momentum, name="momentum")
+        self.keep(momentum=checks.decay(self.momentum, name="momentum"))
 
     def find(self, values, counts, grid):
         return _ends(values, counts)
@@ -149,7 +149,8 @@ class Percentile(Observer):
 
     def __post_init__(self):
         share, hint = self.percentile, "Such as 99.99."
-        checks.number(share, name="percentile", above=50, most=100, hint=hint)
+        share = checks.number(share, name="percentile", above=50, most=100, hint=hint)
+        self.keep(percentile=share)
 
     def find(self, values, counts, grid):
         share = self.percentile / 100
@@ -185,7 +186,7 @@ class MSE(Observer):
     steps: int = 100
 
     def __post_init__(self):
-        checks.whole(self.steps, name="steps", least=5)
+        self.keep(steps=checks.whole(self.steps, name="steps", least=5))
 
     def find(self, values, counts, grid):
         low, high = _ends(values, counts)
@@ -243,7 +244,7 @@ class KL(Observer):
     grids = (IntegerGrid,)
 
     def __post_init__(self):
-        checks.whole(self.bins, name="bins", least=128)
+        self.keep(bins=checks.whole(self.bins, name="bins", least=128))
 
     def find(self, values, counts, grid):
         low, high = _ends(values, counts)

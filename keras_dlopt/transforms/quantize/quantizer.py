@@ -1,7 +1,6 @@
 """Quantizers of weights: grid x gradient x start x observer."""
 
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -59,7 +58,7 @@ class Rounding(Transform):
         )
         self.gradient: Any = checks.instance(gradient, Gradient, name="gradient")
         self.observer = observer_of(observer)
-        self.begin, self.freeze = begin, freeze
+        self.begin, self.freeze = _checked_steps(begin, freeze)
         self.random = gradient.stochastic
         self.trained = isinstance(gradient, TrainedGradient)
         if start is None and isinstance(gradient, TrainedGradient):
@@ -73,7 +72,6 @@ class Rounding(Transform):
                 raise ConfigError(f"{value!r} needs a {kinds}. Received: {grid!r}.")
         self._check_start()
         self._check_range()
-        _check_steps(begin, freeze)
 
     def _check_start(self) -> None:
         """Raises `ConfigError` for a start of nothing, or one that contradicts it."""
@@ -138,16 +136,15 @@ class Rounding(Transform):
         return f"{what} begins at step {self.begin}" if left else None
 
 
-def _check_steps(begin: int, freeze: int | None) -> None:
-    """Raises `ConfigError` unless 0 <= begin <= freeze."""
-    steps = (begin,) if freeze is None else (begin, freeze)
-    whole = all(isinstance(s, numbers.Integral) for s in steps)
-    if not whole or begin < 0 or (freeze is not None and freeze < max(begin, 1)):
-        raise ConfigError(
-            "Steps must satisfy 0 <= begin <= freeze, and freeze must leave one step "
-            f"to observe. Received: begin={begin!r}, freeze={freeze!r}. Count in "
-            "training steps (batches)."
-        )
+def _checked_steps(begin: Any, freeze: Any) -> tuple[int, int | None]:
+    """Two steps with 0 <= begin <= freeze, and one to observe in; or `ConfigError`."""
+    hint = "Count in training steps (batches)."
+    begin = checks.whole(begin, name="begin", least=0, hint=hint)
+    hint = f"It comes after begin={begin}, and leaves one step to observe."
+    least = max(begin, 1)
+    return begin, checks.optional(
+        checks.whole, freeze, name="freeze", least=least, hint=hint
+    )
 
 
 def noise_for(x: Any, context: Any) -> Any:
@@ -214,8 +211,9 @@ class Quantizer(Rounding):
         freeze: int | None = None,
     ):
         super().__init__(grid, gradient, start, observer, begin, freeze)
-        check_granularity(per_channel, axis, group_size)
-        self.per_channel, self.axis, self.group_size = per_channel, axis, group_size
+        self.per_channel, self.axis, self.group_size = check_granularity(
+            per_channel, axis, group_size
+        )
         self.frequency = checks.count(frequency, name="frequency", hint="Of steps.")
 
     @property

@@ -102,8 +102,9 @@ class FakeQuant(Quantizer):
             begin=begin,
             freeze=freeze,
         )
-        self.bits, self.symmetric, self.narrow_range = bits, symmetric, narrow_range
-        self.stochastic, self.clip_gradient = stochastic, clip_gradient
+        self.bits, self.symmetric = self.grid.bits, symmetric
+        self.narrow_range = narrow_range
+        self.stochastic, self.clip_gradient = stochastic, self.gradient.clip_gradient
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -154,8 +155,8 @@ class LSQ(Quantizer):
             axis=axis,
             group_size=group_size,
         )
-        self.bits, self.narrow_range = bits, narrow_range
-        self.clip_gradient = clip_gradient
+        self.bits, self.narrow_range = self.grid.bits, narrow_range
+        self.clip_gradient = self.gradient.clip_gradient
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -184,7 +185,7 @@ class Binary(Quantizer):
     def __init__(self, *, per_channel: bool = True, clip_gradient: float | None = None):
         gradient = ThroughScale(clip_gradient=clip_gradient)
         super().__init__(BinaryGrid(), gradient=gradient, per_channel=per_channel)
-        self.clip_gradient = clip_gradient
+        self.clip_gradient = self.gradient.clip_gradient
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -222,7 +223,10 @@ class Ternary(Quantizer):
         gradient = StraightThrough(clip_gradient=clip_gradient)
         grid = TernaryGrid(threshold)
         super().__init__(grid, gradient=gradient, per_channel=per_channel)
-        self.threshold, self.clip_gradient = threshold, clip_gradient
+        self.threshold, self.clip_gradient = (
+            self.grid.threshold,
+            self.gradient.clip_gradient,
+        )
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -255,7 +259,10 @@ class TrainedTernary(Quantizer):
         gradient = LearnedLevels(clip_gradient=clip_gradient)
         grid = TernaryGrid(threshold, of="max")
         super().__init__(grid, gradient=gradient, per_channel=False)
-        self.threshold, self.clip_gradient = threshold, clip_gradient
+        self.threshold, self.clip_gradient = (
+            self.grid.threshold,
+            self.gradient.clip_gradient,
+        )
 
     def init(self, target, weight):
         # Numbers without dimensions, as files of it have always held.
@@ -295,7 +302,7 @@ class PowerOfTwo(Quantizer):
     def __init__(self, *, bits: int = 5, clip_gradient: float | None = None):
         gradient = StraightThrough(clip_gradient=clip_gradient)
         super().__init__(PowerOfTwoGrid(bits), gradient=gradient, per_channel=False)
-        self.bits, self.clip_gradient = bits, clip_gradient
+        self.bits, self.clip_gradient = self.grid.bits, self.gradient.clip_gradient
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -339,7 +346,11 @@ class MinMaxInteger(Quantizer):
         gradient = StraightThrough(clip_gradient=clip_gradient)
         grid = MinMaxGrid(bits, nearest)
         super().__init__(grid, gradient=gradient, per_channel=False)
-        self.bits, self.nearest, self.clip_gradient = bits, nearest, clip_gradient
+        self.bits, self.nearest, self.clip_gradient = (
+            self.grid.bits,
+            nearest,
+            self.gradient.clip_gradient,
+        )
 
     def integers(self, weight: np.ndarray) -> np.ndarray:
         """The integers 1..2^bits of a weight."""

@@ -7,8 +7,8 @@ from keras import layers
 
 import keras_dlopt as dlopt
 from keras_dlopt import post_training
+from keras_dlopt.callbacks import FreezeBatchNormalization
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.transforms import FreezeBatchNormalization
 
 
 def net():

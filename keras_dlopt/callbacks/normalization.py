@@ -1,17 +1,18 @@
-"""BatchNormalization under quantization: fixed statistics late in training."""
+"""BatchNormalization with fixed statistics late in training."""
 
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_dlopt.errors import ConfigError
+from keras_dlopt import checks
+from keras_dlopt.config import Configured
 from keras_dlopt.graph import hooks
 from keras_dlopt.graph.walk import layers_below
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class FreezeBatchNormalization(keras.callbacks.Callback):
+class FreezeBatchNormalization(Configured, keras.callbacks.Callback):
     """Lets BatchNormalization use its moving statistics in training, from an epoch on.
 
     In training the layer divides by the spread of each batch, in inference, and in a
@@ -36,12 +37,8 @@ class FreezeBatchNormalization(keras.callbacks.Callback):
 
     def __init__(self, epoch: int):
         super().__init__()
-        if not isinstance(epoch, int) or epoch < 0:
-            raise ConfigError(
-                "epoch must be the number of an epoch, counted from 0. "
-                f"Received: {epoch!r}."
-            )
-        self.epoch = epoch
+        hint = "It is the number of an epoch, counted from 0."
+        self.epoch = checks.whole(epoch, name="epoch", least=0, hint=hint)
         self._thaw: list[Callable[[], None]] = []
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -61,15 +58,6 @@ class FreezeBatchNormalization(keras.callbacks.Callback):
         if self._thaw:
             assert self.model is not None
             self.model.make_train_function(force=True)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"epoch": self.epoch}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "FreezeBatchNormalization":
-        """Builds the callback from its `get_config()`."""
-        return cls(**config)
 
 
 def _inference(call: hooks.Called, given: hooks.Given) -> Any:
