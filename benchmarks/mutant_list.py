@@ -121,7 +121,7 @@ MUTANTS = [
         "tests/report/test_health.py::test_duplicates_through_sums_and_what_is_no_duplicate",
         equal_rows_of_two_layers_are_twins=(
             "whose = str(id(variable)).encode()",
-            'whose = b""',
+            'whose = b"1"',
         ),
     ),
     *_of(

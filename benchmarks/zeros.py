@@ -116,22 +116,22 @@ def trained(folder: pathlib.Path, epochs: int) -> dict[str, Any]:
     model = keras.Sequential(
         [keras.Input(data.input_shape), layers.Flatten(), *stack, layers.Dense(10)]
     )
-    result: dict[str, Any] = {"float": {"accuracy": _fit(model, data, 2e-3, epochs)}}
+    result: dict[str, Any] = {"float": {"accuracy": _fit(model, data, epochs * 5 // 8)}}
     steps = len(data.x_train) // 256 * epochs
-    grow = dlopt.schedules.PolynomialSparsity(ZEROS, end=steps // 2)
-    few = dlopt.Prune(grow) >> dlopt.Cluster(VALUES, begin=steps // 2 + 1)
+    grow = dlopt.schedules.PolynomialSparsity(ZEROS, end=steps * 3 // 10)
+    few = dlopt.Prune(grow) >> dlopt.Cluster(VALUES, begin=steps * 6 // 10)
     recipes = {"int8": None, "few": few >> dlopt.FakeQuant(bits=8)}
     for name, weights in recipes.items():
         small = dlopt.transform(model, dlopt.int8_recipe(model, weights=weights))
-        accuracy = _fit(small, data, 1e-3, epochs)
+        accuracy = _fit(small, data, epochs)
         result[name] = _estimate(small, folder / f"{name}.tflite")
         result[name]["accuracy"] = accuracy
     return _compared(result)
 
 
-def _fit(model: keras.Model, data: Any, rate: float, epochs: int) -> float:
+def _fit(model: keras.Model, data: Any, epochs: int) -> float:
     steps = len(data.x_train) // 256 * epochs
-    decay = keras.optimizers.schedules.CosineDecay(rate, steps)
+    decay = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(decay), loss, metrics=["accuracy"])
     model.fit(*data.train, batch_size=256, epochs=epochs, verbose=0)
@@ -153,7 +153,7 @@ def _compared(result: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=16)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     result: dict[str, Any] = {"versions": versions()}

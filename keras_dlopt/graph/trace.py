@@ -15,7 +15,7 @@ from keras import ops
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph import hooks
 from keras_dlopt.graph.targets import activation_path
-from keras_dlopt.graph.walk import check_built, operations, walk
+from keras_dlopt.graph.walk import check_built, is_functional, operations, walk
 
 # Stands in for a dimension that the model leaves open, other than the batch.
 _OPEN_DIMENSION = 32
@@ -112,10 +112,20 @@ class Trace:
                     found.setdefault(tensor, []).append(call)
         return found
 
+    @functools.cached_property
+    def _unseen(self) -> frozenset[int]:
+        """What layers of users' classes take, which may use it beside inner layers."""
+        return frozenset(
+            tensor
+            for call in self.calls
+            if call.composite and not _is_known(call.layer)
+            for tensor in call.inputs
+        )
+
     def only_consumer(self, tensor: int) -> Call | None:
         """The one call that takes a tensor; None if anything else takes it too."""
         calls = self._consumers.get(tensor, [])
-        elsewhere = tensor in self.outputs or tensor in self.loose
+        elsewhere = tensor in self.outputs or tensor in self.loose | self._unseen
         return None if elsewhere or len(calls) != 1 else calls[0]
 
     def sites(self, layer: Any) -> list[Call]:
@@ -133,6 +143,12 @@ class Trace:
     @functools.cached_property
     def _counts(self) -> Counter[int]:
         return Counter(id(node.layer) for node in self.nodes)
+
+
+def _is_known(layer: Any) -> bool:
+    """Whether all that a layer of layers does is done by those inside it."""
+    own = type(layer).__module__.split(".")[0] in ("keras", "keras_dlopt")
+    return is_functional(layer) or own
 
 
 class _Recorder:

@@ -1,5 +1,6 @@
 """Channels that carry the same values: one can do the work of both."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -130,11 +131,10 @@ def _note(
     rows: dict[int, list[bytes]], labels: np.ndarray, variable: Any, axis: int
 ) -> None:
     """Adds to each group what one weight holds for it."""
-    moved = np.moveaxis(to_numpy(variable), axis, 0) + 0.0  # -0 and 0 are one number
+    moved = np.moveaxis(to_numpy(variable), axis, 0)
+    # -0 and 0 are one number.
+    table = np.ascontiguousarray(moved.reshape(len(labels), -1) + 0.0)
     whose = str(id(variable)).encode()
-    order = np.argsort(labels, kind="stable")
-    ends = np.flatnonzero(np.diff(labels[order])) + 1
-    for part in np.split(order, ends):
-        if len(part):
-            made = np.ascontiguousarray(moved[part]).tobytes()
-            rows.setdefault(int(labels[part[0]]), []).append(whose + made)
+    for label, row in zip(labels.tolist(), table, strict=True):
+        digest = hashlib.blake2b(row.tobytes(), key=whose, digest_size=16)
+        rows.setdefault(label, []).append(digest.digest())

@@ -133,6 +133,31 @@ def test_what_cannot_be_folded_or_scaled_is_left_alone(data, block):
     np.testing.assert_allclose(equal(data), model(data), rtol=1e-4, atol=1e-4)
 
 
+@keras.saving.register_keras_serializable("dlopt_tests")
+class Adds(layers.Layer):
+    """Uses what it takes beside the layer inside it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, inputs):
+        return inputs + self.dense(inputs)
+
+
+def test_what_a_layer_does_in_its_own_code_is_not_equalized():
+    inputs = keras.Input((6,))
+    x = Adds()(layers.Dense(4, activation="relu")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    x = rng.normal(size=(8, 6)).astype("float32")
+    np.testing.assert_array_equal(post_training.equalize(model)(x), model(x))
+
+
 def test_relu6_is_replaced_or_its_pair_left_alone(data):
     model = net(relu=6.0)
     replaced = post_training.equalize(model)
