@@ -47,7 +47,7 @@ class Settings:
     quick: bool = False
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.optional(checks.count, self.epochs, name="epochs")
         if not 0 <= self.seed < 2**32:
             wanted = "between 0 and 2**32 - 1"

@@ -29,7 +29,7 @@ class Child:
     def __init__(
         self,
         *arguments: Any,
-        log: str | os.PathLike,
+        log: str | os.PathLike[str],
         environment: Mapping[str, str] | None = None,
     ):
         self.log = pathlib.Path(log)
@@ -160,7 +160,7 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
         return
 
-    def stop(*_):
+    def stop(*_: Any) -> None:
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, stop)

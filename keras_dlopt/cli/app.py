@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -36,7 +37,7 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             command(*args, **kwargs)
         except DloptError as error:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -53,7 +54,7 @@ def tasks(
         raise typer.Exit(1)
 
 
-def _read(file: pathlib.Path) -> list[dict]:
+def _read(file: pathlib.Path) -> list[dict[str, Any]]:
     try:
         given = parse_json(read_limited(file, MAX_JSON))
     except DloptError as error:

@@ -1,6 +1,7 @@
 """Bit strings, most significant bit first, written and read many codes at a time."""
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_dlopt.errors import FormatError
 
@@ -16,12 +17,12 @@ class BitWriter:
     (4, 'b0')
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bits = 0
         self._words: list[bytes] = []
         self._tail = (0, 0)  # value and length of the bits short of a 32-bit word
 
-    def write(self, codes, lengths) -> None:
+    def write(self, codes: npt.ArrayLike, lengths: npt.ArrayLike) -> None:
         """Appends `codes[i]`, its lowest `lengths[i]` bits, for every i."""
         codes = np.asarray(codes, np.uint64)
         lengths = np.asarray(lengths, np.int64)
@@ -29,7 +30,7 @@ class BitWriter:
             part = slice(start, start + CHUNK)
             self._write_chunk(codes[part], lengths[part])
 
-    def gamma(self, values) -> None:
+    def gamma(self, values: npt.ArrayLike) -> None:
         """Appends Elias gamma codes of integers in 1 .. 2**16 - 1.
 
         A value of k bits is written as k - 1 zeros and then its k bits.
@@ -43,7 +44,7 @@ class BitWriter:
         tail = (value << (32 - length)).to_bytes(4, "big")[: (length + 7) // 8]
         return b"".join([*self._words, tail])
 
-    def _write_chunk(self, codes, lengths) -> None:
+    def _write_chunk(self, codes: np.ndarray, lengths: np.ndarray) -> None:
         value, length = self._tail
         codes = np.concatenate([np.array([value], np.uint64), codes])
         lengths = np.concatenate([[length], lengths])
@@ -95,7 +96,7 @@ class BitReader:
 
     WINDOW = 1024  # bytes turned into text at a time
 
-    def __init__(self, data, *, start: int = 0):
+    def __init__(self, data: bytes, *, start: int = 0):
         self.data = np.frombuffer(data, np.uint8)
         self.position = 8 * start
 

@@ -31,7 +31,8 @@ def dtype_of(name: str) -> np.dtype:
     if name.startswith(("bfloat", "float8")):
         import ml_dtypes  # only where NumPy itself lacks the type
 
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype = np.dtype(getattr(ml_dtypes, name))
+        return found
     return np.dtype(name)
 
 
@@ -57,7 +58,7 @@ def to_bits(array: np.ndarray) -> np.ndarray:
     return flat.view(f"u{flat.dtype.itemsize}")
 
 
-def from_bits(bits: np.ndarray, dtype: np.dtype, shape: tuple) -> np.ndarray:
+def from_bits(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `to_bits`."""
     if dtype == np.bool_ and bits.size and bits.max() > 1:
         raise FormatError(
@@ -78,6 +79,6 @@ def by_value(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.argsort(key, kind="stable")
 
 
-def elements(shape: tuple) -> int:
+def elements(shape: tuple[int, ...]) -> int:
     """Number of elements, counting empty dimensions as 1: bounds what is allocated."""
     return math.prod(max(size, 1) for size in shape)

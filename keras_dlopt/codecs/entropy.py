@@ -1,9 +1,10 @@
 """Lower bounds for codes that give every symbol a code of its own (order 0)."""
 
 import numpy as np
+import numpy.typing as npt
 
 
-def entropy_bits(counts) -> float:
+def entropy_bits(counts: npt.ArrayLike) -> float:
     """Total bits of the best order-0 code, sum of n_i log2(n / n_i).
 
     Args:

@@ -33,7 +33,7 @@ def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
 def to_positions(symbols: np.ndarray, limit: int) -> np.ndarray:
     """The inverse of `to_symbols`."""
     stops = symbols != limit
-    ends = symbols + stops
+    ends: np.ndarray = symbols + stops
     np.cumsum(ends, out=ends)
     ends = ends[stops]
     ends -= 1
@@ -60,7 +60,7 @@ class Gaps(Codec):
     name = "gaps"
     limit: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.limit is not None and self.limit not in [2**k for k in range(16)]:
             raise ConfigError(
                 "limit must be None or a power of two up to 32768. "

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_dlopt.codecs.bits import BitReader, BitWriter, windows
 from keras_dlopt.codecs.coder import Codec
@@ -21,7 +22,7 @@ FAST_BITS = 12  # codes up to this length are found by one table look-up
 CHUNK_BYTES = 1 << 16
 
 
-def code_lengths(counts, *, limit: int = MAX_LENGTH) -> np.ndarray:
+def code_lengths(counts: npt.ArrayLike, *, limit: int = MAX_LENGTH) -> np.ndarray:
     """Optimal code lengths under a limit.
 
     Args:
@@ -64,7 +65,7 @@ def code_lengths(counts, *, limit: int = MAX_LENGTH) -> np.ndarray:
     return lengths
 
 
-def canonical_codes(lengths) -> np.ndarray:
+def canonical_codes(lengths: npt.ArrayLike) -> np.ndarray:
     """The code of every symbol, as an integer of `lengths[i]` bits.
 
     >>> [f"{c:03b}"[-n:] for c, n in zip(canonical_codes([1, 2, 3, 3]), [1, 2, 3, 3])]
@@ -119,7 +120,7 @@ class _Decoder:
         return np.concatenate(parts)
 
     def _lengths_at(self, window: np.ndarray) -> bytes:
-        length = self.fast[window >> (MAX_LENGTH - FAST_BITS)]
+        length: np.ndarray = self.fast[window >> (MAX_LENGTH - FAST_BITS)]
         if self.longest > FAST_BITS:
             rare = np.flatnonzero(length == 0)
             found = np.searchsorted(self.ends, window[rare], side="right")

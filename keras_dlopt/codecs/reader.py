@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,12 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def zigzag(values):
+def zigzag(values: Any) -> Any:
     """Maps 0, -1, 1, -2, 2 ... to 0, 1, 2, 3, 4 ...; works on integers and arrays."""
     return np.where(np.asarray(values) < 0, -2 * values - 1, 2 * values)
 
 
-def unzigzag(values):
+def unzigzag(values: Any) -> Any:
     """The inverse of `zigzag`."""
     values = np.asarray(values)
     return np.where(values % 2 == 1, -(values + 1) // 2, values // 2)

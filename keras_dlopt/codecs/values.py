@@ -32,7 +32,9 @@ class ConstantValues:
     def write(self, values: Values) -> bytes:
         return _raw(values.unique)
 
-    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+    def read(
+        self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> Found:
         value = _read_raw(reader, 1, dtype.itemsize, "a constant")
         reader.account("values")
         return np.full(count, value[0]), None
@@ -49,7 +51,9 @@ class RawValues:
     def write(self, values: Values) -> bytes:
         return _raw(values.bits)
 
-    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+    def read(
+        self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> Found:
         bits = _read_raw(reader, count, dtype.itemsize, "the values")
         reader.account("values")
         return bits, None
@@ -77,7 +81,9 @@ class PlaneValues:
             kept = values.cache[self.name] = write_deflated(to_planes(values.bits))
         return kept
 
-    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+    def read(
+        self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> Found:
         data = read_deflated(reader, count * dtype.itemsize, "the values")
         reader.account("values")
         return from_planes(data, dtype.itemsize), None
@@ -109,7 +115,9 @@ class IndexedValues:
         small = len(packed) < len(plain)
         return varint(2 * book.size + small) + (packed if small else plain)
 
-    def read(self, reader: Reader, count: int, dtype: np.dtype, shape: tuple) -> Found:
+    def read(
+        self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> Found:
         size, packed = divmod(reader.varint("the size of a codebook"), 2)
         if not 1 <= size <= MAX_CODEBOOK:
             raise FormatError(

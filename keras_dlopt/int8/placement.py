@@ -165,7 +165,9 @@ def _fuses(call: Call, following: Call) -> bool:
     return (fuses or is_weighted(call.layer)) and is_relu(following.layer)
 
 
-def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
+def _check_sources(
+    places: Places, call: Call, graph: Trace, producers: dict[int, Call]
+) -> None:
     """Notes a tensor that no layer made: only its taker can quantize it."""
     sources = set(call.inputs) - graph.integers
     if all(t in producers or t in graph.inputs for t in sources):
@@ -175,7 +177,7 @@ def _check_sources(places: Places, call: Call, graph: Trace, producers) -> None:
         places.add_input(call, graph)
 
 
-def _check_outputs(places: Places, graph: Trace, producers) -> None:
+def _check_outputs(places: Places, graph: Trace, producers: dict[int, Call]) -> None:
     """Notes an output of the model that no layer made: nothing can quantize it."""
     made = {*producers, *graph.inputs, *graph.integers}
     if set(graph.outputs) - made:

@@ -170,7 +170,7 @@ def _traced(model: keras.Model, example: Any) -> Trace:
     return trace(model, example)
 
 
-def _activations(places: Places, taken: Transform, made: Transform) -> list:
+def _activations(places: Places, taken: Transform, made: Transform) -> list[Any]:
     entries: list[tuple[Any, Transform]] = []
     if places.inputs:
         entries.append((at(*places.inputs), taken))

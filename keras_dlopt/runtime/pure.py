@@ -17,7 +17,7 @@ _HERE = threading.local()
 
 def on_tensorflow() -> bool:
     """Whether Keras runs on TensorFlow."""
-    return keras.backend.backend() == "tensorflow"
+    return bool(keras.backend.backend() == "tensorflow")
 
 
 @contextlib.contextmanager

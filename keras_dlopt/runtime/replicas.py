@@ -14,7 +14,7 @@ def has_strategy() -> bool:
         return False
     import tensorflow as tf
 
-    return tf.distribute.has_strategy()
+    return bool(tf.distribute.has_strategy())
 
 
 def replica_count() -> int:
@@ -23,7 +23,7 @@ def replica_count() -> int:
         return 1
     import tensorflow as tf
 
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def _context() -> Any:
@@ -113,7 +113,7 @@ def on_each_replica(
         return
     import tensorflow as tf
 
-    def across(strategy, grads, scalars):
+    def across(strategy: Any, grads: Any, scalars: Any) -> Any:
         strategy.extended.update(
             tf.nest.flatten(variables)[0],
             lambda _, *local: update(*local),
@@ -133,7 +133,7 @@ def on_each_replica(
 def assign_on_each(variables: list[Any], values: list[Any]) -> None:
     """Assigns each replica's values to its own part of the variables."""
 
-    def across(strategy, values):
+    def across(strategy: Any, values: Any) -> Any:
         for variable, new in zip(variables, values, strict=True):
             strategy.extended.update(
                 native(variable), lambda v, x: v.assign(x), args=(new,), group=False

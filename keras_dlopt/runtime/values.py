@@ -37,7 +37,7 @@ def read(variable: Any) -> Any:
 
 def compute_dtype(variable: Any) -> str:
     """float64 for float64 weights, float32 for all narrower floats."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
+    dtype = str(keras.backend.standardize_dtype(variable.dtype))
     if not keras.backend.is_float_dtype(dtype):
         return dtype
     return "float64" if dtype == "float64" else "float32"

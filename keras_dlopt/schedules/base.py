@@ -31,7 +31,7 @@ class Schedule(Value, keras.optimizers.schedules.LearningRateSchedule):
         """
         raise TypeError(f"{type(self).__name__} must define `formula`.")
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         return ops.cast(self.formula(ops.cast(step, "float32"), ops), "float32")
 
     def value(self, step: int) -> float:

@@ -1,5 +1,7 @@
 """Schedules that come back: cyclical rates and cosine with restarts."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -56,7 +58,7 @@ class Cyclical(Schedule):
         self.mode = checks.choice(mode, name="mode", choices=MODES)
         self.gamma = checks.share(gamma, name="gamma")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         cycle = xp.floor(1.0 + step / (2.0 * self.half_cycle))
         x = xp.abs(step / self.half_cycle - 2.0 * cycle + 1.0)
         height = (self.high - self.low) * xp.maximum(1.0 - x, 0.0)
@@ -119,7 +121,7 @@ class CosineRestarts(Schedule):
             length *= self.growth
         return np.asarray(starts)
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         if self._starts is None:
             number = xp.floor(step / self.first)
             begin, length = number * self.first, self.first

@@ -57,7 +57,7 @@ class Join(Schedule):
             )
         self.restart = checks.boolean(restart, name="restart")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         value = at(self.schedules[0], step, xp)
         for begin, schedule in zip(self.boundaries, self.schedules[1:], strict=True):
             own = xp.maximum(step - begin, 0.0) if self.restart else step

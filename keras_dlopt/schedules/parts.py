@@ -57,7 +57,7 @@ class Constant(Schedule):
     def __init__(self, rate: float):
         self.rate = check_rate(rate, name="rate")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         return self.rate
 
     def next_due(self, step: int) -> int | None:

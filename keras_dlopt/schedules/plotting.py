@@ -5,7 +5,9 @@ from typing import Any
 from keras_dlopt.schedules.parts import as_schedule, check_steps, value_of
 
 
-def plot(schedule: Any, steps: int, *, points: int = 1000, label: str | None = None):
+def plot(
+    schedule: Any, steps: int, *, points: int = 1000, label: str | None = None
+) -> Any:
     """Draws a schedule over training steps.
 
     Args:

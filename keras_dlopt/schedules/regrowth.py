@@ -1,6 +1,6 @@
 """Sparsity schedules with a rule of their own: once, exchange, rewind."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ class OneShotSparsity(Schedule):
         """The step of the last change."""
         return self.at
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         return xp.where(step >= self.at, self.sparsity, 0.0)
 
     def next_due(self, step: int) -> int | None:
@@ -165,7 +165,7 @@ class LotterySparsity(Schedule):
         """How many rounds are over at `step`."""
         return min(max((step - self.begin) // self.every, 0), self.rounds)
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         done = xp.clip(xp.floor((step - self.begin) / self.every), 0, self.rounds)
         return 1.0 - (1.0 - self.sparsity) ** (done / self.rounds)
 

@@ -55,7 +55,7 @@ class Scaled(Schedule):
         self._live = variable
 
     @contextlib.contextmanager
-    def bound(self, value: Any):
+    def bound(self, value: Any) -> Any:
         """Uses a traced value as the factor inside the context."""
         before, self._live = self._live, value
         try:
@@ -63,6 +63,6 @@ class Scaled(Schedule):
         finally:
             self._live = before
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         traced = self._factor if self._live is None else self._live
         return at(self.schedule, step, xp) * (self.factor if xp is np else traced)

@@ -34,7 +34,7 @@ class SparsitySchedule(Schedule):
         """The sparsity from `begin` on, written with the functions of `xp`."""
         return self.sparsity
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         return xp.where(step >= self.begin, self.level(step, xp), 0.0)
 
     def next_due(self, step: int) -> int | None:
@@ -117,7 +117,7 @@ class PolynomialSparsity(SparsitySchedule):
         self._set_steps(begin, check_steps(end, name="end", least=0), frequency)
         self.power = checks.positive(power, name="power", hint="1 is linear.")
 
-    def level(self, step, xp):
+    def level(self, step: Any, xp: Any) -> Any:
         length = max(self.end - self.begin, 1)
         progress = xp.clip((step - self.begin) / length, 0.0, 1.0)
         progress = xp.where(step >= self.end, 1.0, progress)

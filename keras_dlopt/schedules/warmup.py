@@ -41,7 +41,7 @@ class Warmup(Schedule):
         self.steps = check_steps(steps, name="steps")
         self.start = check_rate(start, name="start")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         first = at(self.schedule, step * 0, xp)
         progress = xp.minimum((step + 1.0) / self.steps, 1.0)
         rising = self.start + (first - self.start) * progress
@@ -105,7 +105,7 @@ class OneCycle(Schedule):
         self.low_momentum = checks.decay(low_momentum, name="low_momentum")
         self.high_momentum = checks.decay(high_momentum, name="high_momentum")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         return self._cycle(
             step,
             xp,
@@ -123,7 +123,9 @@ class OneCycle(Schedule):
         high = self.high_momentum
         return self._cycle(step, xp, first=high, middle=self.low_momentum, last=high)
 
-    def _cycle(self, step, xp, *, first, middle, last):
+    def _cycle(
+        self, step: Any, xp: Any, *, first: float, middle: float, last: float
+    ) -> Any:
         rise = self.warmup * self.steps
         before = xp.clip(step / rise, 0.0, 1.0)
         after = xp.clip((step - rise) / (self.steps - rise), 0.0, 1.0)
@@ -186,7 +188,7 @@ class WarmupStableDecay(Schedule):
         self.shape = checks.choice(shape, name="shape", choices=SHAPES)
         self.final = check_rate(final, name="final")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         rise, fall = self.warmup * self.steps, self.decay * self.steps
         rising = self.peak * xp.minimum((step + 1.0) / max(rise, 1.0), 1.0)
         progress = xp.clip((step - (self.steps - fall)) / max(fall, 1.0), 0.0, 1.0)
@@ -241,7 +243,7 @@ class PowerCooldown(Schedule):
         self.power = check_rate(power, name="power")
         self.cooldown = checks.decay(cooldown, name="cooldown")
 
-    def formula(self, step, xp):
+    def formula(self, step: Any, xp: Any) -> Any:
         falling = xp.power(xp.minimum(self.knee / (step + 1.0), 1.0), self.power)
         left = (self.steps - step) / max(self.cooldown * self.steps, 1.0)
         return self.peak * falling * xp.clip(left, 0.0, 1.0)

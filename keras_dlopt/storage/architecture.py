@@ -55,8 +55,8 @@ def encode(value: Any) -> Any:
     return out
 
 
-def _function_key(value: dict) -> str:
-    name, module = value["config"], str(value.get("module"))
+def _function_key(value: dict[str, Any]) -> str:
+    name, module = str(value["config"]), str(value.get("module"))
     if module == "builtins" or module == "keras.activations":
         return name
     if module.split(".")[0] == "keras":
@@ -65,7 +65,7 @@ def _function_key(value: dict) -> str:
     return registered if ">" in registered else f">{name}"
 
 
-def _short_name(value: dict) -> str:
+def _short_name(value: dict[str, Any]) -> str:
     name, module = value["class_name"], str(value.get("module"))
     if module.split(".")[0] != "keras":
         registered = value.get("registered_name") or name
@@ -126,7 +126,7 @@ def decode(value: Any, custom_objects: Mapping[str, Any], used: dict[str, Any]) 
     return out
 
 
-def _tensor(history: Any) -> dict:
+def _tensor(history: Any) -> dict[str, Any]:
     ok = isinstance(history, list) and len(history) == 3
     if not ok or not isinstance(history[0], str):
         raise refuse(f"{history!s:.80}", "it names no tensor of a graph")
@@ -135,7 +135,9 @@ def _tensor(history: Any) -> dict:
     return {"class_name": "__keras_tensor__", "config": config}
 
 
-def _function(name: Any, custom_objects: Mapping[str, Any], used: dict) -> dict:
+def _function(
+    name: Any, custom_objects: Mapping[str, Any], used: dict[str, Any]
+) -> dict[str, Any]:
     if not isinstance(name, str):
         raise refuse(f"{name!s:.80}", "a function is given by its name")
     if ">" in name:
@@ -157,7 +159,9 @@ def _function(name: Any, custom_objects: Mapping[str, Any], used: dict) -> dict:
     }
 
 
-def _class(name: str, custom_objects: Mapping[str, Any], used: dict) -> dict:
+def _class(
+    name: str, custom_objects: Mapping[str, Any], used: dict[str, Any]
+) -> dict[str, Any]:
     if name in PLAIN:
         return {"class_name": name}
     if ">" in name:

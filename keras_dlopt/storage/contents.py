@@ -121,7 +121,9 @@ def write_contents(
     )
 
 
-def _placed(kept: dict[str, Arrays], arrays: list, paths: list[str]) -> dict:
+def _placed(
+    kept: dict[str, Arrays], arrays: list[np.ndarray], paths: list[str]
+) -> dict[str, Any]:
     """Each kept array as its position in `arrays`, where what is new is added."""
     known = {_content(array): i for i, array in reversed(list(enumerate(arrays)))}
     out: dict[str, dict[str, int]] = {}
@@ -136,7 +138,7 @@ def _placed(kept: dict[str, Arrays], arrays: list, paths: list[str]) -> dict:
     return out
 
 
-def _content(array: np.ndarray) -> tuple:
+def _content(array: np.ndarray) -> tuple[Any, ...]:
     return array.dtype.name, array.shape, array.tobytes()
 
 
@@ -213,7 +215,9 @@ def _bounds(symbols: np.ndarray) -> tuple[float, float, float]:
     return 1 - kept / size if size else 0.0, mask_entropy_bits(size, kept), values
 
 
-def _state(header: dict, arrays: list[np.ndarray], max_bytes: int) -> SavedState:
+def _state(
+    header: dict[str, Any], arrays: list[np.ndarray], max_bytes: int
+) -> SavedState:
     if "variables" not in header:
         return SavedState(header["paths"], arrays, len(arrays), len(arrays))
     numbers = header["variables"]

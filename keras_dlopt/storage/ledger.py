@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -93,7 +94,7 @@ class Ledger:
         bits = sum(row.entropy_positions + row.entropy_values for row in self.rows)
         return bits / 8
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the derived figures included."""
         out = dataclasses.asdict(self)
         out["rows"] = [

@@ -159,17 +159,17 @@ def _assign(model: keras.Model, state: SavedState) -> None:
         variable.assign(array)
 
 
-def _kinds(values: list) -> list:
+def _kinds(values: list[Any]) -> list[Any]:
     return [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in values]
 
 
-def _brief(variables: list) -> str:
+def _brief(variables: list[Any]) -> str:
     shown = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in variables[:4])
     more = ", ..." if len(variables) > 4 else ""
     return f"{len(variables)}: {shown}{more}"
 
 
-def _variables(model: keras.Model) -> list:
+def _variables(model: keras.Model) -> list[Any]:
     """The weights, then the random seeds; no metrics."""
     skip = {id(v) for v in [*model.weights, *model.metrics_variables]}
     return [*model.weights, *(v for v in model.variables if id(v) not in skip)]

@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 
-def call(target, task):
+def call(target: str, task: Any) -> Any:
     """Calls the function that `target` names; what it returns, as JSON has it."""
     home, _, name = target.rpartition(":")
     if home.endswith(".py"):
@@ -26,7 +27,7 @@ def call(target, task):
     return json.loads(json.dumps(getattr(module, name)(**task), default=plain))
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A NumPy number or array, or a tensor, as numbers and lists."""
     value = value.numpy() if hasattr(value, "numpy") else value
     if hasattr(value, "tolist"):
@@ -37,14 +38,14 @@ def plain(value):
     )
 
 
-def end_with(parent):
+def end_with(parent: int) -> None:
     """Ends this process and what it started when `parent`, killed, cannot."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os.killpg(0, signal.SIGKILL)
 
 
-def main(target, folder, parent):
+def main(target: str, folder: str, parent: str) -> None:
     """Reads `task.json` in `folder` and writes `result.json`."""
     threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
     # This script's own folder must not hide other modules.

@@ -55,7 +55,7 @@ class Store:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         name: str,
         *,
         space: Mapping[str, Any],
@@ -246,7 +246,7 @@ def _usable(optuna: Any, file: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(path: str | os.PathLike) -> Iterator[None]:
+def alone(path: str | os.PathLike[str]) -> Iterator[None]:
     """Inside, no other scheduler of this machine can use the store.
 
     One would take the other's trials for those of a process that was killed.

@@ -38,7 +38,7 @@ def run_tasks(
     target: str | Callable[..., Any],
     tasks: Sequence[Mapping[str, Any]] = (),
     *,
-    store: str | os.PathLike,
+    store: str | os.PathLike[str],
     name: str = "tasks",
     space: Mapping[str, Any] | None = None,
     trials: int = 0,
@@ -180,7 +180,9 @@ def _slots(slots: Any) -> list[Mapping[str, str]]:
     return [{k: str(v) for k, v in place.items()} for place in places]
 
 
-def _check(executor: str, trials: int, space: Any, seconds: float, retries: int):
+def _check(
+    executor: str, trials: int, space: Any, seconds: float, retries: int
+) -> None:
     checks.choice(executor, name="executor", choices=("processes", "ray"))
     checks.whole(trials, name="trials", least=0)
     checks.whole(retries, name="retries", least=0)
@@ -211,7 +213,7 @@ def _shown(progress: bool, book: Store, total: int) -> Iterator[Callable[[], Non
     with bar:
         task = bar.add_task(book.name, total=total, note="")
 
-        def show():
+        def show() -> None:
             done, failed, best = book.summary()
             note = f"{failed} failed" if failed else ""
             if best is not None:
