@@ -121,7 +121,8 @@ def prune_channels(
     wanted = {"parameters": parameters, "macs": macs, "bytes": bytes, "cost": at_most}
     count = _cost(found, name, cost)
     now = count(np.zeros(found.count, bool))
-    gone = selection.meeting(count, absolute(wanted[name], now, name), name)
+    target = absolute(wanted[name], now, name)
+    gone = selection.meeting(count, target, name, cheap=cost is None)
     small = without(found, gone)
     if optimizer_state:
         carry_optimizer(model, small, found, gone, {})

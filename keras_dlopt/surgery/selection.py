@@ -35,6 +35,11 @@ class Block:
             stays += self.step
         return max(n - stays, 0)
 
+    def fewer(self, leaving: int) -> int:
+        """The next smaller number that may leave."""
+        n = len(self.groups)
+        return max(n - self.step * ((n - leaving) // self.step + 1), 0)
+
 
 class Selection:
     """The free groups in the order in which they leave.
@@ -87,26 +92,46 @@ class Selection:
     def __len__(self) -> int:
         return len(self._order)
 
-    def gone(self, count: int) -> np.ndarray:
-        """What leaves when the least important groups do, so many of them, rounded."""
-        gone = np.zeros(self._found.count, bool)
+    def leaving(self, count: int) -> list[int]:
+        """How many leave each block when the least important groups do, rounded."""
         wanted = np.bincount(self._order[:count], minlength=len(self.blocks))
-        for block, number in zip(self.blocks, wanted, strict=True):
-            gone[block.groups[: block.rounded(int(number))]] = True
+        pairs = zip(self.blocks, wanted, strict=True)
+        return [block.rounded(int(number)) for block, number in pairs]
+
+    def gone(self, leaving: list[int]) -> np.ndarray:
+        """For each group whether it leaves, if so many leave each block."""
+        gone = np.zeros(self._found.count, bool)
+        for block, number in zip(self.blocks, leaving, strict=True):
+            gone[block.groups[:number]] = True
         while (empty := self._found.emptied(gone)) is not None:
             labels = empty[1]
             gone[labels[np.argmax(self._scores[labels])]] = False
         return gone
 
     def meeting(
-        self, cost: Callable[[np.ndarray], float], target: float, name: str
+        self,
+        cost: Callable[[np.ndarray], float],
+        target: float,
+        name: str,
+        *,
+        cheap: bool = True,
     ) -> np.ndarray:
-        """The smallest removal whose cost is at most the target.
+        """A small removal whose cost is at most the target.
+
+        Args:
+            cost: what is left costs, as a function of what leaves.
+            target: the cost to get down to.
+            name: of the cost, for the error.
+            cheap: whether the cost can be asked for each block once more.
 
         Raises:
             ConfigError: if even the largest one costs more.
         """
-        least = cost(self.gone(len(self)))
+
+        def costs(count: int) -> float:
+            return cost(self.gone(self.leaving(count)))
+
+        least = costs(len(self))
         if least > target:
             now = cost(np.zeros(self._found.count, bool))
             raise ConfigError(
@@ -117,13 +142,38 @@ class Selection:
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2
-            if cost(self.gone(middle)) <= target:
+            if costs(middle) <= target:
                 high = middle
             else:
                 low = middle + 1
-        while cost(self.gone(low)) > target:  # rounding may go up and down
+        while costs(low) > target:  # rounding may go up and down
             low += 1
-        return self.gone(low)
+        leaving = self.leaving(low)
+        return self.gone(self._given_back(leaving, cost, target) if cheap else leaving)
+
+    def _given_back(
+        self,
+        leaving: list[int],
+        cost: Callable[[np.ndarray], float],
+        target: float,
+    ) -> list[int]:
+        """Without what rounding took beyond the target, the most important first."""
+
+        def last(number: int) -> float:
+            return self._scores[self.blocks[number].groups[leaving[number] - 1]]
+
+        open_ = [i for i, count in enumerate(leaving) if count]
+        while open_:
+            number = max(open_, key=last)
+            fewer = self.blocks[number].fewer(leaving[number])
+            trial = [*leaving[:number], fewer, *leaving[number + 1 :]]
+            if cost(self.gone(trial)) > target:
+                open_.remove(number)
+                continue
+            leaving = trial
+            if not fewer:
+                open_.remove(number)
+        return leaving
 
 
 def _shares(
