@@ -108,6 +108,18 @@ def estimates(model: keras.Model, x: Any, folder: pathlib.Path) -> dict[str, Any
     return _compared(result)
 
 
+def of_mlperf(name: str, folder: pathlib.Path) -> dict[str, Any]:
+    """The estimates of one of MLPerf Tiny's networks; without its data, untrained."""
+    path = DATA / "mlperf_tiny" / f"{name}.h5"
+    if not path.exists():
+        return {}
+    loaded = keras.models.load_model(path, compile=False)
+    plain = keras.Model(loaded.inputs[0], loaded.outputs[0])
+    shape = (128, *plain.input_shape[1:])
+    x = np.random.default_rng(0).normal(0, 5, shape).astype("float32")
+    return estimates(dlopt.split_activations(plain), x, folder)
+
+
 def trained(folder: pathlib.Path, epochs: int) -> dict[str, Any]:
     """The same of a dense network on Fashion-MNIST, trained with what it gets."""
     data = dlopt.data.load("fashion_mnist")
@@ -161,13 +173,8 @@ def main() -> None:
         folder = pathlib.Path(name)
         result["litert"] = on_the_cpu(folder, options.calls)
         if importlib.util.find_spec("ethosu") is not None:
-            old = DATA / "mlperf_tiny" / "anomaly_autoencoder.h5"
-            if old.exists():
-                loaded = keras.models.load_model(old, compile=False)
-                plain = keras.Model(loaded.inputs[0], loaded.outputs[0])
-                x = np.random.default_rng(0).normal(0, 5, (256, 640)).astype("float32")
-                split = dlopt.split_activations(plain)
-                result["autoencoder, estimate"] = estimates(split, x, folder)
+            for name in ("anomaly_autoencoder", "resnet8_cifar10"):
+                result[f"{name}, estimate"] = of_mlperf(name, folder)
             result["fashion, estimate"] = trained(folder, options.epochs)
     print(json.dumps(result, indent=2))
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
