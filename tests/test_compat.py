@@ -787,3 +787,13 @@ def test_saving_reads_attributes_itself(tmp_path):
     assert seen[1:] == [True], "see asked_to_save in _compat/state.py"
     with h5py.File(tmp_path / "m.weights.h5") as file:
         assert "dense/vars/0" in file["layers"]
+
+
+def test_the_converter_has_the_option_for_dense_kernels_of_one_scale():
+    import tensorflow as tf
+
+    ((name, value),) = _compat.one_scale_for_dense_kernels().items()
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    converter = tf.lite.TFLiteConverter.from_keras_model(net)
+    assert getattr(converter, name) is False
+    assert value is True

@@ -10,12 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.agreement import Agreement, agreement, worst
 from keras_dlopt.export.contents import output_steps, read
 from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.runtime import litert_package, run_litert
-from keras_dlopt.export.twin import Twin, bake
+from keras_dlopt.export.twin import Twin, bake, one_scale_each
 from keras_dlopt.export.verify import check
 from keras_dlopt.graph.trace import input_specs
 from keras_dlopt.graph.walk import check_built
@@ -98,7 +99,8 @@ def litert(
     twin = Twin(plain, ranges)
     specs = input_specs(plain, example)
     with _complete_or_absent(path) as temporary:
-        _convert(twin, specs, temporary, io, batch_size, quantized=bool(ranges))
+        options = _options(io, quantized=bool(ranges), one=one_scale_each(kernels))
+        _convert(twin, specs, temporary, batch_size, options)
         codes, agree = 0, None
         if checks and ranges:
             codes = check(temporary, plain, ranges, kernels)
@@ -162,9 +164,8 @@ def _complete_or_absent(path: str) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _convert(
-    twin: Twin, specs: Any, path: str, io: str, batch: int | None, *, quantized: bool
-) -> None:
+def _options(io: str, *, quantized: bool, one: bool) -> dict[str, Any]:
+    """What the converter is told; `one` for dense kernels of one scale each."""
     import tensorflow as tf
 
     options: dict[str, Any] = {}
@@ -172,6 +173,14 @@ def _convert(
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
     if io == "int8":
         options |= {"inference_input_type": tf.int8, "inference_output_type": tf.int8}
+    if one:
+        options |= _compat.one_scale_for_dense_kernels()
+    return options
+
+
+def _convert(
+    twin: Twin, specs: Any, path: str, batch: int | None, options: dict[str, Any]
+) -> None:
     signature = keras.tree.map_structure(
         lambda s: keras.InputSpec(shape=(batch, *s.shape[1:]), dtype=s.dtype), specs
     )

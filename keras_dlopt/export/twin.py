@@ -171,27 +171,42 @@ def _ranges(model: TransformedModel) -> list[Range]:
 
 def _kernels(model: TransformedModel, plain: keras.Model) -> list[Kernel]:
     hints = {target.path: hint for target, _, hint in model.final_values()}
-    kernels = []
+    kernels, dense = [], {}
     for target in weight_targets(plain):
         if not isinstance(target.layer, LINEAR) or target.name != "kernel":
             continue
         hint = hints.get(target.path)
-        if not isinstance(hint, Grid) or not _has_channel_scales(target, hint):
+        if not isinstance(hint, Grid) or not _converts(target, hint):
             raise ConfigError(
                 f"{target.path!r} is not on an int8 grid with a scale per output "
-                "channel, so the file would round it anew. Give its recipe entry a "
-                "transform that ends in FakeQuant(bits=8), such as "
-                "Prune(0.8) >> FakeQuant(bits=8); int8_recipe(model) does so for all "
-                "kernels."
+                "channel (dense kernels may have one), so the file would round it "
+                "anew. Give its recipe entry a transform that ends in "
+                "FakeQuant(bits=8), such as Prune(0.8) >> FakeQuant(bits=8); "
+                "int8_recipe(model) does so for all kernels."
             )
         kernels.append(_rows(target, hint))
+        if isinstance(target.layer, keras.layers.Dense):
+            dense[target.path] = hint.scale.size
+    if len({size > 1 for size in dense.values()}) > 1:
+        raise ConfigError(
+            "A file has one scale for every dense kernel, or one for every output "
+            f"channel of them. Received numbers of scales: {dense}. Give all dense "
+            "kernels the same per_channel."
+        )
     return kernels
 
 
-def _has_channel_scales(target: Any, hint: Grid) -> bool:
-    """Whether each channel's largest code is 127, as the converter will make it."""
+def one_scale_each(kernels: list[Kernel]) -> bool:
+    """Whether dense kernels have one scale each, and not one per output channel."""
+    return any(k.scale.size < len(k.codes) for k in kernels)
+
+
+def _converts(target: Any, hint: Grid) -> bool:
+    """Whether the largest code of each scale is 127, as the converter will make it."""
     rows = _rows(target, hint)
     largest = np.abs(rows.codes).max(axis=1, initial=0)
+    if rows.scale.size == 1 and isinstance(target.layer, keras.layers.Dense):
+        return bool(largest.max(initial=0) in (0, 127))
     full = bool(np.all((largest == 127) | (largest == 0)))
     return full and rows.scale.size == len(rows.codes)
 

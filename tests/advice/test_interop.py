@@ -83,7 +83,7 @@ def test_files(told, tmp_path, monkeypatch):
     assert size < 2**31
     by_hand = net()
     by_hand.set_weights([np.ones((4, 4)), np.zeros(4)])
-    again = tfmot.prune_low_magnitude(by_hand, tfmot.ConstantSparsity(0.5, 0))
+    again = tfmot.prune_low_magnitude(by_hand, tfmot.ConstantSparsity(0.5, 1))
     again.update_transforms(0)
     assert np.isfinite(tfmot.strip_pruning(again)(X)).all()
 
@@ -108,7 +108,7 @@ class OnlyDense(tfmot.PruningPolicy):
         pass
 
 
-HALF = {"pruning_schedule": tfmot.ConstantSparsity(0.5, 0)}
+HALF = {"pruning_schedule": tfmot.ConstantSparsity(0.5, 1)}
 
 
 @advice("interop/tfmot/pruning.py", "Build it, or prune the model that it is in.")

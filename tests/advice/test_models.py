@@ -395,6 +395,26 @@ def test_quantizers_that_a_file_cannot_hold(told, tmp_path):
         assert exported(trained(dense(), made, X), tmp_path) == 16
 
 
+@advice("export/twin.py", "Give all dense kernels the same per_channel.")
+def test_dense_kernels_of_two_kinds(told, tmp_path):
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential(
+        [Input((4,)), layers.Dense(4, name="a"), layers.Dense(4, name="b")]
+    )
+
+    def codes(*per_channel):
+        kinds = [FakeQuant(bits=8, per_channel=one) for one in per_channel]
+        own = [(at(f"{n}/kernel"), k) for n, k in zip("ab", kinds, strict=True)]
+        activations = [
+            (s, t) for s, t in int8_recipe(net).entries if t.kind == "activation"
+        ]
+        return exported(trained(net, Recipe([*own, *activations]), X), tmp_path)
+
+    with told():
+        codes(True, False)
+    assert codes(True, True) == codes(False, False) == 32
+
+
 @advice("export/twin.py", "Leave {} out of the recipe.")
 @advice(
     "export/verify.py", "Leave these paths out of the recipe, or start from int8_rec"

@@ -192,7 +192,8 @@ class DenseOnly(tfmot.sparsity.keras.PruningPolicy):
 
 def test_a_layer_says_what_is_pruned_in_it():
     model = keras.Sequential([keras.Input((48,)), Both(), keras.layers.Dense(2)])
-    small = tfmot.prune_low_magnitude(model)
+    once = tfmot.ConstantSparsity(0.5, 1)
+    small = tfmot.prune_low_magnitude(model, once)
     small.update_transforms(0)
     plain = tfmot.strip_pruning(small)
     layer = plain.layers[0]
@@ -208,7 +209,9 @@ def test_a_layer_says_what_is_pruned_in_it():
 
 
 def test_a_policy_chooses_layers():
-    small = tfmot.prune_low_magnitude(setup_model(), pruning_policy=DenseOnly())
+    small = tfmot.prune_low_magnitude(
+        setup_model(), tfmot.ConstantSparsity(0.5, 1), pruning_policy=DenseOnly()
+    )
     small.update_transforms(0)
     assert zeros(tfmot.strip_pruning(small)) == [0.0, 0.5]
 

@@ -87,15 +87,18 @@ def test_schedules_follow_the_steps_of_tfmot():
     due, step = [], -1
     while (step := schedule.next_due(step)) is not None:
         due.append(step)
-    assert due == [10, 30, 50, 70, 90]
-    assert schedule.value(9) == 0
-    assert schedule.value(95) == pytest.approx(0.8)
-    x = np.array([0, 10, 30, 95, 200])
+    assert due == [9, 29, 49, 69, 89]  # its steps 10, 30, ..., counted from 1
+    assert schedule.value(8) == 0
+    assert schedule.value(94) == pytest.approx(0.8)
+    x = np.array([0, 9, 30, 94, 200])
     in_graph = keras.ops.convert_to_numpy(schedule(x))
     np.testing.assert_allclose(in_graph, [schedule.value(s) for s in x], atol=1e-6)
     constant = tfmot.ConstantSparsity(0.5, 3, end_step=10, frequency=5)
-    assert [constant.next_due(s) for s in (-1, 3, 8)] == [3, 8, None]
-    assert tfmot.ConstantSparsity(0.5, 3).next_due(10**6 + 3) == 10**6 + 103
+    assert [constant.next_due(s) for s in (-1, 2, 7)] == [2, 7, None]
+    assert tfmot.ConstantSparsity(0.5, 3).next_due(10**6 + 2) == 10**6 + 102
+    # Its step 0 never comes: the first batch is step 1.
+    assert tfmot.ConstantSparsity(0.5, 0).next_due(-1) == 99
+    assert tfmot.ConstantSparsity(0.5, 0, 0).next_due(-1) is None
     for one in (schedule, constant):
         again = type(one).from_config(one.get_config())
         assert again.get_config() == one.get_config()

@@ -65,7 +65,8 @@ def test_masks_are_the_same_at_every_update_of_a_schedule():
             np.testing.assert_array_equal(change["mask"], golden[f"{step}_{name}_mask"])
             masks[name] = change["mask"]
         step = prune.next_due(step)
-    assert updates == [2, 5, 8, 11]
+    # Its steps 2, 5, 8 and 11, counted from 1, with the weights of their beginning.
+    assert updates == [1, 4, 7, 10]
     # Between the updates, and after them, TFMOT's mask stays as well.
     np.testing.assert_array_equal(masks["dense"], golden["13_dense_mask"])
     assert golden["0_dense_mask"].min() == 1

@@ -133,7 +133,7 @@ def _plan_pruned(one, layer, extra) -> Planned:
         )
     schedule = _SCHEDULES[spec["class_name"]](**spec["config"])
     prune = Prune(schedule, pattern=Unstructured(ties="keep"))
-    last = int(extra.get("pruning_step", -1))
+    last = int(extra.get("pruning_step", 0)) - 1  # TFMOT counts from 1
     return {
         f"{one.inner}/{name}": (prune, {"mask": mask, "last": last})
         for name, mask in _masks(layer, extra)

@@ -42,7 +42,11 @@ def _checked_steps(
 
 
 class _TfmotSchedule(Schedule):
-    """Updates at begin_step, begin_step + frequency, ... until end_step."""
+    """Updates at begin_step, begin_step + frequency, ... until end_step.
+
+    TFMOT counts batches from 1, so its step s is the one before which s - 1 are done,
+    which is how steps are counted here, and its step 0 never comes.
+    """
 
     begin_step: int
     end_step: int
@@ -54,14 +58,12 @@ class _TfmotSchedule(Schedule):
         if self.end_step < 0:
             return None
         turns = (self.end_step - self.begin_step) // self.frequency
-        return self.begin_step + turns * self.frequency
+        return self.begin_step + turns * self.frequency - 1
 
     def next_due(self, step: int) -> int | None:
         """The next step at which the mask is chosen anew."""
-        if step < self.begin_step:
-            return self.begin_step
-        turns = (step - self.begin_step) // self.frequency + 1
-        due = self.begin_step + turns * self.frequency
+        turns = max((step + 1 - self.begin_step) // self.frequency + 1, 0)
+        due = self.begin_step + turns * self.frequency - 1
         return due if self.end is None or due <= self.end else None
 
 
@@ -84,7 +86,7 @@ class PolynomialDecay(_TfmotSchedule):
         ConfigError: for numbers out of range.
 
     Example:
-        >>> PolynomialDecay(0.0, 0.5, begin_step=0, end_step=100).value(100)
+        >>> PolynomialDecay(0.0, 0.5, begin_step=0, end_step=100).value(99)
         0.5
     """
 
@@ -108,15 +110,16 @@ class PolynomialDecay(_TfmotSchedule):
 
     def __call__(self, step):
         length = max(self.end_step - self.begin_step, 1)
-        step = ops.cast(step, "float32")
+        step = ops.cast(step, "float32") + 1.0
         progress = ops.clip((step - self.begin_step) / length, 0.0, 1.0)
         fall = self.initial_sparsity - self.final_sparsity
         value = fall * ops.power(1.0 - progress, self.power) + self.final_sparsity
-        return ops.where(step >= self.begin_step, value, 0.0)
+        return ops.where(step >= max(self.begin_step, 1), value, 0.0)
 
     def value(self, step: int) -> float:
-        """The sparsity at `step`, rounded as TFMOT rounds it."""
-        if step < self.begin_step:
+        """The sparsity after `step` batches, rounded as TFMOT rounds it."""
+        step += 1
+        if step < max(self.begin_step, 1):
             return 0.0
         one = np.float32(1)
         length = np.float32(max(self.end_step - self.begin_step, 1))
@@ -143,8 +146,9 @@ class ConstantSparsity(_TfmotSchedule):
         ConfigError: for numbers out of range.
 
     Example:
-        >>> ConstantSparsity(0.5, begin_step=10).next_due(10)
-        110
+        >>> schedule = ConstantSparsity(0.5, begin_step=10)
+        >>> schedule.next_due(-1), schedule.next_due(9)
+        (9, 109)
     """
 
     def __init__(
@@ -160,12 +164,13 @@ class ConstantSparsity(_TfmotSchedule):
         )
 
     def __call__(self, step):
-        step = ops.cast(step, "float32")
-        return ops.where(step >= self.begin_step, self.target_sparsity, 0.0)
+        step = ops.cast(step, "float32") + 1.0
+        first = max(self.begin_step, 1)
+        return ops.where(step >= first, self.target_sparsity, 0.0)
 
     def value(self, step: int) -> float:
-        """The sparsity at `step`."""
-        return self.target_sparsity if step >= self.begin_step else 0.0
+        """The sparsity after `step` batches."""
+        return self.target_sparsity if step + 1 >= max(self.begin_step, 1) else 0.0
 
 
 class PruningPolicy(abc.ABC):

@@ -98,11 +98,11 @@ def _check_model(model: Any, function: str) -> None:
 def _placed(model: keras.Model) -> tuple[keras.Model, Recipe]:
     """The model, its activations split off if needed, and the recipe of the scheme."""
     try:
-        recipe = int8_recipe(model, strict=True)
+        recipe = int8_recipe(model, strict=True, like="tfmot")
     except ConfigError:
         if is_functional(model):
             model = split_activations(model)
-        recipe = int8_recipe(model)  # warns of what int8 does not have
+        recipe = int8_recipe(model, like="tfmot")  # warns of what int8 does not have
     entries: list[tuple[Selector, Transform]] = []
     for selector, chosen in recipe.entries:
         if not isinstance(chosen, FakeQuantActivation):
@@ -255,7 +255,7 @@ class Default8BitPrunePreserveQuantizeScheme:
         share = float(zeros.mean()) if zeros.size else 0.0
         if not 0 < share < 1:
             return chosen
-        return Prune(ConstantSparsity(share, 0, 0), pattern=_KEEP) >> chosen
+        return Prune(ConstantSparsity(share, 1, 1), pattern=_KEEP) >> chosen
 
 
 class Default8BitClusterPreserveQuantizeScheme(Default8BitPrunePreserveQuantizeScheme):
