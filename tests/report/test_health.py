@@ -382,6 +382,15 @@ def test_activations_on_data():
     outliers = {f.where: f for f in found.of_kind("outliers")}
     figures = outliers["wide"].figures
     assert max(-figures["low"], figures["high"]) > 1e3 * figures["usual"]
+    inner = keras.Model(model.inputs[0], model.get_layer("wide").output)
+    outputs = inner(x).numpy()
+    (wide,) = [one for one in found.ranges if one.path == "wide"]
+    assert (wide.low, wide.high) == pytest.approx((outputs.min(), outputs.max()))
+    assert "Activations on the data" in str(found)
+    generated = dlopt.doctor(model, (part for part in np.split(x, 4)))
+    assert [r.low for r in generated.ranges] == pytest.approx(
+        [r.low for r in found.ranges]
+    )
     (flat,) = found.of_kind("saturated")
     assert flat.figures["share"] == pytest.approx(1.0)
     (silent,) = found.of_kind("silent on the data")

@@ -13,7 +13,7 @@ from keras_dlopt.graph.channels import tensor_axis
 from keras_dlopt.graph.kinds import LINEAR, activation_name, is_relu
 from keras_dlopt.graph.trace import Trace
 from keras_dlopt.post_training.data import Batches
-from keras_dlopt.report.health.findings import Finding
+from keras_dlopt.report.health.findings import ActivationRange, Finding
 
 EXAMPLES = 256  # at most so many are looked at
 SAMPLE = 20_000  # values of each layer and batch that quantiles are taken of
@@ -48,6 +48,12 @@ class Activations:
     usual: list[float] = dataclasses.field(default_factory=list)
     moved: Any = None
 
+    @property
+    def range(self) -> ActivationRange:
+        """What is shown of it."""
+        usual = float(np.median(self.usual)) if self.usual else 0.0
+        return ActivationRange(self.path, self.low, self.high, usual)
+
     def add(self, outputs: Any) -> None:
         """Takes in what one call returned."""
         array = np.asarray(ops.convert_to_numpy(outputs), "float32")
@@ -74,13 +80,14 @@ def _bound(layer: Any) -> str:
     return activation_name(layer)
 
 
-def look(model: Any, graph: Trace, data: Any) -> list[Activations]:
+def look(model: Any, graph: Trace, batches: Batches) -> list[Activations]:
     """Runs a model over data and keeps what each layer without inner ones returns.
 
-    Raises:
-        DataError: for data that is empty, not finite or of another shape.
+    Args:
+        model: to be run.
+        graph: its trace.
+        batches: of its inputs.
     """
-    batches = Batches(model, data, limit=EXAMPLES)
     calls = {c.path: c for c in graph.calls if not c.composite}
     seen = {path: Activations(path, call.layer) for path, call in calls.items()}
 
@@ -100,16 +107,16 @@ def look(model: Any, graph: Trace, data: Any) -> list[Activations]:
     return [one for one in seen.values() if one.values]
 
 
-def on_data(model: Any, graph: Trace, data: Any) -> Iterator[Finding]:
+def judged(seen: list[Activations], graph: Trace) -> Iterator[Finding]:
     """Layers whose activations lie badly."""
     normalizes = any(
         isinstance(c.layer, keras.layers.BatchNormalization) for c in graph.calls
     )
-    for one in look(model, graph, data):
+    for one in seen:
         if one.bad:
             text = f"{one.bad} of {one.values} activations are NaN or infinite."
             yield Finding("not finite", one.path, text, {"values": one.bad}, GUARD)
-        largest, usual = max(abs(one.low), abs(one.high)), np.median(one.usual or [0.0])
+        largest, usual = max(abs(one.low), abs(one.high)), one.range.usual
         if usual > 0 and largest > OUTLIER * usual:
             yield Finding(
                 "outliers",
@@ -117,7 +124,7 @@ def on_data(model: Any, graph: Trace, data: Any) -> Iterator[Finding]:
                 f"Activations reach from {one.low:.4g} to {one.high:.4g}, and 99.9 % "
                 f"stay below {usual:.3g}: with that range int8 spends "
                 f"{1 - usual / largest:.0%} of its levels on one in a thousand.",
-                {"low": one.low, "high": one.high, "usual": float(usual)},
+                {"low": one.low, "high": one.high, "usual": usual},
                 QUANTIZE,
             )
         share = one.flat / one.values

@@ -64,7 +64,10 @@ def doctor(
     if target is not None:
         checks.choice(target, name="target", choices=TARGETS)
     model = plain_model(model)
-    example = _example(model, data)
+    batches = None
+    if data is not None:  # read once, since a generator ends
+        batches = Batches(model, data, limit=activations.EXAMPLES)
+    example = None if batches is None else next(iter(batches))
     check_sizes(model, example)
     graph = trace(model, example)
     counted = costs(model, example, graph=graph)
@@ -78,8 +81,8 @@ def doctor(
     if target != "float":
         looks.append(lambda: integers.blockers(graph, npu=target == "ethos-u"))
         looks.append(lambda: integers.scales(model))
-    if data is not None:
-        looks.append(lambda: activations.on_data(model, graph, data))
+    seen = [] if batches is None else activations.look(model, graph, batches)
+    looks.append(lambda: activations.judged(seen, graph))
     for look in looks:
         findings += look()
     return Examination(
@@ -89,15 +92,10 @@ def doctor(
         removable_channels=removable.channels,
         removable_parameters=removable.parameters,
         removable_macs=removable.macs,
+        ranges=tuple(one.range for one in seen),
         notes=tuple(notes),
         seconds=time.perf_counter() - began,
     )
-
-
-def _example(model: Any, data: Any) -> Any:
-    if data is None:
-        return None
-    return next(iter(Batches(model, data, limit=1)))
 
 
 def _channels(

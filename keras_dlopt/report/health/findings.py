@@ -53,6 +53,23 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
+class ActivationRange:
+    """Where the outputs of one layer lay on the data.
+
+    Attributes:
+        path: of the layer.
+        low: the lowest.
+        high: the highest.
+        usual: the magnitude that one in a thousand exceeds.
+    """
+
+    path: str
+    low: float
+    high: float
+    usual: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Examination:
     """What the doctor found. `print` shows it as tables.
 
@@ -63,6 +80,7 @@ class Examination:
         removable_channels: output channels that `surgery.remove_dead` takes out.
         removable_parameters: parameters that go with them.
         removable_macs: multiply-accumulates that go with them.
+        ranges: of the activations on the data, where there were some.
         notes: what could not be looked at, and why.
         seconds: that the examination took.
     """
@@ -73,6 +91,7 @@ class Examination:
     removable_channels: int = 0
     removable_parameters: int = 0
     removable_macs: int = 0
+    ranges: tuple[ActivationRange, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -82,7 +101,16 @@ class Examination:
 
     def tables(self) -> tuple[Table, ...]:
         """What was found, what mends it, and where the costs are."""
-        return (self._summary(), *self._found(), self._costs())
+        ranges = (self._ranges(),) if self.ranges else ()
+        return (self._summary(), *self._found(), self._costs(), *ranges)
+
+    def _ranges(self) -> Table:
+        rows = [
+            (one.path, *(f"{n:.4g}" for n in (one.low, one.high, one.usual)))
+            for one in self.ranges
+        ]
+        columns = ("layer", "lowest", "highest", "99.9 % below")
+        return Table("Activations on the data", columns, tuple(rows))
 
     def _summary(self) -> Table:
         whole = self.costs
