@@ -74,10 +74,9 @@ def go_through(made, name, folder, exports):
 
 def run(seeds, exports, folder):
     """Takes the models of these numbers all the way, and some of them to LiteRT."""
-    left, seen = list(range(exports)), set()
+    left = list(range(exports))
     for seed in seeds:
         made = drawn(seed)
-        seen |= {note.split(" {")[0] for note in made.notes}
         name = sorted(RECIPES)[seed % len(RECIPES)]
         with warnings.catch_warnings():
             # What int8 does not have, weights without gradients behind a zero.
@@ -88,7 +87,6 @@ def run(seeds, exports, folder):
                 error.add_note(f"drawn({seed}), {name}: {made.notes}")
                 raise
     assert not left
-    return seen
 
 
 KINDS = {
@@ -99,13 +97,17 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("first", range(0, 200, 50))
+@pytest.mark.parametrize("first", range(0, 200, 25))
 def test_200_models(first, tmp_path):
-    seen = run(range(first, first + 50), 3, tmp_path)
-    assert len(KINDS - seen) <= 4
+    run(range(first, first + 25), 2, tmp_path)
+
+
+def test_the_200_models_have_every_kind():
+    seen = {note.split(" {")[0] for k in range(200) for note in drawn(k).notes}
+    assert KINDS - seen == set()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(200, 2000, 50))
+@pytest.mark.parametrize("first", range(200, 2000, 25))
 def test_2000_models(first, tmp_path):
-    run(range(first, first + 50), 3, tmp_path)
+    run(range(first, first + 25), 2, tmp_path)
