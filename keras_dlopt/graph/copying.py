@@ -29,17 +29,24 @@ def copy_model(model: keras.Model) -> keras.Model:
             f"({reason(error)}). Give it get_config() and "
             "from_config(), or pass copy=False to work on the model itself."
         ) from error
-    if [v.shape for v in twin.variables] != [v.shape for v in model.variables]:
+    if sorted(_shapes(twin)) != sorted(_shapes(model)):
         raise ModelError(
             f"The copy of {model.name!r} made from its config has other variables "
             f"({len(twin.variables)} instead of {len(model.variables)}, or other "
             "shapes). Create all variables in __init__() or build(), or pass "
             "copy=False to work on the model itself."
         )
-    for new, old in zip(twin.variables, model.variables, strict=True):
-        new.assign(to_numpy(old))
+    if _shapes(twin) == _shapes(model):
+        for new, old in zip(twin.variables, model.variables, strict=True):
+            new.assign(to_numpy(old))
+    else:  # in another order, as Keras' float8 layers have them once they are read
+        live.carry_by_layers(model, twin)
     live.carry(model, twin)
     return twin
+
+
+def _shapes(model: keras.Model) -> list[tuple[int, ...]]:
+    return [tuple(v.shape) for v in model.variables]
 
 
 def _from_config(model: Any) -> Any:

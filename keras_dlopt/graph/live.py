@@ -1,20 +1,20 @@
 """State of a model that its config does not hold: what was set on it while it lived."""
 
 import contextlib
-import copy
 import functools
+import os
+import tempfile
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
+from keras_dlopt.graph.attributes import carry_attributes, of_keras
 from keras_dlopt.graph.walk import own_weights, walk
-
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.ndarray)
+from keras_dlopt.runtime.values import to_numpy
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def named_functions(model: Any) -> Iterator[dict[str, Any]]:
             held = {
                 attribute: _named(value, names)
                 for attribute, value in vars(layer).items()
-                if attribute not in _of_keras() and _is_users(value)
+                if attribute not in of_keras() and _is_users(value)
             }
             stack.enter_context(_compat.changed(layer, **held))
         yield names
@@ -42,26 +42,39 @@ def carry(model: Any, twin: Any) -> None:
     """Gives a copy what was set on the layers and weights after construction.
 
     Raises:
-        ModelError: where a layer was replaced by one that the config does not name.
+        ModelError: where a layer was replaced by one that the config does not name, and
+            for state that Keras does not track.
     """
-    old = {path: layer for path, layer, _ in walk(model)}
-    new = {path: layer for path, layer, _ in walk(twin)}
-    shared = [path for path in old if path in new]
-    for path in shared:
-        if type(old[path]) is not type(new[path]):
+    pairs = _layers(model, twin)
+    twins = {id(old): new for _, old, new in pairs}
+    for path, old, new in pairs:
+        if type(old) is not type(new):
             raise ModelError(
                 f"The layer {path!r} of {model.name!r} is a "
-                f"{type(old[path]).__name__}, and its config makes a "
-                f"{type(new[path]).__name__}: it was replaced after construction. Make "
+                f"{type(old).__name__}, and its config makes a "
+                f"{type(new).__name__}: it was replaced after construction. Make "
                 "it in __init__(), or pass copy=False to work on the model itself."
             )
-        _carry_attributes(old[path], new[path])
-    for path in shared:  # outer layers come first: they set those inside
-        if new[path].trainable != old[path].trainable:
-            new[path].trainable = old[path].trainable
-    for ours, theirs in zip(twin.variables, model.variables, strict=True):
+        carry_attributes(old, new, twins)
+        if _has_more_than_variables(old):
+            _carry_by_hooks(old, new)
+    for _, old, new in pairs:  # outer layers come first: they set those inside
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+    for ours, theirs in _paired(twin.variables, model.variables):
         if ours.trainable != theirs.trainable:
             ours.trainable = theirs.trainable
+        for name in ("regularizer", "constraint"):
+            if getattr(theirs, name, None) is None and getattr(ours, name, None):
+                setattr(ours, name, None)
+
+
+def _paired(ours: list[Any], theirs: list[Any]) -> list[tuple[Any, Any]]:
+    """The variables of a copy with those of its model, in order or else by path."""
+    if [v.shape for v in ours] == [v.shape for v in theirs]:
+        return list(zip(ours, theirs, strict=True))
+    by_path = {v.path: v for v in theirs}
+    return [(v, by_path[v.path]) for v in ours if v.path in by_path]
 
 
 def carry_settings(model: Any, twin: Any) -> None:
@@ -89,21 +102,47 @@ def carry_settings(model: Any, twin: Any) -> None:
 
 def _carry_functions(old: Any, new: Any) -> None:
     for name, value in vars(old).items():
-        held = isinstance(value, types.FunctionType) and name not in _of_keras()
+        held = isinstance(value, types.FunctionType) and name not in of_keras()
         if held and vars(new).get(name) is not value:
             _compat.set_attribute(new, name, value)
 
 
-def _carry_attributes(old: Any, new: Any) -> None:
-    _carry_functions(old, new)
-    for name, value in vars(old).items():
-        if name not in _of_keras() and _is_plain(value):
-            there = vars(new).get(name, _MISSING)
-            if there is _MISSING or (_is_plain(there) and not _same(there, value)):
-                _compat.set_attribute(new, name, copy.deepcopy(_unwrapped(value)))
+def carry_by_layers(model: Any, twin: Any) -> None:
+    """Gives each layer of a copy its variables, by the layer's own hooks."""
+    for _, old, new in _layers(model, twin):
+        _carry_by_hooks(old, new)
 
 
-_MISSING = object()
+def _layers(model: Any, twin: Any) -> list[tuple[str, Any, Any]]:
+    """Path, layer and copy: in order, since automatic names count on, or by path."""
+    old, new = list(walk(model)), list(walk(twin))
+    if [type(layer) for _, layer, _ in old] == [type(layer) for _, layer, _ in new]:
+        return [(p, a, b) for (p, a, _), (_, b, _) in zip(old, new, strict=True)]
+    by_path = {path: layer for path, layer, _ in new}
+    return [(p, layer, by_path[p]) for p, layer, _ in old if p in by_path]
+
+
+def _has_more_than_variables(layer: Any) -> bool:
+    """Whether a layer keeps vocabularies, tables, or what it derives from variables."""
+    own = not type(layer).__module__.startswith("keras.")
+    cls, base = type(layer), keras.layers.Layer
+    reads = cls.load_own_variables is not base.load_own_variables and own
+    models = isinstance(layer, keras.Model)
+    return not models and (reads or any(hasattr(cls, n) for n in _KEPT_ASIDE))
+
+
+_KEPT_ASIDE = ("save_assets", "finalize_state")
+
+
+def _carry_by_hooks(old: Any, new: Any) -> None:
+    store: dict[str, Any] = {}
+    old.save_own_variables(store)
+    new.load_own_variables({name: to_numpy(value) for name, value in store.items()})
+    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            if os.listdir(folder):
+                new.load_assets(folder)
 
 
 def _is_users(value: Any) -> bool:
@@ -125,51 +164,3 @@ def _named(function: Any, names: dict[str, Any]) -> Any:
     stand_in.__name__ = stand_in.__qualname__ = f"function_{len(names)}_of_the_model"
     names[stand_in.__name__] = stand_in
     return stand_in
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is data: numbers, texts, arrays and collections of them."""
-    if isinstance(value, Mapping):
-        return all(_is_plain(one) for pair in value.items() for one in pair)
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(_is_plain(one) for one in value)
-    return isinstance(value, PLAIN)
-
-
-def _unwrapped(value: Any) -> Any:
-    """Plain collections in place of those that track what is put into them."""
-    if isinstance(value, Mapping):
-        return {key: _unwrapped(one) for key, one in value.items()}
-    for kind in (list, set, frozenset):
-        if isinstance(value, kind):
-            return kind(_unwrapped(one) for one in value)
-    if type(value) is tuple:
-        return tuple(_unwrapped(one) for one in value)
-    return value
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        same_kind = type(one) is type(other) and one.dtype == other.dtype
-        return same_kind and np.array_equal(one, other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_same(a, b) for a, b in pairs)
-    return type(one) is type(other) and one == other
-
-
-@functools.cache
-def _of_keras() -> frozenset[str]:
-    """The attributes that Keras gives layers and models of every kind."""
-    empty = keras.Input((), name="nothing")
-    model: Any = keras.Model(empty, empty, name="nothing")
-    sequential = keras.Sequential([empty], name="nothing")
-    bare: list[Any] = [keras.layers.Layer(name="nothing"), model, sequential]
-    trainer: Any = keras.Model(name="nothing")
-    trainer.compile(loss="mse", metrics=["mse"])
-    held = {name for one in (*bare, trainer) for name in vars(one)}
-    # What `fit` and a call leave behind.
-    left = {"call", "optimizer", "history", "stop_training", "validation_data"}
-    return frozenset(held | left | {"_compute_dtype", "_eval_epoch_iterator", "name"})
