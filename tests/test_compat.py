@@ -126,6 +126,8 @@ def test_unnamed_operations_are_found_by_their_module():
     mend = "see unnamed_operations in _compat.py"
     assert type(model) in found, mend
     assert type(model.operations[-1]) in found, mend
+    named = {name for name, _ in _compat.unnamed_operations()}
+    assert "applications.convnext.LayerScale" in named, mend
 
 
 def test_optimizers_know_the_place_of_a_variable():

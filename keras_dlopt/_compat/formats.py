@@ -81,19 +81,20 @@ def weights_file(model: keras.Model) -> bytes:
 
 
 def unnamed_operations() -> Iterator[tuple[str, type]]:
-    """The classes that Functional models are made of and that have no public name.
+    """The classes that Keras' models are made of and that have no public name.
 
-    Those are Functional itself and the nodes that `keras.ops` leaves in a graph. Keras
-    writes the module they live in, so they are told by it; nothing is imported.
+    Those are Functional itself, the nodes that `keras.ops` leaves in a graph, and
+    layers of `keras.applications` (ConvNeXt's). Keras writes the module they live in,
+    so they are told by it; nothing is imported.
 
-    Relies on: the modules `keras.src.ops` and `keras.src.models`.
+    Relies on: the modules `keras.src.ops`, `keras.src.models`, `keras.src.applications`.
 
     Returns:
         Pairs of a short name and a class.
     """
     for cls in _subclasses(keras.Operation, {}):
         home = cls.__module__.split(".")
-        if home[:3] == ["keras", "src", "ops"]:
+        if home[:2] == ["keras", "src"] and home[2] in ("ops", "applications"):
             yield f"{'.'.join(home[2:])}.{cls.__name__}", cls
         elif home[:3] == ["keras", "src", "models"] and cls.__name__ == "Functional":
             yield "Functional", cls

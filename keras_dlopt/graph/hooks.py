@@ -33,7 +33,7 @@ class Given:
     """What one call of a layer or operation is given.
 
     Its inputs are the tensors among all arguments, by position or by keyword, but for
-    masks and, in a recurrent cell, its states.
+    masks and the states of recurrent layers and cells.
 
     Attributes:
         call: what is called.
@@ -95,8 +95,12 @@ Called = Callable[[Given], Any]
 Hook = Callable[[Called, Given], Any]
 
 
+# What a recurrent layer and its cell begin with, which no quantizer of inputs rounds.
+_STATES = ("states", "initial_state")
+
+
 def _is_input(name: str) -> bool:
-    return name not in ("mask", "states") and not name.endswith("_mask")
+    return name not in _STATES and not name.endswith("mask")
 
 
 def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:

@@ -137,6 +137,27 @@ def test_inputs_are_seen_by_position_and_by_keyword(layer):
     assert seen[3:] == [(1, 2)]
 
 
+@pytest.mark.parametrize("kind", ["GRU", "SimpleRNN", "LSTM", "Bidirectional"])
+def test_a_range_of_a_recurrent_input_is_of_the_sequence(kind):
+    rng = np.random.default_rng(0)
+    layer = (
+        L.Bidirectional(L.GRU(4)) if kind == "Bidirectional" else getattr(L, kind)(4)
+    )
+    layer.name = "r"
+    x = keras.Input((5, 3))
+    count = 2 if kind in ("LSTM", "Bidirectional") else 1
+    states = [keras.Input((4,)) for _ in range(count)]
+    given = states if len(states) > 1 else states[0]
+    net = keras.Model([x, *states], layer(x, initial_state=given))
+    entry = (dlopt.at("r/input"), dlopt.FakeQuantActivation())
+    small = dlopt.transform(net, dlopt.Recipe([entry]))
+    sequence = rng.uniform(-1, 1, (6, 5, 3)).astype("float32")
+    far = [np.full((6, 4), 100.0, "float32") for _ in states]
+    small([sequence, *far], training=True)
+    found = small.groups[0].slots[0].arrays()
+    assert (found["low"], found["high"]) == (sequence.min(), sequence.max())
+
+
 def test_both_tensors_of_an_attention_are_quantized():
     query, value = keras.Input((3, 2)), keras.Input((4, 2))
     made = L.MultiHeadAttention(1, 2, name="mha")(query=query, value=value)

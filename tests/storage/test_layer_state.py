@@ -272,3 +272,16 @@ def test_altered_state(change, message, hooked, tmp_path):
     )
     with pytest.raises(FormatError, match=message):
         load_compressed(path, custom_objects={"Around": Around})
+
+
+def test_layers_of_applications_that_have_no_public_name(tmp_path):
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+
+    inputs = keras.Input((4, 4, 3))
+    scale = LayerScale(0.5, 3)
+    model = keras.Model(inputs, StochasticDepth(0.1)(scale(inputs)))
+    scale.gamma.assign([1.0, 2.0, 3.0])
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+    assert same(
+        outputs(model, x), outputs(through_file(model, tmp_path / "m.dlopt"), x)
+    )
