@@ -87,7 +87,7 @@ def unnamed_operations() -> Iterator[tuple[str, type]]:
     layers of `keras.applications` (ConvNeXt's). Keras writes the module they live in,
     so they are told by it; nothing is imported.
 
-    Relies on: the modules `keras.src.ops`, `keras.src.models`, `keras.src.applications`.
+    Relies on: `ops`, `models` and `applications` in `keras.src`.
 
     Returns:
         Pairs of a short name and a class.
