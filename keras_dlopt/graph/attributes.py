@@ -110,11 +110,19 @@ def _inside(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
     elif isinstance(value, list | tuple | set | frozenset):
         parts = list(value)
     else:
-        parts = list(getattr(value, "__dict__", {}).values())
+        parts = list(_held(value).values())
     for part in parts:
         yield part
         if depth and not _is_keras(part) and not isinstance(part, PLAIN):
             yield from _inside(part, depth - 1)
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """The attributes of an object; none of one that keeps them elsewhere."""
+    try:
+        return vars(value)
+    except TypeError:
+        return {}
 
 
 def _alike(one: Any, other: Any, depth: int = _DEPTH) -> bool:
@@ -134,7 +142,7 @@ def _alike(one: Any, other: Any, depth: int = _DEPTH) -> bool:
         return False
     if _is_plain(one):
         return _same(one, other)
-    held, theirs = (getattr(x, "__dict__", None) for x in (one, other))
+    held, theirs = _held(one), _held(other)
     if not held or not theirs or not depth:
         return bool(one == other)
     names = held.keys() == theirs.keys()

@@ -64,9 +64,10 @@ def carry(model: Any, twin: Any) -> None:
     for ours, theirs in _paired(twin.variables, model.variables):
         if ours.trainable != theirs.trainable:
             ours.trainable = theirs.trainable
-        for name in ("regularizer", "constraint"):
-            if getattr(theirs, name, None) is None and getattr(ours, name, None):
-                setattr(ours, name, None)
+        if theirs.regularizer is None:
+            ours.regularizer = None
+        if theirs.constraint is None:
+            ours.constraint = None
 
 
 def _paired(ours: list[Any], theirs: list[Any]) -> list[tuple[Any, Any]]:
