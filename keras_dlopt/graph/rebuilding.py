@@ -97,11 +97,11 @@ def rebuilt(model: Any, pieces: Pieces, reshaped: Reshaped = NOTHING) -> Any:
 
     def call(layer, *args, **kwargs):
         after = rest[id(layer)]
+        if id(layer) in arguments:
+            args, kwargs = arguments[id(layer)](args, kwargs)
         if after is None:
             given = keras.tree.flatten((args, kwargs))
             return next(x for x in given if isinstance(x, keras.KerasTensor))
-        if id(layer) in arguments:
-            args, kwargs = arguments[id(layer)](args, kwargs)
         outputs = layer(*args, **kwargs)
         for piece in after:
             outputs = piece(outputs)

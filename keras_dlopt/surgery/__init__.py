@@ -1,5 +1,6 @@
 """Models rebuilt from smaller layers."""
 
+from keras_dlopt.surgery.blocks import ResidualBlock, remove_blocks
 from keras_dlopt.surgery.dead import DeadChannels, remove_dead
 from keras_dlopt.surgery.dependencies import (
     ChannelGroup,
@@ -34,6 +35,7 @@ __all__ = [
     "Pinned",
     "RemovalReport",
     "Removed",
+    "ResidualBlock",
     "Sizes",
     "dependencies",
     "factorize",
@@ -41,5 +43,6 @@ __all__ = [
     "hashed_layers",
     "merge_duplicates",
     "prune_channels",
+    "remove_blocks",
     "remove_dead",
 ]
