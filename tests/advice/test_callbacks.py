@@ -34,15 +34,14 @@ def fit(*given, optimizer=None, model=None, compiled=True, x=X, epochs=2):
     return losses
 
 
-@advice(
-    "callbacks/averaged.py", "Compile with use_ema=True or with optimizers.Schedule"
-)
+@advice("callbacks/averaged.py", "Compile with use_ema=True, with optimizers.Schedule")
 def test_averages_that_nobody_keeps(told):
     with told():
         fit(callbacks.AveragedWeights())
     for optimizer in (
         keras.optimizers.SGD(0.1, use_ema=True),
         optimizers.ScheduleFree(optimizers.SGD(0.1)),
+        optimizers.Lookahead(optimizers.SGD(0.1)),
     ):
         fit(callbacks.AveragedWeights(), optimizer=optimizer)
     fit()

@@ -9,7 +9,9 @@ from keras import Input, layers
 import keras_dlopt as dlopt
 from keras_dlopt import Prune, Recipe, finalize, named, post_training, report, transform
 from keras_dlopt.measure import profile_fit
+from keras_dlopt.report import measuring
 from keras_dlopt.report.examples import numbered, predicted
+from keras_dlopt.report.health.numbers import risky
 from keras_dlopt.report.regression import errors
 from keras_dlopt.report.training import Recorder, training_figure
 
@@ -199,7 +201,7 @@ def profiled(model, x=X, y=Y, **options):
     return profile_fit(model, x, y, **given).batch_size
 
 
-@advice("measure/profile.py", "Give it an Input and call compile() first.")
+@advice("measure/profile.py", "with an optimizer. Call compile() first.")
 @advice("measure/profile.py", "Give at least one batch.")
 @advice("measure/profile.py", "Give more, or a smaller batch_size.")
 def test_profiles(told):
@@ -213,3 +215,65 @@ def test_profiles(told):
     with told():
         profiled(net(), data.take(0), None)
     assert profiled(net(), data, None) == 8
+
+
+@advice(
+    "measure/profile.py", "Give data with targets, or time fit as a whole with tf.p"
+)
+def test_steps_without_parts(told):
+    class Own(keras.Model):
+        """Its step does on the data what its parts do not."""
+
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            x, y = data if isinstance(data, tuple) else (data, 0.0)
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+            weights = self.trainable_variables
+            self.optimizer.apply(tape.gradient(loss, weights), weights)
+            return {"loss": loss}
+
+    def own():
+        model = Own()
+        model.compile("sgd", "mse")
+        return model
+
+    with told():
+        profiled(own(), X, None)
+    assert profiled(own(), X, X[:, :3]) == 8
+    assert own().fit(X, verbose=0).history["loss"]
+
+
+@advice(
+    "report/health/numbers.py", "Load the last weights that were finite, and train o"
+)
+def test_health_of_weights_that_are_not_finite(told):
+    model = net()
+    before = model.get_weights()
+    model.set_weights([np.full_like(w, np.nan) for w in before])
+    with told():  # it is a finding, not an error
+        raise dlopt.errors.DataError(" ".join(f.text for f in risky(model)))
+    model.set_weights(before)
+    guard = dlopt.callbacks.DivergenceGuard()
+    model.fit(X, Y, verbose=0, callbacks=[guard])
+    assert not [f for f in risky(model) if f.kind == "not finite"]
+
+
+@advice(
+    "report/measuring.py", "Give the .keras, .h5 or .dlopt file that it was made from"
+)
+def test_files_that_hold_no_model(told, tmp_path):
+    path = tmp_path / "m.tflite"
+    dlopt.export.litert(net(), path)
+    with told():
+        measuring.load(path)
+    net().save(tmp_path / "m.keras")
+    dlopt.save_compressed(net(), tmp_path / "m.dlopt")
+    for name in ("m.keras", "m.dlopt"):
+        assert measuring.load(tmp_path / name).count_params() == 15

@@ -348,6 +348,18 @@ def test_weights_that_are_not_finite(told):
 CHAIN = Prune(0.5) >> FakeQuant(bits=8)
 
 
+@advice(
+    "transforms/model.py", "Give it to the layers of the model before transform(); t"
+)
+def test_dtype_policies_of_transformed_models(told):
+    small = transform(dense(), kernels(Prune(0.5)))
+    with told():
+        small.dtype_policy = "mixed_bfloat16"
+    before = transform(dense(dtype="mixed_bfloat16"), kernels(Prune(0.5)))
+    assert before(X).dtype.name == "bfloat16"
+    assert zeros(finalize(before)) == 0.5
+
+
 # Keras says so of every model with an InputLayer, transformed or not.
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
 @advice(
