@@ -28,13 +28,14 @@ from keras_dlopt import callbacks, data, models, schedules
 BATCH = 128
 PEAKS = (1e-3, 3e-3, 1e-2, 3e-2)
 STARTS = (1e-5, 1e-1)
-VALIDATION = {"mnist": 5000, "fashion_mnist": 10000}
+# No constant of the callback was ever chosen on digits; on the other two some were.
+VALIDATION = {"digits": 180, "mnist": 5000, "fashion_mnist": 10000}
 
 
-def small_cnn():
+def small_cnn(input_shape):
     return keras.Sequential(
         [
-            keras.Input((28, 28, 1)),
+            keras.Input(input_shape),
             keras.layers.Conv2D(8, 3, strides=2, use_bias=False),
             keras.layers.BatchNormalization(momentum=0.9),
             keras.layers.ReLU(),
@@ -48,9 +49,9 @@ def small_cnn():
 
 
 NETWORKS = {
-    "lenet_300_100": models.lenet_300_100,
+    "lenet_300_100": lambda shape: models.lenet_300_100(input_shape=shape),
     "small_cnn": small_cnn,
-    "lenet5": models.lenet5,
+    "lenet5": lambda shape: models.lenet5(input_shape=shape),
 }
 
 
@@ -66,7 +67,7 @@ def train(network, split, held, *, epochs, seed, rate=None, peak=None, **setting
     """Accuracy on `held` in percent, and the learning rates by epoch."""
     keras.utils.set_random_seed(seed)
     keras.backend.clear_session()
-    model = NETWORKS[network]()
+    model = NETWORKS[network](split[0].shape[1:])
     steps = epochs * -(-len(split[0]) // BATCH)
     if peak is not None:
         rate, extra = schedules.OneCycle(peak, steps=steps), []
@@ -159,6 +160,8 @@ def main():
         known = {(r["network"], r["data"]): r for r in file["results"]}
     for network in args.networks:
         for name in args.data:
+            if (network, name) == ("lenet5", "digits"):
+                continue  # its second convolution finds 2x2 pixels
             result = compare(
                 network,
                 name,

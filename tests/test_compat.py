@@ -799,3 +799,42 @@ def test_the_converter_has_the_option_for_dense_kernels_of_one_scale():
     converter = tf.lite.TFLiteConverter.from_keras_model(net)
     assert getattr(converter, name) is False
     assert value is True
+
+
+def test_reads_of_variables_are_heard():
+    import tensorflow as tf
+
+    v = keras.Variable([1.0, 2.0])
+    kind, told = type(v), []
+    mend = "see heard in _compat/reads.py"
+
+    def count(read):
+        before = len(told)
+        with _compat.heard([v], told.append), _compat.heard([v], lambda _: None):
+            read()
+        assert type(v) is kind, mend
+        return len(told) - before
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            loss = keras.ops.sum(w * w)
+        tape.gradient(loss, [v])
+
+    w = keras.Variable([1.0])
+    for read in (
+        lambda: v.value,
+        lambda: v.numpy(),
+        lambda: v + 1.0,
+        lambda: tf.reduce_sum(v),
+        lambda: keras.ops.sum(v),
+    ):
+        assert count(read) >= 1, mend
+    sgd = keras.optimizers.SGD(0.1)
+    for other in (
+        lambda: v.assign([3.0, 4.0]),
+        lambda: v.assign_add([1.0, 1.0]),
+        lambda: sgd.apply([tf.ones(2)], [v]),
+        gradient,
+        lambda: (v.shape, v.dtype, v.path, v.trainable),
+    ):
+        assert count(other) == 0, mend

@@ -27,6 +27,7 @@ from keras_dlopt._compat.losses import (
 )
 from keras_dlopt._compat.overlay import WeightOverlay, in_xla, sublayers
 from keras_dlopt._compat.pure import PureScope, PureVariable, StandIn
+from keras_dlopt._compat.reads import heard
 from keras_dlopt._compat.state import (
     SlabSlice,
     asked_to_save,
@@ -77,6 +78,7 @@ __all__ = [
     "compile_arguments",
     "do_not_ask_for_more",
     "graph_nodes",
+    "heard",
     "in_checkpoints",
     "in_xla",
     "input_sharding",

@@ -7,14 +7,16 @@ model past its transforms and are refused by name.
 A forwarded method gets, as `self`, the user's model as the wrapper sees it: with its
 own attributes, layers and methods, while calling it, its variables, its losses and what
 `compile` made are the wrapper's. In `train_step`, `test_step` and `predict_step` each
-layer that is called has its transformed weights; in `compute_loss` and
-`compute_metrics` each weight that is read has.
+layer that is called has its transformed weights, and a weight that the step reads by
+itself is the trained one, with a warning; in `compute_loss` and `compute_metrics` each
+weight that is read has its transformed value.
 """
 
 import contextlib
 import functools
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,7 +94,10 @@ def forward(host: Any, model: Any) -> Any:
             own.remove(name)
     if not own:
         return None
-    view = _compat.seen_as(model, _attributes(host))
+    attributes = _attributes(host)
+    if "compute_loss" in own:
+        attributes["compute_loss"] = _own_loss(host, type(model).compute_loss)
+    view = _compat.seen_as(model, attributes)
     for name in own:
         if name != "metrics":
             method = functools.partial(_forwarded, host, view, name)
@@ -150,15 +155,47 @@ def _given(losses: list[Any]) -> Iterator[None]:
 def _forwarded(host: Any, view: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     method = getattr(view, name)
     if name in STEPS:
-        with hooks.hooked(_each_transformed(host, training=name == "train_step")):
+        own = _each_transformed(host, training=name == "train_step")
+        with hooks.hooked(own), _own_reads(host, name):
             return method(*args, **kwargs)
-    if name in READING:
-        parameters = inspect.signature(method).parameters
-        if name == "compute_loss" and "training" not in parameters:
+    if name == "compute_loss":
+        if "training" not in inspect.signature(method).parameters:
             kwargs.pop("training", None)
+    elif name in READING:
         with _given(host.losses):
             return host.seen_through(lambda: method(*args, **kwargs))
     return method(*args, **kwargs)
+
+
+def _own_loss(host: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's loss on transformed weights, also where the user's step calls it."""
+
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _given(host.losses):
+            return host.seen_through(lambda: function(self, *args, **kwargs))
+
+    return method
+
+
+def _own_reads(host: Any, name: str) -> Any:
+    """Has a step warn where it reads a weight that a transform changes for layers."""
+
+    def hear(variable: Any) -> None:
+        if not host.is_running():
+            warnings.warn(
+                f"{name}() of {host.name!r} reads {variable.path!r} itself, and gets "
+                "the value that is trained, not the one that its transform makes of "
+                "it and layers use. For a loss or a penalty read it in compute_loss(), "
+                "where it has that value. Where the step means the trained value, "
+                "filter this warning.",
+                stacklevel=3,
+            )
+
+    slots = [
+        s for g in host.groups if g.transform.kind != "activation" for s in g.slots
+    ]
+    return _compat.heard([s.target.variable for s in slots], hear)
 
 
 def _each_transformed(host: Any, *, training: bool) -> list[tuple[Any, hooks.Hook]]:

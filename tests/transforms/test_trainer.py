@@ -180,3 +180,96 @@ def test_every_method_of_the_trainer_is_in_a_table():
         if not name.startswith("_")
     }
     assert public - kept - set(trainer.FORWARDED) - set(trainer.REFUSED) == set()
+
+
+class Penalized(OwnStep):
+    """A step that adds a penalty on a weight that it reads by itself."""
+
+    reads = staticmethod(lambda kernel: ops.sum(ops.abs(kernel)))
+
+    def train_step(self, data):
+        x, y = data[:2]
+        with tf.GradientTape() as tape:
+            loss = ops.mean((self(x) - y) ** 2) + self.reads(self.head.kernel)
+        weights = self.trainable_weights
+        gradients = tape.gradient(loss, weights)
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda kernel: ops.sum(ops.abs(kernel)),
+        lambda kernel: tf.reduce_sum(tf.abs(kernel)),
+        lambda kernel: tf.reduce_sum(kernel.value**2),
+        lambda kernel: tf.norm(kernel * 2.0),
+    ],
+)
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_step_that_reads_a_transformed_weight_by_itself_is_told(reads, eager):
+    class Other(Penalized):
+        pass
+
+    Other.reads = staticmethod(reads)
+    keras.utils.set_random_seed(0)
+    net = Other()
+    net(X)
+    small = dlopt.transform(net, HALF, copy=False)
+    small.compile("sgd", run_eagerly=eager)
+    kind = type(net.head.kernel)
+    with pytest.warns(UserWarning, match=r"train_step\(\).*'.*head.*|.*reads") as found:
+        small.fit(X, Y, batch_size=8, verbose=0)
+    texts = {str(w.message) for w in found if "reads" in str(w.message)}
+    assert texts
+    assert all(net.head.kernel.path in text for text in texts)
+    assert "read it in compute_loss()" in texts.pop()
+    assert type(net.head.kernel) is kind
+
+
+class Advised(Penalized):
+    """The same penalty where the warning says it should be."""
+
+    def train_step(self, data):
+        return keras.Model.train_step(self, data)
+
+    @property
+    def metrics(self):
+        return keras.Model.metrics.fget(self)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return ops.mean((y_pred - y) ** 2) + self.reads(self.head.kernel)
+
+
+def test_the_advice_gives_the_penalty_of_the_weight_that_layers_use():
+    keras.utils.set_random_seed(0)
+    net = Advised()
+    net(X)
+    small = dlopt.transform(net, HALF, copy=False)
+    small.compile(keras.optimizers.SGD(0.0), loss="mse")
+    small.fit(X, Y, batch_size=8, verbose=0)
+    kernel = net.head.kernel.numpy()
+    kept = np.abs(kernel) > np.median(np.abs(kernel))
+    wanted = np.abs(kernel * kept).sum()
+    found = small.evaluate(X, Y, batch_size=8, verbose=0)
+    data = np.mean((small.predict(X, verbose=0) - Y) ** 2)
+    assert found[0] == pytest.approx(data + wanted, rel=1e-5)
+
+
+def test_what_a_step_does_with_weights_beside_reading_is_no_matter():
+    """Gradients, assignments and optimizers: the trained value is meant."""
+
+    class Own(OwnStep):
+        def train_step(self, data):
+            logs = super().train_step(data)
+            self.head.kernel.assign_sub(ops.zeros((3, 2)))
+            self.head.kernel.assign(ops.ones((3, 2)))
+            return logs
+
+    net = Own()
+    net(X)
+    small = dlopt.transform(net, HALF, copy=False)
+    for optimizer in (keras.optimizers.Adam(), dlopt.optimizers.Adam()):
+        small.compile(optimizer)
+        small.fit(X, Y, batch_size=8, verbose=0)  # warnings are errors here
+    np.testing.assert_array_equal(net.head.kernel, np.ones((3, 2)))
