@@ -39,7 +39,7 @@ def heard(variables: Iterable[Any], hear: Callable[[Any], None]) -> Iterator[Non
     with _LOCK:
         for variable in watched:
             if not _HEARD.setdefault(id(variable), []):
-                variable.__class__ = _loud(type(variable))
+                variable.__class__ = _loud(type(variable))  # type: ignore[arg-type]
             _HEARD[id(variable)].append(hear)
     try:
         yield
