@@ -89,7 +89,7 @@ MUTANTS = [
     *_of(
         "tests/graph/test_folding.py",
         offsets_go_before_padding=(
-            'return layer.padding == "valid" or max(layer.kernel_size) == 1',
+            'return bool(layer.padding == "valid" or max(layer.kernel_size) == 1)',
             "return True",
         ),
         groups_see_the_first_channels=(

@@ -5,13 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress
 
 
 class Bars:
@@ -61,14 +55,9 @@ def shown() -> Iterator[Bars | Lines]:
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
+    from keras_dlopt.trials.progress import bar
+
+    with bar(console) as progress:
         bars = Bars(progress)
         yield bars
         bars.finish()

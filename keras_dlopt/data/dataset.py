@@ -41,7 +41,7 @@ class Dataset:
     y_test: np.ndarray
     class_names: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
             x, y = self._part(part)
             if y.ndim != 1 or len(x) != len(y):
@@ -106,7 +106,7 @@ class Dataset:
             fields |= {f"x_{part}": x[:count], f"y_{part}": y[:count]}
         return dataclasses.replace(self, **fields)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"Dataset({self.name!r}, {len(self.x_train)} train, "
             f"{len(self.x_val)} validation, {len(self.x_test)} test, "

@@ -58,7 +58,7 @@ def from_folder(
     return Raw(folder.name, **arrays, class_names=tuple(names))
 
 
-def _one_folder(folder, image_size, seed) -> Raw:
+def _one_folder(folder: pathlib.Path, image_size: Any, seed: int) -> Raw:
     names = [p.name for p in class_folders(folder)]
     x, y = _read(folder, names, image_size)
     order = np.random.default_rng(seed).permutation(len(x))
@@ -73,7 +73,9 @@ def _one_folder(folder, image_size, seed) -> Raw:
     )
 
 
-def _read(folder, names, image_size) -> tuple[np.ndarray, np.ndarray]:
+def _read(
+    folder: pathlib.Path, names: list[str], image_size: Any
+) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
 
     images: list[np.ndarray] = []
@@ -103,7 +105,7 @@ def _read(folder, names, image_size) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.asarray(labels, np.int32)
 
 
-def _image(pillow, path: pathlib.Path, image_size) -> np.ndarray:
+def _image(pillow: Any, path: pathlib.Path, image_size: Any) -> np.ndarray:
     """Height, width, channels: bytes, or float32 in [0, 1] for 16 bits a pixel."""
     from PIL import ImageOps
 
@@ -187,14 +189,15 @@ def _is_wide(image: Any, path: pathlib.Path) -> bool:
 
 
 def _wide(image: Any) -> np.ndarray:
-    return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+    clipped: np.ndarray = np.clip(np.asarray(image), 0, 65535)
+    return clipped.astype(np.uint16)
 
 
 def _narrow(image: Any) -> Any:
     return image.convert("L" if image.mode in ("L", "1", "LA", "La") else "RGB")
 
 
-def _resized(pillow, array: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def _resized(pillow: Any, array: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     height, width = image_size
     wide = array.dtype == np.uint16
     image = pillow.fromarray(array.astype(np.float32) if wide else array)

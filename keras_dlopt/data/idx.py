@@ -12,6 +12,7 @@ import os
 import pathlib
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ IMAGES = "images-idx3-ubyte"
 LABELS = "labels-idx1-ubyte"
 
 
-def find_idx(folder: str | os.PathLike, stem: str) -> pathlib.Path | None:
+def find_idx(folder: str | os.PathLike[str], stem: str) -> pathlib.Path | None:
     """The file `stem` or `stem.gz` in `folder`, or None.
 
     Also knows the spelling with a dot, as in `train-images.idx3-ubyte`.
@@ -36,7 +37,7 @@ def find_idx(folder: str | os.PathLike, stem: str) -> pathlib.Path | None:
     return None
 
 
-def read_idx(path: str | os.PathLike) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads one idx file of unsigned bytes.
 
     Args:
@@ -67,7 +68,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     return np.frombuffer(values, np.uint8).reshape(shape).copy()
 
 
-def _read_header(file, path) -> tuple[int, ...]:
+def _read_header(file: Any, path: Any) -> tuple[int, ...]:
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or not 1 <= head[3] <= 4:
         raise DataError(

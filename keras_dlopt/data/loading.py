@@ -2,9 +2,11 @@
 
 import os
 import pathlib
+from typing import Any
 
 from keras_dlopt.data import folders, sources
 from keras_dlopt.data.dataset import Dataset
+from keras_dlopt.data.idx import find_idx
 from keras_dlopt.data.split import Raw, finish
 from keras_dlopt.errors import ConfigError, DataError
 
@@ -13,9 +15,9 @@ NAMES = ("digits", *sources.IDX_SETS)
 
 
 def load(
-    name: str | os.PathLike = "digits",
+    name: str | os.PathLike[str] = "digits",
     *,
-    folder: str | os.PathLike | None = None,
+    folder: str | os.PathLike[str] | None = None,
     dtype: str = "float32",
     validation: int | float | None = None,
     image_size: tuple[int, int] | None = None,
@@ -85,7 +87,7 @@ def load(
     return finish(raw, dtype=dtype, validation=validation)
 
 
-def _named(name: str, folder: str | os.PathLike | None) -> Raw:
+def _named(name: str, folder: str | os.PathLike[str] | None) -> Raw:
     """`mnist` or `fashion_mnist`, from the first place that has it."""
     tried: list[str] = []
     if folder is not None:
@@ -128,11 +130,11 @@ def _candidates(place: pathlib.Path, name: str) -> list[pathlib.Path]:
 def _lack(folder: pathlib.Path) -> str:
     if not folder.is_dir():
         return "no such folder"
-    absent = [s for s in sources.IDX_STEMS if sources.find_idx(folder, s) is None]
+    absent = [s for s in sources.IDX_STEMS if find_idx(folder, s) is None]
     return f"no {', '.join(absent)}"
 
 
-def _from_path(path: pathlib.Path, *, image_size, seed: int) -> Raw:
+def _from_path(path: pathlib.Path, *, image_size: Any, seed: int) -> Raw:
     if path.suffix == ".npz" and path.is_file():
         return sources.from_npz(path)
     if path.is_dir():

@@ -41,7 +41,7 @@ class LiteFile:
     inputs: tuple[int, ...] = ()
 
 
-def read(path: str | os.PathLike) -> LiteFile:
+def read(path: str | os.PathLike[str]) -> LiteFile:
     """The tensors and operations of a .tflite file."""
     schema = litert_package().schema_py_generated
     with open(path, "rb") as file:

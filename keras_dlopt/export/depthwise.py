@@ -43,7 +43,7 @@ def _pooling(layer: Any) -> hooks.Hook:
 
     size, strides = layer.pool_size, layer.strides
 
-    def pool(call, given):
+    def pool(call: hooks.Called, given: hooks.Given) -> Any:
         (inputs,) = given.inputs()
         inside = all(
             n is not None and n % s == 0 and k == s
@@ -64,7 +64,7 @@ def _normalization(layer: Any) -> hooks.Hook:
 
     scale, offset = channel_factors(layer)
 
-    def normalize(call, given):
+    def normalize(call: hooks.Called, given: hooks.Given) -> Any:
         (inputs,) = given.inputs()
         kernel = tf.constant(scale.reshape(1, 1, -1, 1), "float32")
         outputs = tf.nn.depthwise_conv2d(inputs, kernel, (1, 1, 1, 1), "VALID")

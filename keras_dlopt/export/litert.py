@@ -51,7 +51,7 @@ class ExportReport:
 
 def litert(
     model: keras.Model,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     io: str = "float",
     verify: bool = True,

@@ -21,7 +21,7 @@ def litert_package() -> Any:
     return ai_edge_litert
 
 
-def interpreter(path: str | os.PathLike, *, threads: int = 1) -> Any:
+def interpreter(path: str | os.PathLike[str], *, threads: int = 1) -> Any:
     """An `Interpreter` for the file, with its tensors allocated.
 
     Raises:
@@ -45,7 +45,7 @@ def interpreter(path: str | os.PathLike, *, threads: int = 1) -> Any:
     return it
 
 
-def run_litert(path: str | os.PathLike, x: Any, *, threads: int = 1) -> Any:
+def run_litert(path: str | os.PathLike[str], x: Any, *, threads: int = 1) -> Any:
     """Runs a .tflite file on a batch and returns its outputs as float.
 
     Where the file's inputs are int8, the values are rounded to its grid first, as the
@@ -86,12 +86,12 @@ def run_litert(path: str | os.PathLike, x: Any, *, threads: int = 1) -> Any:
     return results[0] if len(results) == 1 else results
 
 
-def _ends(details: list[dict]) -> list[dict]:
+def _ends(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Inputs or outputs in the order of the model's, which their names keep."""
     return sorted(details, key=lambda d: (len(d["name"]), d["name"]))
 
 
-def _check(arrays: list[np.ndarray], inputs: list[dict], path) -> None:
+def _check(arrays: list[np.ndarray], inputs: list[dict[str, Any]], path: Any) -> None:
     wanted = [tuple(int(n) for n in end["shape"][1:]) for end in inputs]
     given = [a.shape[1:] for a in arrays]
     if given != wanted or len({len(a) for a in arrays}) != 1 or not len(arrays[0]):
@@ -101,17 +101,19 @@ def _check(arrays: list[np.ndarray], inputs: list[dict], path) -> None:
         )
 
 
-def quantize(values: np.ndarray, end: dict) -> np.ndarray:
+def quantize(values: np.ndarray, end: dict[str, Any]) -> np.ndarray:
     """Values in the type of an input, rounded to its grid as the kernels do."""
     if end["dtype"] != np.int8:
         return values.astype(end["dtype"])
     scale, zero = end["quantization"]
     codes = np.floor(values.astype("float32") / np.float32(scale) + np.float32(0.5))
-    return np.clip(codes + zero, -128, 127).astype("int8")
+    clipped: np.ndarray = np.clip(codes + zero, -128, 127)
+    return clipped.astype("int8")
 
 
-def _dequantize(values: np.ndarray, end: dict) -> np.ndarray:
+def _dequantize(values: np.ndarray, end: dict[str, Any]) -> np.ndarray:
     if end["dtype"] != np.int8:
         return values.copy()
     scale, zero = end["quantization"]
-    return (values.astype("float32") - zero) * np.float32(scale)
+    found: np.ndarray = (values.astype("float32") - zero) * np.float32(scale)
+    return found

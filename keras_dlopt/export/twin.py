@@ -24,7 +24,7 @@ from keras_dlopt.graph.targets import (
     taps,
     weight_targets,
 )
-from keras_dlopt.graph.trace import Trace, trace
+from keras_dlopt.graph.trace import Call, Trace, trace
 from keras_dlopt.transforms import (
     FakeQuantActivation,
     TransformedModel,
@@ -84,12 +84,12 @@ class Twin(keras.Model):
         self._quantized = functools.partial(hooks.hooked, tuple(taps(places)))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         with self._quantized():
             return self.model(inputs, training=False)
 
 
-def _quantizer(r: Range):
+def _quantizer(r: Range) -> Any:
     import tensorflow as tf
 
     low, high = float(r.low), float(r.high)
@@ -221,11 +221,11 @@ def _check_reshapes(graph: Trace, ranges: dict[str, Range]) -> None:
     """Raises if the quantizers before and after a layer that keeps values differ."""
     producers = graph.producers()
 
-    def range_at(call, end) -> Range | None:
+    def range_at(call: Call, end: str) -> Range | None:
         own = ranges.get(graph.place(call, end))
         return own or ranges.get(activation_path(call.path, end))
 
-    def range_of(tensor) -> Range | None:
+    def range_of(tensor: int) -> Range | None:
         call = producers.get(tensor)
         if call is None:
             return None

@@ -26,7 +26,7 @@ _FULL_BIAS = 2**29
 
 
 def check(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     model: keras.Model,
     ranges: list[Range],
     kernels: list[Kernel],
@@ -149,7 +149,9 @@ def _holds(
     )
 
 
-def _equal(rows, scales, full, kernel: Kernel, factor: np.ndarray) -> bool:
+def _equal(
+    rows: Any, scales: Any, full: Any, kernel: Kernel, factor: np.ndarray
+) -> bool:
     # A negative factor turns the codes' signs; a factor of 0 leaves only zeros.
     codes = kernel.codes * np.sign(factor)[:, None]
     wanted = np.broadcast_to(kernel.scale * np.abs(factor), factor.shape)

@@ -44,7 +44,7 @@ def _takes_offsets(layer: Any) -> bool:
         return True
     if isinstance(layer, _TRANSPOSED):
         return False  # at the borders fewer inputs reach an output
-    return layer.padding == "valid" or max(layer.kernel_size) == 1
+    return bool(layer.padding == "valid" or max(layer.kernel_size) == 1)
 
 
 def taken(layer: Any, change: Affine, *, before: bool) -> list[Piece]:

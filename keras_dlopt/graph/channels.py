@@ -90,12 +90,18 @@ def by_input(target: Target, weight: np.ndarray) -> np.ndarray:
 
 def scaled_outputs(target: Target, weight: np.ndarray, factor: Any) -> np.ndarray:
     """A weight with each output channel times a factor, one a channel."""
-    return weight * _along(weight, output_axes(target, weight.ndim), factor)
+    scaled: np.ndarray = weight * _along(
+        weight, output_axes(target, weight.ndim), factor
+    )
+    return scaled
 
 
 def scaled_inputs(target: Target, weight: np.ndarray, factor: Any) -> np.ndarray:
     """A weight with each input channel times a factor, one a channel."""
-    return weight * _along(weight, input_axes(target, weight.ndim), factor)
+    scaled: np.ndarray = weight * _along(
+        weight, input_axes(target, weight.ndim), factor
+    )
+    return scaled
 
 
 def _rows(weight: np.ndarray, axes: Axes) -> np.ndarray:

@@ -24,6 +24,8 @@ from keras import ops
 
 from keras_dlopt import _compat
 
+Tensor = Any  # of a backend, or Keras' symbolic one
+
 _LOCK = threading.RLock()
 _THREAD = threading.local()
 
@@ -48,23 +50,23 @@ class Given:
     kwargs: dict[str, Any]
     site: int = 0
 
-    def inputs(self) -> list[Any]:
+    def inputs(self) -> list[Tensor]:
         """The tensors that it takes."""
-        found: list[Any] = []
+        found: list[Tensor] = []
 
-        def note(x):
+        def note(x: Tensor) -> Tensor:
             found.append(x)
             return x
 
         self.mapped(note)
         return found
 
-    def tensors(self) -> list[Any]:
+    def tensors(self) -> list[Tensor]:
         """All tensors that it is given: its inputs, and masks and states."""
         given = keras.tree.flatten((self.args, self.kwargs))
         return [x for x in given if _is_tensor(x)]
 
-    def mapped(self, function: Callable[[Any], Any]) -> "Given":
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Given":
         """The same with a function of each input in its place."""
         names = self._names() if len(self.args) > 1 else ()
         args = list(self.args)
@@ -104,7 +106,7 @@ def _is_input(name: str) -> bool:
 
 
 def _mapped(function: Callable[[Any], Any], structure: Any) -> Any:
-    def one(x):
+    def one(x: Any) -> Any:
         return function(x) if _is_tensor(x) else x
 
     return keras.tree.map_structure(one, structure)
@@ -116,7 +118,7 @@ def _is_tensor(x: Any) -> bool:
 
 def on(
     end: str,
-    function: Callable[[Any], Any],
+    function: Callable[[Tensor], Tensor],
     *,
     site: int | None = None,
     but: Collection[int] = (),
@@ -130,10 +132,10 @@ def on(
         but: sites of calls that are left as they are.
     """
 
-    def once():
+    def once() -> Callable[[Tensor], Tensor]:
         known: dict[int, tuple[Any, Any]] = {}  # held, so that no id is used twice
 
-        def change(x):
+        def change(x: Tensor) -> Tensor:
             if not keras.backend.is_float_dtype(x.dtype):
                 return x
             if id(x) not in known:
@@ -142,7 +144,7 @@ def on(
 
         return change
 
-    def hook(call, given):
+    def hook(call: Called, given: Given) -> Any:
         if given.site in but or site not in (None, given.site):
             return call(given)
         if end == "input":
@@ -253,7 +255,7 @@ def _leave(layer: Any) -> None:
 
 def _through(layer: Any, call: Callable[..., Any], place: _Place) -> Any:
     @functools.wraps(call)
-    def hooked_call(*args, **kwargs):
+    def hooked_call(*args: Any, **kwargs: Any) -> Any:
         mine = [hook for m in getattr(_THREAD, "hooks", ()) for hook in m.of(layer)]
         inner: Called = lambda given: call(*given.args, **given.kwargs)  # noqa: E731
         for hook in (*place.attached, *mine):

@@ -80,7 +80,7 @@ def watch(model: Any, batches: Any, layers: list[Any], note: Note) -> None:
     def watcher(number: int) -> hooks.Hook:
         layer = layers[number]
 
-        def see(call, given):
+        def see(call: hooks.Called, given: hooks.Given) -> Any:
             outputs = bare = call(given)
             if not ends_linear(layer):
                 with _compat.changed(layer, activation=None):
@@ -101,7 +101,7 @@ def channel_moments(model: Any, batches: Any, layers: list[Any]) -> list[Moments
     squares: list[Any] = [0.0] * len(layers)
     counts = [0] * len(layers)
 
-    def note(i, _, outputs):
+    def note(i: int, _: Any, outputs: Any) -> None:
         array = np.asarray(ops.convert_to_numpy(outputs), "float64")
         array = np.moveaxis(array, tensor_axis(layers[i]), -1)
         rows = array.reshape(-1, array.shape[-1])

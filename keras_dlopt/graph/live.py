@@ -159,7 +159,7 @@ def _named(function: Any, names: dict[str, Any]) -> Any:
     """A function of another name that does the same."""
 
     @functools.wraps(function)
-    def stand_in(*args, **kwargs):
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     stand_in.__name__ = stand_in.__qualname__ = f"function_{len(names)}_of_the_model"

@@ -11,6 +11,8 @@ from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import reason
 from keras_dlopt.graph.walk import is_functional, layers_below, operations
 
+Args = tuple[Any, ...]  # of a call
+Kwargs = dict[str, Any]
 Piece = tuple[Any, list[np.ndarray]]
 Pieces = Mapping[int, Callable[[], list[Piece]]]
 
@@ -36,7 +38,7 @@ class Reshaped:
     """
 
     shapes: Mapping[int, list[tuple[int, int, int]]]
-    arguments: Mapping[int, Callable[[tuple, dict], tuple[tuple, dict]]]
+    arguments: Mapping[int, Callable[[Args, Kwargs], tuple[Args, Kwargs]]]
 
     def inputs(self, model: Any) -> list[Any]:
         """Symbolic inputs for the model anew."""
@@ -86,7 +88,7 @@ def rebuilt(model: Any, pieces: Pieces, reshaped: Reshaped = NOTHING) -> Any:
     arguments: dict[int, Any] = {}
     inputs = reshaped.inputs(model)
 
-    def clone(layer):  # or an operation between layers
+    def clone(layer: Any) -> Any:  # or an operation between layers
         made = _in_place_of(layer, pieces, reshaped)
         values.extend(pair for pair in made if pair[1])
         first = made[0][0] if made else _copy(layer)
@@ -95,7 +97,7 @@ def rebuilt(model: Any, pieces: Pieces, reshaped: Reshaped = NOTHING) -> Any:
             arguments[id(first)] = reshaped.arguments[id(layer)]
         return first
 
-    def call(layer, *args, **kwargs):
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         after = rest[id(layer)]
         if id(layer) in arguments:
             args, kwargs = arguments[id(layer)](args, kwargs)

@@ -154,7 +154,7 @@ def _is_known(layer: Any) -> bool:
 class _Recorder:
     """Numbers tensors and collects calls."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tensors: list[Any] = []  # held, so that no id is used twice
         self.numbers: dict[int, int] = {}
         self.nodes: list[Call] = []
@@ -190,7 +190,7 @@ class _Recorder:
     def hook(self, path: str, layer: Any) -> hooks.Hook:
         is_layer = isinstance(layer, keras.layers.Layer)
 
-        def record(call, given):
+        def record(call: hooks.Called, given: hooks.Given) -> Any:
             inputs = self.number(given.inputs())
             aside = tuple(t for t in self.number(given.tensors()) if t not in inputs)
             self.started += is_layer
@@ -264,7 +264,7 @@ def trace(model: Any, example: Any = None) -> Trace:
         ModelError: for a model that is not built, or whose inputs are not known.
     """
 
-    def zeros(spec):
+    def zeros(spec: Any) -> Any:
         shape = [_OPEN_DIMENSION if d is None else d for d in spec.shape[1:]]
         return ops.zeros((1, *shape), dtype=spec.dtype)
 

@@ -23,7 +23,9 @@ def walk(model: Any) -> Iterator[Found]:
     return _walk(model, "", (), set())
 
 
-def _walk(layer: Any, path: str, parents: tuple[Any, ...], seen: set[int]):
+def _walk(
+    layer: Any, path: str, parents: tuple[Any, ...], seen: set[int]
+) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     if id(layer) in seen:
         return
     seen.add(id(layer))
@@ -164,16 +166,16 @@ def _apart(names: list[str]) -> list[str]:
 def _attribute(parent: Any, child: Any) -> str:
     """The child's name, or the parent's attribute for it if a counter gave the name."""
     if not _is_automatic(child):
-        return child.name
+        return str(child.name)
     for name, value in vars(parent).items():
         if name == "_layers" or name.startswith("_self_"):  # lists of all of them
             continue
         if value is child:
-            return name
+            return str(name)
         items: Any = value.items() if isinstance(value, Mapping) else ()
         if isinstance(value, list | tuple):
             items = enumerate(value)
         for key, item in items:
             if item is child:
                 return f"{name}_{key}"
-    return child.name
+    return str(child.name)

@@ -86,7 +86,9 @@ class SplitTrainer:
         import tensorflow as tf
         from tensorflow.experimental import dtensor
 
-        def step(trainable, non_trainable, optimizer, x, y):
+        def step(
+            trainable: Any, non_trainable: Any, optimizer: Any, x: Any, y: Any
+        ) -> Any:
             state = TrainState(trainable, non_trainable, optimizer)
             # DTensor multiplies split matrices but convolves with whole kernels only:
             # those are put together for the forward and backward pass.

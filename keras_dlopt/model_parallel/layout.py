@@ -43,7 +43,7 @@ class Layout:
     mesh: Mapping[str, int]
     rules: Sequence[tuple[Selector, Axes]] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         mesh = {str(name): size for name, size in dict(self.mesh).items()}
         for name, size in mesh.items():
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:

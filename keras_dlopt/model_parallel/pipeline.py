@@ -73,7 +73,7 @@ class Pipeline(keras.Model):
         """A copy whose variables are created, and whose layers run, on the devices."""
         import tensorflow as tf
 
-        def place(layer):
+        def place(layer: Any) -> Any:
             device = self.devices[self.stages[layer.name]]
             with tf.device(device):  # a nested model has its variables from the start
                 copy = layer.__class__.from_config(layer.get_config())
@@ -86,16 +86,16 @@ class Pipeline(keras.Model):
         copy.set_weights(model.get_weights())
         return copy
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         self.built = True
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         raise ModelError(
             "A Pipeline is of this machine's devices and is not saved. Save its "
             "`model`, an ordinary model with the same weights, or save_weights."
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs, training=training)
 
     def compile(
@@ -136,7 +136,8 @@ class Pipeline(keras.Model):
             if metric.name == "loss":
                 metric.update_state(tf.add_n(losses), sample_weight=count)
         joined = tf.nest.map_structure(lambda *p: tf.concat(p, 0), *outputs)
-        return self.compute_metrics(x, y, joined, weight)
+        logs: dict[str, Any] = self.compute_metrics(x, y, joined, weight)
+        return logs
 
     def _sum(self, left: list[Any], right: list[Any]) -> list[Any]:
         import tensorflow as tf
@@ -192,7 +193,7 @@ def _check(model: Any, devices: Sequence[str], micro_batches: int) -> None:
 def _on(device: str) -> hooks.Hook:
     import tensorflow as tf
 
-    def placed(call, given):
+    def placed(call: hooks.Called, given: hooks.Given) -> Any:
         with tf.device(device):
             return call(given)
 

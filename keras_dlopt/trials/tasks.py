@@ -204,21 +204,18 @@ def _shown(progress: bool, book: Store, total: int) -> Iterator[Callable[[], Non
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
 
-    note = TextColumn("{task.fields[note]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, Elapsed(), note, console=Console(stderr=True))
-    with bar:
-        task = bar.add_task(book.name, total=total, note="")
+    from keras_dlopt.trials.progress import bar
+
+    with bar(Console(stderr=True)) as shown:
+        task = shown.add_task(book.name, total=total, note="")
 
         def show() -> None:
             done, failed, best = book.summary()
             note = f"{failed} failed" if failed else ""
             if best is not None:
                 note = f"best {best:.6g} {note}"
-            bar.update(task, completed=done + failed, note=note)
+            shown.update(task, completed=done + failed, note=note)
 
         show()
         yield show
