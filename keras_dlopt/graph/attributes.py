@@ -120,7 +120,7 @@ def _inside(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
 def _held(value: Any) -> dict[str, Any]:
     """The attributes of an object; none of one that keeps them elsewhere."""
     try:
-        return vars(value)
+        return dict(vars(value))
     except TypeError:
         return {}
 
