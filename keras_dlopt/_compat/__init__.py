@@ -40,6 +40,7 @@ from keras_dlopt._compat.state import (
 from keras_dlopt._compat.tracing import (
     recomputes,
     untraced_call,
+    untraced_classes,
     without_recomputing,
 )
 from keras_dlopt._compat.training import (
@@ -103,6 +104,7 @@ __all__ = [
     "track_state",
     "unnamed_operations",
     "untraced_call",
+    "untraced_classes",
     "weigh_means_of_outputs",
     "weight_of_values",
     "weights_file",

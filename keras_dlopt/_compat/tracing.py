@@ -48,6 +48,43 @@ def untraced_call(layer: keras.Operation) -> Callable[..., Any] | None:
     return functools.wraps(function)(plain)
 
 
+@contextlib.contextmanager
+def untraced_classes(classes: Iterable[type]) -> Iterator[None]:
+    """Inside, a `call` under `@tf.function` of these classes runs as plain Python.
+
+    Keras builds models by symbolic calls, in which variables have no values: a trace
+    made then keeps random ones in place of the weights, and later calls find it.
+
+    Relies on: TensorFlow's `Function.python_function`.
+    """
+    held = {
+        base: vars(base)["call"]
+        for cls in classes
+        for base in cls.__mro__
+        if hasattr(vars(base).get("call"), "python_function")
+    }
+    try:
+        for base, call in held.items():
+            setattr(base, "call", _in_either(call.python_function))  # noqa: B010
+        yield
+    finally:
+        for base, call in held.items():
+            setattr(base, "call", call)  # noqa: B010
+
+
+def _in_either(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with conditions on tensors, for a graph as for running at once."""
+
+    @functools.wraps(function)
+    def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
+        import tensorflow as tf
+
+        run = function if tf.executing_eagerly() else tf.autograph.to_graph(function)
+        return run(self, *args, **kwargs)
+
+    return plain
+
+
 def recomputes(layer: keras.Operation) -> bool:
     """Whether a layer was made under `keras.RematScope`.
 

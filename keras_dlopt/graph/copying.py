@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph import live
 from keras_dlopt.graph.walk import custom_classes
@@ -58,10 +59,12 @@ def _from_config(model: Any) -> Any:
         config = keras.saving.serialize_keras_object(model)
         build_config = model.get_build_config() or {}
     config.pop("compile_config", None)
-    known = {**custom_classes(model), **functions}
-    twin = keras.saving.deserialize_keras_object(config, custom_objects=known)
-    if not twin.built:
-        twin.build_from_config(build_config)
+    classes = custom_classes(model)
+    known = {**classes, **functions}
+    with _compat.untraced_classes(classes.values()):
+        twin = keras.saving.deserialize_keras_object(config, custom_objects=known)
+        if not twin.built:
+            twin.build_from_config(build_config)
     return twin
 
 

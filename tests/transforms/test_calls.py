@@ -81,6 +81,37 @@ def test_a_traced_call_is_the_plain_one():
         )
 
 
+class Deferred(keras.Model):
+    """Traced, and built by a symbolic call, in which its weights have no values."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.drop = layers.Dense(2), layers.Dropout(0.9, seed=1)
+
+    @tf.function
+    def call(self, x, training=None):
+        if training:
+            x = 0 * x + 1
+        if tf.reduce_sum(x) > -1e9:
+            x = 2 * x
+        return self.drop(self.dense(x), training=training)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_traced_model_is_copied_with_its_weights(nested):
+    net = Deferred()
+    net(X)
+    model = keras.Sequential([keras.Input((4,)), net]) if nested else net
+    small = dlopt.transform(model, RECIPE)
+    assert not np.allclose(small(X, training=True), small(X))
+    plain = dlopt.finalize(small)
+    inner = plain.layers[-1] if nested else plain
+    expected = 2 * X @ inner.dense.kernel.numpy() + inner.dense.bias.numpy()
+    np.testing.assert_allclose(plain(X), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(small(X), expected, rtol=1e-5, atol=1e-6)
+    assert hasattr(vars(Deferred)["call"], "python_function")
+
+
 def test_a_traced_layer_and_a_traced_instance():
     def nested():
         return keras.Sequential([keras.Input((4,)), TracedLayer(), layers.Dense(2)])
