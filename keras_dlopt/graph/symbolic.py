@@ -91,15 +91,31 @@ def _calls_of_graphs() -> tuple[Any, ...]:
     return functional.call, keras.Sequential.call
 
 
+# What a class may define anew and still compute as the class that it is made from.
+_HARMLESS = frozenset(["__init__", "build", "compute_output_shape", "get_config"])
+
+
 def known_kind(layer: Any, kinds: Any) -> type | None:
-    """The class of these that a layer computes as; None if it has a `call` of its own.
+    """The class of these that a layer computes as; None if it has a way of its own.
 
     Args:
-        layer: any layer.
+        layer: any layer. One with a `call` of its own, of its class or its instance, or
+            of a class that replaces anything that the known one computes with, is not
+            known.
         kinds: classes, such as the keys of a table of rules.
     """
+    if _compat.instance_call(layer) is not None:
+        return None
     kind: Any
+    changed: set[str] = set()
     for kind in type(layer).__mro__:
         if kind in kinds:
-            return kind if type(layer).call is kind.call else None
+            replaced = {name for name in changed if hasattr(kind, name)}
+            return None if replaced - _HARMLESS else kind
+        changed |= {name for name in vars(kind) if not _is_of_python(name)}
     return None
+
+
+def _is_of_python(name: str) -> bool:
+    """Whether Python itself gives a class an attribute of this name."""
+    return name.startswith("__") and name.endswith("__") and name != "__call__"

@@ -23,6 +23,8 @@ from keras_dlopt.graph.symbolic import (
 )
 from keras_dlopt.surgery.channels import Channels, Classes
 
+# Bounds of what may take any value.
+ANY = (np.asarray(-np.inf), np.asarray(np.inf))
 Write = Callable[[dict[str, Any], np.ndarray], None]
 
 
@@ -117,6 +119,7 @@ class Survey:
         self.source = self.model if graph_of(model) is None else model
         self.rules, self.largest = rules, largest
         self.classes = Classes()
+        self._trains = False  # inside a model that is called with training=True
         self.places: dict[int, Place] = {}
         self.reads: list[Read] = []
         self.pins: list[Pin] = []
@@ -168,15 +171,22 @@ class Survey:
         inner = f"{path}/{operation.name}".lstrip("/")
         graph = graph_of(operation)
         if graph is not None and len(given) == len(graph.inputs):
-            return self._nested(operation, graph, given, inner)
+            before, trains = self._trains, bool(node.kwargs.get("training"))
+            self._trains = before or trains
+            made = self._nested(operation, graph, given, inner)
+            self._trains = before
+            return made
         place = self.places.setdefault(id(operation), Place(inner, operation))
         place.calls += 1
         place.nodes.add(id(node.outputs[0]))
         site = Site(self, place, node, given)
-        made, reason = self._by_rule(site)
-        if made is None:
+        found, reason = self._by_rule(site)
+        if found is None:
             return site.opaque(reason)
-        return [self._clipped(one) for one in made]
+        if self._trains or node.kwargs.get("training"):
+            # Statistics of the batch, noise: bounds are those of inference.
+            found = [one.bounded(*ANY) for one in found]
+        return [self._clipped(one) for one in found]
 
     def _nested(self, model: Any, graph: Any, given: list[Channels], path: str):
         before = self.shapes.setdefault(id(model), given)

@@ -306,3 +306,77 @@ def test_mlperf_person_detection():
     for images in (noise, structured(64, (96, 96, 3))):
         one, other = (m.predict(images, verbose=0) for m in (model, small))
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+class Standardized(L.Conv2D):
+    """Its kernel has mean 0 over each filter's inputs when it convolves."""
+
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - ops.mean(kernel, (0, 1, 2)))
+
+
+class Renamed(L.Conv2D):
+    """Computes as its parent does."""
+
+    def __init__(self, filters, size, **kwargs):
+        kwargs.pop("kernel_size", None)
+        super().__init__(filters, size, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "size": config.pop("kernel_size")}
+
+
+def test_a_class_with_a_computation_of_its_own_is_not_taken_for_its_parent():
+    model = net(L.Conv2D(4, 3, name="a"), Standardized(5, 3, name="b"))
+    kill(model.get_layer("a"), 1)
+    small, report = remove_dead(model)
+    assert small.get_layer("a").filters == 4
+    assert "no rule for Standardized" in {pin.reason for pin in report.pinned}
+    model = net(L.Conv2D(4, 3, name="a"), Renamed(5, 3, name="b"))
+    kill(model.get_layer("a"), 1)
+    check(model, {"a": (1,)})
+    model = net(L.Conv2D(4, 3, name="a"), L.Conv2D(5, 3, name="b"))
+    kill(model.get_layer("a"), 1)
+    second = model.get_layer("b")
+    whole = second.call
+    second.call = lambda x: whole(x) + ops.max(x)
+    assert remove_dead(model)[1].removed == ()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_statistics_of_the_batch_are_not_those_of_inference(nested):
+    x = keras.Input((5,))
+    y = L.Dense(4, name="a")(x)
+    norm = L.BatchNormalization(name="norm")
+    if nested:
+        given = keras.Input((4,))
+        y = keras.Model(given, norm(given), name="inner")(y, training=True)
+    else:
+        y = norm(y, training=True)
+    model = randomized(keras.Model(x, L.Dense(2, name="b")(y)))
+    kill(model.get_layer("a"), 1)
+    small, report = remove_dead(model)
+    assert report.removed == ()
+    given = batch(model, count=16)
+    assert relative(model(given), small(given)) < 1e-6
+
+
+@pytest.mark.parametrize("layer", [L.ELU(-1.0), L.ReLU(threshold=0.5)])
+def test_activations_that_fall(layer):
+    """What is negative for every input becomes positive for some of them."""
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            L.Dense(4, activation="sigmoid"),
+            L.Dense(4, name="a"),
+            layer,
+            L.ReLU(name="end"),
+            L.Dense(2),
+        ]
+    )
+    randomized(model)
+    a = model.get_layer("a")
+    a.bias.assign(-np.abs(np.array(a.kernel)).sum(axis=0))
+    small, _ = remove_dead(model)
+    assert relative(model(batch(model)), small(batch(model))) < 1e-6

@@ -10,8 +10,8 @@ from keras_dlopt.graph.affine import channel_factors
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery import bounds
 from keras_dlopt.surgery.channels import Channels
-from keras_dlopt.surgery.rules.weighted import ANY, Answer, ended
-from keras_dlopt.surgery.survey import Site
+from keras_dlopt.surgery.rules.weighted import Answer, ended
+from keras_dlopt.surgery.survey import ANY, Site
 
 
 def same(site: Site) -> Answer:
@@ -36,9 +36,14 @@ def activation(site: Site) -> Answer:
 def relu(site: Site) -> Answer:
     """ReLU and its kin as layers with arguments."""
     layer, x = site.operation, site.first
-    if getattr(layer, "threshold", 0) or getattr(layer, "negative_slope", 0) < 0:
+    if getattr(layer, "threshold", 0) or _falls(layer):
         return x.bounded(*ANY)
     return x.bounded(*bounds.through(layer, x.low, x.high, None))
+
+
+def _falls(function: Any) -> bool:
+    """Whether it falls on negative numbers."""
+    return any(getattr(function, name, 0) < 0 for name in ("negative_slope", "alpha"))
 
 
 def prelu(site: Site) -> Answer:
@@ -54,6 +59,8 @@ def operation(site: Site) -> Answer:
     x = site.first
     if len(site.given) > 1:
         return "an operation on several tensors"
+    if _falls(site.operation):
+        return x.bounded(*ANY)
     bottom = bounds.ELEMENTWISE[_compat.operation_name(site.operation) or ""]
     rest = site.args[1:], site.kwargs
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from keras_dlopt.surgery.bounds import with_zero
 from keras_dlopt.surgery.channels import Channels
-from keras_dlopt.surgery.rules.weighted import ANY, Answer
-from keras_dlopt.surgery.survey import Site
+from keras_dlopt.surgery.rules.weighted import Answer
+from keras_dlopt.surgery.survey import ANY, Site
 
 _OTHER = "works along the axis of the channels"
 

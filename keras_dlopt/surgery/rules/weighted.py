@@ -7,10 +7,9 @@ import numpy as np
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.bounds import activated, affine, is_elementwise, with_zero
 from keras_dlopt.surgery.channels import Channels
-from keras_dlopt.surgery.survey import Site
+from keras_dlopt.surgery.survey import ANY, Site
 
 Answer = Channels | list[Channels] | str
-ANY = (np.asarray(-np.inf), np.asarray(np.inf))
 
 
 def ended(site: Site, facts: Channels) -> Channels:
