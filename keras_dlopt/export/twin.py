@@ -185,8 +185,8 @@ def _kernels(model: TransformedModel, plain: keras.Model) -> list[Kernel]:
                 "int8_recipe(model) does so for all kernels."
             )
         kernels.append(_rows(target, hint))
-        if isinstance(target.layer, keras.layers.Dense):
-            dense[target.path] = hint.scale.size
+        if isinstance(target.layer, keras.layers.Dense) and len(kernels[-1].codes) > 1:
+            dense[target.path] = hint.scale.size  # of one channel both are the same
     if len({size > 1 for size in dense.values()}) > 1:
         raise ConfigError(
             "A file has one scale for every dense kernel, or one for every output "

@@ -256,6 +256,19 @@ def test_activations_that_are_always_0_and_kernels_of_nothing_are_exported(
     np.testing.assert_allclose(small(x), net(x), atol=0.02)
 
 
+def test_a_dense_layer_of_one_unit_goes_with_any_others(tmp_path):
+    inputs = keras.Input((3,))
+    x = layers.Dense(4, activation="relu")(inputs)
+    net = keras.Model(inputs, [layers.Dense(2)(x), layers.Dense(1)(x)])
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+    for like in ("litert", "tfmot"):
+        recipe = dlopt.int8_recipe(net, like=like)
+        small = dlopt.post_training.quantize(net, x, recipe=recipe)
+        report = dlopt.export.litert(small, tmp_path / f"{like}.tflite", data=x)
+        assert report.codes == 12 + 8 + 4
+        assert report.agreement.largest_lsb <= 1
+
+
 def test_a_kernel_that_the_converter_rounds_coarser_only_for_its_bias(tmp_path):
     first, end = layers.Dense(3, name="first"), layers.Dense(2, name="end")
     net = keras.Sequential([keras.Input((3,)), first, end])
