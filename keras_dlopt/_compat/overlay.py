@@ -20,7 +20,8 @@ class WeightOverlay(keras.StatelessScope):
     behave as without it.
 
     Relies on: `StatelessScope.state_mapping`, `.losses`, `.original_scope`, and the
-    hooks `get_current_value`, `add_update` that Keras variables call.
+    hooks `get_current_value`, `add_update` that Keras variables call; variables that
+    are made inside have the `_value` None until `initialize_all_variables()`.
 
     Args:
         values: pairs of a variable and the tensor to read in its place.
@@ -84,6 +85,11 @@ class WeightOverlay(keras.StatelessScope):
 
         Call it after leaving the scope.
         """
+        if any(getattr(v, "_value", v) is None for v in self._written.values()):
+            # Made inside, such as a metric's state: Keras keeps a list of them.
+            from keras.src.backend.common.variables import initialize_all_variables
+
+            initialize_all_variables()
         for key, variable in self._written.items():
             variable.assign(self.state_mapping[key])
         for loss in self.losses:

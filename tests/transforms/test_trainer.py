@@ -273,3 +273,26 @@ def test_what_a_step_does_with_weights_beside_reading_is_no_matter():
         small.compile(optimizer)
         small.fit(X, Y, batch_size=8, verbose=0)  # warnings are errors here
     np.testing.assert_array_equal(net.head.kernel, np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_own_metrics_see_transformed_weights_beside_compiled_ones(eager):
+    """Keras makes the state of compiled metrics in the first step, inside of it."""
+
+    class Own(Net):
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            logs = super().compute_metrics(x, y, y_pred, sample_weight)
+            return {**logs, "size": ops.sum(ops.abs(self.head.kernel))}
+
+    keras.utils.set_random_seed(0)
+    net = Own()
+    net(X)
+    small = dlopt.transform(net, HALF, copy=False)
+    small.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae"], run_eagerly=eager)
+    logs = small.train_on_batch(X, Y, return_dict=True)
+    small.reset_metrics()
+    logs = small.train_on_batch(X, Y, return_dict=True)
+    kernel = np.abs(net.head.kernel.numpy())
+    assert logs["size"] == pytest.approx(kernel[kernel > np.median(kernel)].sum())
+    errors = np.abs(small.predict(X, verbose=0) - Y)
+    assert logs["mae"] == pytest.approx(errors.mean(), rel=1e-5)
