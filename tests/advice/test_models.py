@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import Input, layers
 
 import keras_dlopt as dlopt
@@ -150,6 +151,75 @@ def test_models_that_cannot_be_copied(told, wrong, right):
         assert model(X).shape == (8, 4)
     twin = copy_model(right())
     assert twin(X).shape == (8, 4)
+
+
+class Held(Subclassed):
+    """Holds what Keras does not track, or the same as it should be."""
+
+    def __init__(self, *, variable=None, box=None, **options):
+        super().__init__(**options)
+        if variable == "here":
+            self.scale = tf.Variable(2.0)
+        if variable == "weight":
+            self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+        if box is not None:
+            self.box = box()
+
+    def call(self, x):
+        return self.dense(x) * getattr(self, "scale", 1.0)
+
+
+class Box:
+    def __init__(self):
+        self.inner = layers.Dense(4)
+        self.inner.build((None, 4))
+
+
+class BoxLayer(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Dense(4)
+        self.inner.build((None, 4))
+        self.built = True
+
+
+class HoldsHere(Held):
+    def __init__(self, **options):
+        super().__init__(variable="here", **options)
+
+
+class HoldsWeight(Held):
+    def __init__(self, **options):
+        super().__init__(variable="weight", **options)
+
+
+class HoldsBox(Held):
+    def __init__(self, **options):
+        super().__init__(box=Box, **options)
+
+
+class HoldsLayer(Held):
+    def __init__(self, **options):
+        super().__init__(box=BoxLayer, **options)
+
+
+@advice(
+    "graph/attributes.py", "Make it there, or use add_weight(), which Keras saves; o"
+)
+@advice(
+    "graph/attributes.py", "Make it a keras.layers.Layer, or pass copy=False to work"
+)
+def test_state_that_keras_does_not_track(told):
+    late = called(Held())
+    late.scale = tf.Variable(2.0)
+    for wrong in (late, called(HoldsBox())):
+        with told():
+            transform(wrong, kernels(Prune(0.5), at("d/kernel")))
+        in_place = transform(wrong, kernels(Prune(0.5), at("d/kernel")), copy=False)
+        assert in_place(X).shape == (8, 4)
+    for kind in (HoldsHere, HoldsWeight, HoldsLayer):
+        small = transform(called(kind()), kernels(Prune(0.5), at("d/kernel")))
+        assert small(X).shape == (8, 4)
 
 
 class Opaque(layers.Layer):
