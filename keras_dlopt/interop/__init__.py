@@ -2,9 +2,9 @@
 
 from keras_dlopt import moved
 
-__all__ = ["tfmot"]
+__all__ = ["load", "tfmot"]
 
-__getattr__ = moved.names(__name__, modules=__all__)
+__getattr__ = moved.names(__name__, modules=("tfmot",), homes={"load": "files"})
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.export.costs import litert_costs
+from keras_dlopt.interop.files import load as load_keras
 from keras_dlopt.measure.costs import costs
 from keras_dlopt.measure.latency import Latency, latency
 from keras_dlopt.measure.npu import ACCELERATORS, NpuEstimate, npu_estimate
@@ -266,7 +267,7 @@ def _opened(model: ModelOrPath) -> Any:
     if path.suffix == ".dlopt":
         return load_compressed(path)
     if path.suffix in (".keras", ".h5"):
-        return keras.models.load_model(path, compile=False)
+        return load_keras(path)
     return path
 
 
