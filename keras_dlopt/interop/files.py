@@ -66,7 +66,8 @@ def load(
             f"{str(error).splitlines()[0][:300]}. Own classes and functions go into "
             "custom_objects={name: class}."
         ) from error
-    given = model.input if is_functional(model) else None
+    sequential = isinstance(model, keras.Sequential)
+    given = model.input if is_functional(model) and not sequential else None
     if isinstance(given, list | tuple) and len(given) == 1:
         # Keras 2 wrote a list of one input, which warns at every call with an array.
         model = keras.Model(given[0], model.output, name=model.name)
