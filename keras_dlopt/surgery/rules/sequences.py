@@ -66,6 +66,7 @@ def bidirectional(site: Site) -> Answer:
 
         def write(config: dict[str, Any], stays: np.ndarray, name: str = name) -> None:
             config[name]["config"]["units"] = int(stays.sum())
+            config[name].pop("build_config", None)  # of the old input
 
         site.size(name, out, write, makes=f"/{name}")
         sides.append(out)
