@@ -86,5 +86,7 @@ def test_recipes_of_any_depth_and_type_are_refused_by_name():
         with pytest.raises(ConfigError, match="recipe"):
             dlopt.Recipe.from_dict(data)
     for text in (None, 5, b"\xff", "9" * 5_000, '[{"a":' + "9" * 5_000 + "}]"):
-        with pytest.raises(ConfigError, match="The recipe (cannot be read|is not valid JSON)"):
+        with pytest.raises(
+            ConfigError, match="The recipe (cannot be read|is not valid JSON)"
+        ):
             dlopt.Recipe.from_json(text)
