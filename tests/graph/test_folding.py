@@ -53,6 +53,7 @@ BEFORE = {
     "dense": ((4, 6), lambda: L.Dense(5)),
     "valid": ((8, 8, 4), lambda: L.Conv2D(6, 3, strides=2)),
     "groups": ((8, 8, 4), lambda: L.Conv2D(6, 3, groups=2, use_bias=False)),
+    "groups of a line": ((8, 6), lambda: L.Conv1D(6, 3, groups=3)),
     "dilated": ((9, 3), lambda: L.Conv1D(4, 3, dilation_rate=2)),
     "cubes": ((4, 4, 4, 2), lambda: L.Conv3D(3, 2)),
     "one by one": ((8, 8, 4), lambda: L.Conv2D(6, 1, strides=2, padding="same")),

@@ -112,6 +112,13 @@ def test_separable_is_depthwise_and_pointwise():
     assert costs(model_of(shape, one)).macs == costs(model_of(shape, *apart)).macs
 
 
+def test_self_attention_of_one_width_by_hand():
+    given = keras.Input((4, 6))
+    model = keras.Model(given, L.MultiHeadAttention(2, key_dim=3)(given, given))
+    # Four projections 6 -> 6 at 4 places; 4 x 4 scores and sums of 3 for 2 heads.
+    assert costs(model).macs == 4 * (4 * 6 * 6) + 2 * (2 * 4 * 4 * 3)
+
+
 def test_attention_is_its_projections_and_two_products():
     target, source = keras.Input((5, 8)), keras.Input((7, 6))
     heads = L.MultiHeadAttention(3, key_dim=4, value_dim=2)

@@ -44,6 +44,13 @@ def test_against_asking_each_step(program):
     assert most == max(totals) == totals[at]
 
 
+def test_an_output_that_is_made_first_stays_to_the_end():
+    steps = [Usage((0,), (1,)), Usage((0,), (2,)), Usage((2,), (3,))]
+    sizes = {0: 1, 1: 100, 2: 10, 3: 20}
+    assert peak(steps, sizes, inputs=(0,), outputs=(1, 3)) == (130, 2)
+    assert peak(steps, sizes, inputs=(0,), outputs=(3,)) == (101, 0)
+
+
 def test_bytes_of_types():
     sizes = {"float32": 4, "bfloat16": 2, "float8_e4m3fn": 1, "int8": 1, "bool": 1}
     sizes |= {"int64": 8, "uint8": 1, "float64": 8}

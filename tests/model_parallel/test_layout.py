@@ -127,6 +127,7 @@ def test_automatic_layout_takes_what_the_devices_divide():
     ("devices", "axes"),
     [
         (2, {"net/a/kernel": (None, "model"), "net/b/kernel": (None, "model")}),
+        (4, {"net/a/kernel": (None, "model"), "net/b/kernel": ("model", None)}),
         (8, {"net/a/kernel": (None, "model"), "net/b/kernel": ("model", None)}),
     ],
 )

@@ -260,6 +260,15 @@ def test_duplicates_through_sums_and_what_is_no_duplicate():
     assert not dlopt.doctor(model).of_kind("duplicate channels")
 
 
+def test_equal_weights_of_two_layers_in_a_row_are_no_duplicates():
+    model = net(L.Dense(4, name="one"), L.Dense(4, name="two"), L.Dense(2), shape=(4,))
+    model.get_layer("two").set_weights(model.get_layer("one").get_weights())
+    assert not dlopt.doctor(model).of_kind("duplicate channels")
+    small, report = merge_duplicates(model)
+    assert report.channels_removed == 0
+    assert small.count_params() == model.count_params()
+
+
 def test_outputs_that_nothing_moves():
     model = net(L.Dense(4), L.Dense(3, name="out"), shape=(6,))
     kill(model.get_layer("out"), 1)

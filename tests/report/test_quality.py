@@ -78,7 +78,7 @@ def test_churn_counts_changes_among_wrong_answers_too():
     assert (found.newly_wrong, found.newly_right) == (1, 1)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.8])
+@pytest.mark.parametrize("confidence", [0.9, 0.88])
 def test_bins_of_neighbouring_confidences_do_not_make_up_for_each_other(confidence):
     higher = confidence + 1 / 15
     p = np.array([[confidence, 1 - confidence], [higher, 1 - higher]])
