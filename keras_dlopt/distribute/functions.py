@@ -171,10 +171,17 @@ class Runner:
         again, for all. Means of the replicas' values stand for what no metric gives.
         """
         strategy = self._model.distribute_strategy
-        reduced = keras.tree.map_structure(lambda v: _mean(strategy, v), logs)
-        for name, (result, key) in self._sources.items():
-            value = result()
-            reduced[name] = value if key is None else value[key]
+
+        def mean(log):
+            return keras.tree.map_structure(lambda v: _mean(strategy, v), log)
+
+        if not self._sources:
+            return mean(logs)
+        reduced = {}
+        for name, log in logs.items():
+            result, key = self._sources.get(name, (None, None))
+            asked = mean(log) if result is None else result()
+            reduced[name] = asked if key is None else asked[key]
         return reduced
 
     def _on_replica(self, data: Any, same: bool, batches: bool) -> Any:

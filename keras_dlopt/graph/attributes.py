@@ -173,7 +173,8 @@ def _unwrapped(value: Any) -> Any:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         same_kind = type(one) is type(other) and one.dtype == other.dtype
-        return same_kind and np.array_equal(one, other)
+        floats = same_kind and one.dtype.kind in "fc"
+        return same_kind and np.array_equal(one, other, equal_nan=floats)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

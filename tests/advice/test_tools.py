@@ -212,7 +212,7 @@ def test_measuring(told):
     open_size = keras.Sequential([Input((None, 3)), layers.Dense(2, name="d")])
     with told():
         measure.costs(open_size)
-    assert measure.costs(open_size, example=np.ones((1, 5, 3), "float32")).layers
+    assert measure.costs(open_size, example=np.ones((1, 5, 3), "float32")).by_layer
 
 
 @advice(

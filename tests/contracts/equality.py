@@ -1,6 +1,7 @@
 """How equal a training on replicas must be to that on one device."""
 
 import dataclasses
+import re
 from typing import Any
 
 import keras
@@ -63,6 +64,13 @@ for _when in ("begin", "end"):
         setattr(Calls, f"on_{_what}_{_when}", _noted(f"on_{_what}_{_when}"))
 
 
+def _paired(left, right):
+    """The values of two logs of the same names; layers may be numbered otherwise."""
+    names = [[re.sub(r"_\d+", "", name) for name in logs] for logs in (left, right)]
+    assert names[0] == names[1], names
+    return zip(left.values(), right.values(), strict=True)
+
+
 def difference(left, right):
     """The largest |a - b| / max(1, |a|) of two runs.
 
@@ -72,15 +80,12 @@ def difference(left, right):
     assert len(left.weights) == len(right.weights)
     pairs = list(zip(left.weights, right.weights, strict=True))
     if left.history is not None and right.history is not None:
-        assert sorted(left.history) == sorted(right.history)
-        pairs += [(v, right.history[k]) for k, v in left.history.items()]
+        pairs += _paired(left.history, right.history)
     if left.calls is not None and right.calls is not None:
-        told = [
-            [(*call[:2], sorted(call[2])) for call in r.calls] for r in (left, right)
-        ]
+        told = [[call[:2] for call in r.calls] for r in (left, right)]
         assert told[0] == told[1]
         for one, other in zip(left.calls, right.calls, strict=True):
-            pairs += [(v, other[2][k]) for k, v in one[2].items()]
+            pairs += _paired(one[2], other[2])
     return max(_apart(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
 

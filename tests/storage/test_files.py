@@ -162,7 +162,7 @@ def test_folders_that_cannot_be_written(tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(ConfigError, match=r"There is no file '.*written by save_"):
+        with pytest.raises(ConfigError, match=r"There is no file '.*Pass the path"):
             load_compressed(path)
     (tmp_path / "m").write_bytes(b"x")
 

@@ -5,7 +5,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.transforms.quantize.activation_quantizer import ActivationQuantizer
 from keras_dlopt.transforms.quantize.gradients import LearnedLevel, LearnedStep
-from keras_dlopt.transforms.quantize.grids import IntegerGrid
+from keras_dlopt.transforms.quantize.grids import IntegerGrid, check_bits
 from keras_dlopt.transforms.quantize.observers import Observer
 from keras_dlopt.transforms.quantize.starts import GivenRange, check_range
 
@@ -67,6 +67,7 @@ class FakeQuantActivation(ActivationQuantizer):
     ):
         self.range = check_range("range", range)
         self.initial = check_range("initial", initial)
+        check_bits(bits, least=2)
         known = self.range or self.initial
         super().__init__(
             IntegerGrid(bits, symmetric),
