@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.live import carry_settings
 from keras_dlopt.model_parallel.layout import BATCH, Layout
 
 
@@ -73,6 +74,7 @@ def split_model(model: keras.Model, layout: Layout) -> keras.Model:
             if new.path != old.path:
                 raise ValueError(f"{new.path} came out where {old.path} was")
             new.assign(keras.ops.convert_to_numpy(old))
+        carry_settings(model, copy)
     except Exception as error:
         keras.distribution.set_distribution(None)
         raise ModelError(

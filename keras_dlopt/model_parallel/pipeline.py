@@ -9,6 +9,7 @@ import keras
 from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph import hooks
+from keras_dlopt.graph.live import carry_settings
 from keras_dlopt.graph.walk import is_functional, own_layers
 
 
@@ -84,6 +85,7 @@ class Pipeline(keras.Model):
 
         copy = keras.models.clone_model(model, clone_function=place)
         copy.set_weights(model.get_weights())
+        carry_settings(model, copy)
         return copy
 
     def build(self, input_shape: Any = None) -> None:

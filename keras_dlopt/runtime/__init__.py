@@ -19,6 +19,7 @@ from keras_dlopt.runtime.replicas import (
     total,
 )
 from keras_dlopt.runtime.values import (
+    Assignable,
     assign,
     choose,
     compute_dtype,
@@ -29,6 +30,7 @@ from keras_dlopt.runtime.values import (
 )
 
 __all__ = [
+    "Assignable",
     "assign",
     "assign_on_each",
     "choose",

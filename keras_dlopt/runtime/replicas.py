@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_dlopt import _compat
 from keras_dlopt.runtime.pure import on_tensorflow
-from keras_dlopt.runtime.values import native
+from keras_dlopt.runtime.values import Assignable, native
 
 
 def has_strategy() -> bool:
@@ -130,7 +130,7 @@ def on_each_replica(
     context.merge_call(across, args=(grads, scalars))
 
 
-def assign_on_each(variables: list[Any], values: list[Any]) -> None:
+def assign_on_each(variables: list[Assignable], values: list[Any]) -> None:
     """Assigns each replica's values to its own part of the variables."""
 
     def across(strategy: Any, values: Any) -> Any:

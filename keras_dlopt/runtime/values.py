@@ -1,7 +1,7 @@
 """Reading, assigning and branching, the same on every backend."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -11,14 +11,29 @@ from keras_dlopt._compat import SlabSlice
 from keras_dlopt.runtime.pure import kernels, on_tensorflow
 
 
-def native(variable: Any) -> Any:
+class Assignable(Protocol):
+    """What a step reads and assigns: a variable of Keras or TensorFlow, or a slice."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of its value."""
+
+    @property
+    def shape(self) -> Any:
+        """Of its value."""
+
+    def assign(self, value: Any, /) -> Any:
+        """Puts a value in place of the old one."""
+
+
+def native(variable: Assignable) -> Any:
     """The `tf.Variable` behind a Keras variable; elsewhere the variable itself."""
     if not on_tensorflow() or isinstance(variable, SlabSlice):
         return variable  # a slice has no `tf.Variable` of its own; its value is cut out
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def value(variable: Any) -> Any:
+def value(variable: Assignable) -> Any:
     """The variable's value now, a tensor that later assignments leave alone."""
     if not on_tensorflow():
         return ops.convert_to_tensor(variable)
@@ -27,7 +42,7 @@ def value(variable: Any) -> Any:
     return tf.convert_to_tensor(native(variable))
 
 
-def read(variable: Any) -> Any:
+def read(variable: Assignable) -> Any:
     """The variable in the precision that update rules compute in.
 
     On TensorFlow a variable of that precision is read where it is used: assign last.
@@ -35,7 +50,7 @@ def read(variable: Any) -> Any:
     return ops.cast(ops.convert_to_tensor(native(variable)), compute_dtype(variable))
 
 
-def compute_dtype(variable: Any) -> str:
+def compute_dtype(variable: Assignable) -> str:
     """float64 for float64 weights, float32 for all narrower floats."""
     dtype = str(keras.backend.standardize_dtype(variable.dtype))
     if not keras.backend.is_float_dtype(dtype):
@@ -43,11 +58,12 @@ def compute_dtype(variable: Any) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def assign(variable: Any, new: Any) -> None:
+def assign(variable: Assignable, new: Any) -> None:
     """Assigns in the variable's own dtype."""
     new = ops.cast(new, keras.backend.standardize_dtype(variable.dtype))
     if on_tensorflow() and not isinstance(variable, keras.Variable):
-        variable.assign(new, read_value=False)
+        held: Any = variable  # of TensorFlow, which need not read what it wrote
+        held.assign(new, read_value=False)
     else:
         variable.assign(new)
 
@@ -62,7 +78,7 @@ def choose(
     condition: Any,
     yes: Callable[[], None],
     no: Callable[[], None],
-    touched: Iterable[Any],
+    touched: Iterable[Assignable],
 ) -> None:
     """Runs one of two updates, by a condition known only when the graph runs.
 

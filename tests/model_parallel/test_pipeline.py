@@ -37,6 +37,18 @@ def test_micro_batches_that_differ_count_by_examples():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_a_weight_that_was_frozen_stays_as_it_is():
+    model = net()
+    model.layers[0].kernel.trainable = False
+    before = model.get_weights()
+    split = Pipeline(model, devices=["CPU:0", "CPU:0"], micro_batches=2)
+    split.compile(keras.optimizers.SGD(0.1), LOSS)
+    split.fit(X, Y, batch_size=8, verbose=0)
+    after = split.model.get_weights()
+    np.testing.assert_array_equal(after[0], before[0])
+    assert all(np.any(a != b) for a, b in zip(after[1:], before[1:], strict=True))
+
+
 def test_a_batch_of_fewer_examples_than_parts_is_refused():
     text = "must have an example for each of the 3 micro-batches"
     with pytest.raises(DataError, match=f"{text}.*Received: a batch of 2"):
