@@ -118,7 +118,7 @@ MUTANTS = [
     ),
     # report
     *_of(
-        "tests/report/test_health.py::test_duplicates_through_sums_and_what_is_no_duplicate",
+        "tests/report/test_health.py",
         equal_rows_of_two_layers_are_twins=(
             "whose = str(id(variable)).encode()",
             'whose = b"1"',
