@@ -380,3 +380,24 @@ def test_activations_that_fall(layer):
     a.bias.assign(-np.abs(np.array(a.kernel)).sum(axis=0))
     small, _ = remove_dead(model)
     assert relative(model(batch(model)), small(batch(model))) < 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_constant_goes_into_the_bias_by_hand(size):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Conv2D(2, 1, activation="relu", name="a"),
+            keras.layers.Conv2D(3, size, name="b"),
+        ]
+    )
+    kernel = np.random.default_rng(0).normal(size=(size, size, 2, 3))
+    model.get_layer("a").set_weights(
+        [np.array([[[[1.0, 0.0]]]]), np.array([0.25, 0.5])]
+    )
+    model.get_layer("b").set_weights([kernel, np.arange(1.0, 4.0)])
+    small, _ = remove_dead(model)
+    found, bias = small.get_layer("b").get_weights()
+    np.testing.assert_allclose(found, kernel[:, :, :1], rtol=1e-6)
+    wanted = np.arange(1.0, 4.0) + 0.5 * kernel[:, :, 1].sum(axis=(0, 1))
+    np.testing.assert_allclose(bias, wanted, rtol=1e-6)
