@@ -532,6 +532,7 @@ MUTANTS = [
     ),
     # surgery
     *_of(
+        "tests/surgery/test_bounds.py",
         "tests/surgery/test_remove_dead.py",
         "tests/surgery/test_removal.py",
         constants_in_front_of_padding_leave=(
