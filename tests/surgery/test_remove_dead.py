@@ -401,3 +401,15 @@ def test_a_constant_goes_into_the_bias_by_hand(size):
     np.testing.assert_allclose(found, kernel[:, :, :1], rtol=1e-6)
     wanted = np.arange(1.0, 4.0) + 0.5 * kernel[:, :, 1].sum(axis=(0, 1))
     np.testing.assert_allclose(bias, wanted, rtol=1e-6)
+
+
+def test_a_shared_layer_that_reads_two_constants_keeps_both():
+    given = keras.Input((3,))
+    one, two = (L.Dense(2, activation="relu", name=name)(given) for name in "ab")
+    shared = L.Dense(2, name="shared")
+    model = randomized(keras.Model(given, L.Add()([2.0 * shared(one), shared(two)])))
+    for name, constant in (("a", 0.5), ("b", 4.0)):
+        kill(model.get_layer(name), 1, bias=constant)
+    small, _ = remove_dead(model)
+    x = batch(model)
+    assert relative(model(x), small(x)) < 1e-6
