@@ -128,3 +128,42 @@ def test_without_a_strategy_there_is_one_replica():
     assert runtime.total([tf.constant(2.0)])[0] == 2.0
     with tf.distribute.get_strategy().scope():
         assert runtime.replica_count() == 1
+
+
+def test_two_occurrences_of_a_row_by_hand():
+    given = tf.IndexedSlices([[1.0, -1.0], [2.0, -2.0]], [1, 1], (3, 2))
+    once = runtime.sum_repeats(given)
+    np.testing.assert_array_equal(once.indices, [1])
+    np.testing.assert_array_equal(once.values, [[3.0, -3.0]])
+
+
+def test_the_branch_that_is_not_taken_leaves_no_trace():
+    count = keras.Variable(0.0)
+
+    def add(n):
+        runtime.assign(count, runtime.read(count) + n)
+
+    def step():
+        yes = ops.convert_to_tensor(True)
+        runtime.choose(yes, lambda: add(1.0), lambda: add(10.0), [count])
+
+    (new,) = runtime.pure_call(step, [(count, runtime.value(count))])
+    assert float(new) == 1.0
+
+
+def test_a_thread_that_is_pure_leaves_the_others_alone():
+    inside, seen = threading.Event(), threading.Event()
+
+    def work():
+        with runtime.pure():
+            inside.set()
+            seen.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(60)
+    try:
+        assert runtime.kernels()
+    finally:
+        seen.set()
+        thread.join()

@@ -309,3 +309,9 @@ def test_arguments_are_checked():
 def test_scores_are_values():
     for score in SCORES[:4]:
         assert type(score).from_config(score.get_config()) == score
+
+
+def test_distances_of_the_geometric_median_by_hand():
+    rows = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 8.0]])
+    found = GeometricMedian()("kernel", rows)
+    np.testing.assert_allclose(found, [5 + 8, 5 + 5, 8 + 5])

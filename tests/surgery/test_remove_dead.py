@@ -413,3 +413,15 @@ def test_a_shared_layer_that_reads_two_constants_keeps_both():
     small, _ = remove_dead(model)
     x = batch(model)
     assert relative(model(x), small(x)) < 1e-6
+
+
+def test_a_shared_convolution_that_reads_two_constants_keeps_both():
+    given = keras.Input((5, 3))
+    one, two = (L.Conv1D(2, 1, activation="relu", name=n)(given) for n in "ab")
+    shared = L.Conv1D(2, 2, name="shared")
+    model = randomized(keras.Model(given, L.Concatenate()([shared(one), shared(two)])))
+    for name, constant in (("a", 0.25), ("b", 3.0)):
+        kill(model.get_layer(name), 0, bias=constant)
+    small, _ = remove_dead(model)
+    x = batch(model)
+    assert relative(model(x), small(x)) < 1e-6
