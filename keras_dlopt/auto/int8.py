@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.export import ExportReport, litert
@@ -12,6 +13,7 @@ from keras_dlopt.graph.walk import as_functional
 from keras_dlopt.interop.files import load
 from keras_dlopt.post_training import fold, quantize
 from keras_dlopt.post_training.data import Batches
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery import RemovalReport, remove_dead
 from keras_dlopt.transforms import TransformedModel
 
@@ -26,6 +28,8 @@ class Int8File:
         export: what was written, and what was checked in it.
         parameters: step -> parameters after it, `"given"` first.
         removal: what left and what is held in place; None where nothing can be removed.
+        moved: largest change of a float output by these steps on the first batch of
+            data, relative to the largest output: float rounding.
         skipped: step -> why it was left out.
     """
 
@@ -33,11 +37,13 @@ class Int8File:
     export: ExportReport
     parameters: dict[str, int]
     removal: RemovalReport | None
+    moved: float
     skipped: dict[str, str]
 
     def __str__(self) -> str:
         lines = [f"{n:,} parameters {step}" for step, n in self.parameters.items()]
         lines += [f"without {step}: {why}" for step, why in self.skipped.items()]
+        lines.append(f"float outputs moved by at most {self.moved:.1e} of the largest")
         checked = "verified" if self.export.verified else "not verified"
         lines.append(f"{self.export.path}: {self.export.size:,} bytes, {checked}")
         return "\n".join(lines)
@@ -92,6 +98,7 @@ def to_int8(
     """
     if not isinstance(model, keras.Model):
         model = load(model)
+    given = model
     parameters, skipped = {"given": model.count_params()}, {}
     removal = None
     try:
@@ -115,4 +122,15 @@ def to_int8(
     )
     first = batches.batches[0]
     report = litert(quantized, path, io=io, data=first, example=first)
-    return Int8File(quantized, report, parameters, removal, skipped)
+    moved = _moved(given, model, first)
+    return Int8File(quantized, report, parameters, removal, moved, skipped)
+
+
+def _moved(one: Any, other: Any, batch: Any) -> float:
+    """The largest difference of outputs, relative to the largest output."""
+    flat = [
+        [np.asarray(to_numpy(y), "float64") for y in keras.tree.flatten(outputs)]
+        for outputs in (one(batch, training=False), other(batch, training=False))
+    ]
+    apart = [np.abs(a - b).max() for a, b in zip(*flat, strict=True)]
+    return float(max(apart) / max(*(np.abs(a).max() for a in flat[0]), 1e-30))

@@ -126,7 +126,6 @@ class _Found:
 
 def _found(model: Any) -> list[_Found]:
     graph = nodes(model)
-    makers = {id(t): node for node in graph for t in node.outputs}
     takers: dict[int, list[Node]] = {}
     for node in graph:
         for tensor in node.inputs:
@@ -143,7 +142,7 @@ def _found(model: Any) -> list[_Found]:
             continue
         for place in (0, 1):
             short, end = node.inputs[place], node.inputs[1 - place]
-            body = _body(short, end, makers)
+            body = _body(short, end, graph)
             if short.shape != node.outputs[0].shape or not body:
                 continue
             inside = {id(one) for one in body} | {id(node)}
@@ -159,25 +158,21 @@ def _found(model: Any) -> list[_Found]:
     return found
 
 
-def _body(start: Any, end: Any, makers: dict[int, Node]) -> list[Node]:
+def _body(start: Any, end: Any, graph: list[Node]) -> list[Node]:
     """The nodes between two tensors, in the order of the graph; empty if none are."""
-    between: dict[int, bool] = {}
-
-    def leads(tensor: Any) -> bool:
-        if tensor is start:
-            return True
-        node = makers.get(id(tensor))
-        if node is None:
-            return False
-        if id(node) not in between:
-            between[id(node)] = False
-            between[id(node)] = any([leads(one) for one in node.inputs])
-        return between[id(node)]
-
-    if end is start or not leads(end):
-        return []
-    unique = {id(node): node for node in makers.values()}
-    return [node for key, node in unique.items() if between.get(key)]
+    after, before = {id(start)}, {id(end)}
+    for node in graph:
+        if any(id(tensor) in after for tensor in node.inputs):
+            after.update(map(id, node.outputs))
+    for node in reversed(graph):
+        if any(id(tensor) in before for tensor in node.outputs):
+            before.update(map(id, node.inputs))
+    return [
+        node
+        for node in graph
+        if any(id(tensor) in after for tensor in node.inputs)
+        and any(id(tensor) in before for tensor in node.outputs)
+    ]
 
 
 def _influence(model: Any, found: list[_Found], inputs: list[Any]) -> np.ndarray:

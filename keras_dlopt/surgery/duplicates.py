@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_dlopt.graph.channels import input_axes
 from keras_dlopt.graph.copying import copy_model
-from keras_dlopt.graph.kinds import calls_like
+from keras_dlopt.graph.kinds import PRODUCTS, calls_like
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.dead import remove_dead
@@ -18,7 +18,6 @@ from keras_dlopt.surgery.dependencies import Dependencies, dependencies
 from keras_dlopt.surgery.report import RemovalReport
 from keras_dlopt.surgery.survey import Place
 
-_READERS = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _PASSES = (
     layers.BatchNormalization,
     layers.DepthwiseConv1D,
@@ -108,7 +107,7 @@ def _all_ids(place: Place) -> list[np.ndarray]:
 def _known(place: Place) -> bool:
     """Whether a layer only reads channels, or acts on each for itself."""
     layer = place.operation
-    if any(calls_like(layer, kind) for kind in _READERS):
+    if any(calls_like(layer, kind) for kind in PRODUCTS):
         return getattr(layer, "groups", 1) == 1
     return any(calls_like(layer, kind) for kind in _PASSES)
 
@@ -117,7 +116,7 @@ def _read_axes(places: Iterable[Place]) -> list[Axis]:
     """The axes of kernels along which channels are summed up."""
     found = []
     for place in places:
-        if not any(calls_like(place.operation, kind) for kind in _READERS):
+        if not any(calls_like(place.operation, kind) for kind in PRODUCTS):
             continue
         for variable, axes in place.weights.values():
             target = Target("kernel", "weight", variable, place.operation)

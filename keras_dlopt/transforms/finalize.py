@@ -24,26 +24,7 @@ from keras_dlopt.transforms.updating import hosts
 def finalize(model: keras.Model, *, copy: bool = True) -> keras.Model:
     """An ordinary Keras model with the transformed weights baked in.
 
-    Args:
-        model: a `TransformedModel`, or a Sequential or Functional model with
-            `TransformedLayer`s in it, nested ones included.
-        copy: whether `model` stays as it is. False bakes into the model inside a
-            `TransformedModel` and returns that one, which also serves subclassed models
-            without `get_config`; the transformed model is of no use then.
-
-    Returns:
-        A model of the original kind. Activation transforms are left out of it;
-        `export.litert` reads them from the transformed model. It is compiled as `model`
-        was, with an optimizer of its own that has made no step, where a file could hold
-        what it was compiled with: not with a lambda, or functions and classes that are
-        not registered with Keras.
-
-    Raises:
-        ModelError: if nothing in the model is transformed, a scheduled transform was
-            never updated, the layers cannot be unwrapped, or a weight is not finite.
-
-    Warns:
-        UserWarning: if a schedule has not ended; the text says what remains.
+    All that `surgery.finalize` says of it but `remove`, which is of no concern here.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(f"finalize takes a keras.Model. Received: {model!r}.")

@@ -65,6 +65,7 @@ def test_a_model_or_its_file_becomes_a_small_verified_file(form, images, tmp_pat
     folded = 4 * 6
     assert list(made.parameters.values()) == [full, full - dead, full - dead - folded]
     assert made.removal.channels_removed == 2
+    assert made.moved < 1e-6
     got = outputs(made.export.path, images[:32])
     # Three probabilities of 8 bits, after four layers of 8 bits.
     np.testing.assert_allclose(got, model(images[:32]), atol=0.03)

@@ -9,7 +9,7 @@ import pytest
 import keras_dlopt as dlopt
 from keras_dlopt.graph.trace import trace
 from keras_dlopt.int8.placement import place
-from tests.support.generated import drawn
+from support.generated import drawn
 
 RECIPES = {
     "prune": lambda model, x: [(dlopt.named("kernel"), dlopt.Prune(0.5))],

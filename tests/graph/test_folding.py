@@ -9,7 +9,7 @@ from keras import ops
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.folding import Fold, InputScaling, fold, foldable
 from keras_dlopt.graph.walk import layers_below
-from tests.support.generated import Holder, drawn
+from support.generated import Holder, drawn
 
 
 def scrambled(model, seed=0):

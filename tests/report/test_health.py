@@ -18,9 +18,9 @@ from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.measure import costs
 from keras_dlopt.surgery import DeadChannels, dependencies, merge_duplicates
 from keras_dlopt.surgery import remove_dead as without_dead
-from tests.support.generated import drawn
-from tests.support.idle import idle_groups, read_groups
-from tests.support.removing import randomized, relative
+from support.generated import drawn
+from support.idle import idle_groups, read_groups
+from support.removing import randomized, relative
 
 READERS = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D)
 

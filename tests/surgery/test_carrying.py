@@ -8,7 +8,7 @@ from keras import layers as L
 import keras_dlopt as dlopt
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, prune_channels, remove_dead
-from tests.support.removing import randomized, relative
+from support.removing import randomized, relative
 
 
 def net(optimizer, dead=(1, 4)):

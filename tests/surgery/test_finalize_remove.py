@@ -7,7 +7,7 @@ from keras import layers as L
 
 import keras_dlopt as dlopt
 from keras_dlopt.transforms.finalize import finalize as baked
-from tests.support.removing import randomized, relative
+from support.removing import randomized, relative
 
 
 def masked_model(padding, share=0.5, **norm):

@@ -18,7 +18,7 @@ from keras_dlopt.surgery import (
     prune_channels,
 )
 from keras_dlopt.surgery.scores import group_scores
-from tests.support.removing import masked, randomized, relative
+from support.removing import masked, randomized, relative
 
 
 def residual(width=16, seed=0):

@@ -10,8 +10,8 @@ from keras_dlopt import layers as own
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, remove_dead
 from keras_dlopt.surgery.removal import without
-from tests.support import generated
-from tests.support.removing import drawn, masked, randomized, relative
+from support import generated
+from support.removing import drawn, masked, randomized, relative
 
 IMAGE = (6, 6, 4)
 

@@ -6,7 +6,7 @@ import pytest
 
 from keras_dlopt.surgery import dependencies
 from keras_dlopt.surgery.removal import without
-from tests.support.removing import drawn, masked, randomized, relative
+from support.removing import drawn, masked, randomized, relative
 
 # name -> its image size, the share of groups that are free, what holds others
 NETWORKS = {

@@ -10,7 +10,7 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, remove_dead
 from keras_dlopt.surgery.removal import without
-from tests.support.removing import drawn, masked, randomized, relative
+from support.removing import drawn, masked, randomized, relative
 
 
 def numbers(*shape, seed=0):

@@ -8,7 +8,7 @@ from keras import layers as L
 from keras_dlopt import models
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.surgery import remove_blocks
-from tests.support.removing import randomized, relative
+from support.removing import randomized, relative
 
 
 def stack(scales, order=(0, 1)):
@@ -88,3 +88,14 @@ def test_a_residual_network_loses_blocks_and_is_measured_anew():
         small.layers[2].moving_mean, made.mean(axis=0), rtol=0, atol=1e-5
     )
     small.fit(x, y, verbose=0)
+
+
+def test_a_network_deeper_than_pythons_stack():
+    x = y = keras.Input((3,))
+    scale = L.Rescaling(1e-3)
+    for i in range(700):
+        y = L.Add(name=f"sum{i}")([y, scale(y)])
+    model = keras.Model(x, y)
+    small, blocks = remove_blocks(model, count=1, data=batch(2, 3))
+    assert len(blocks) == 700
+    assert len(small.layers) == len(model.layers) - 1

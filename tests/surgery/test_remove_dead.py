@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.surgery import remove_dead
-from tests.support.removing import randomized, relative
+from support.removing import randomized, relative
 
 
 def net(*middle, shape=(6, 6, 4), seed=0):

@@ -7,7 +7,7 @@ from keras_dlopt.measure.costs import costs
 from keras_dlopt.surgery import dependencies
 from keras_dlopt.surgery.removal import without
 from keras_dlopt.surgery.sizes import Sizes
-from tests.support.removing import drawn
+from support.removing import drawn
 from tests.surgery.test_removal import TRAPS, model_of
 
 
