@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.interop import tfmot
+from keras_dlopt.interop.tfmot.preserving import kept_clusters
 
 X = np.random.default_rng(0).normal(size=(64, 6, 6, 1)).astype("float32")
 Y = np.arange(64) % 3
@@ -219,7 +221,59 @@ def test_a_policy_chooses_layers():
 def test_every_name_of_the_guides_is_the_short_one():
     for room in ("sparsity", "clustering", "quantization"):
         for name, value in vars(getattr(tfmot, room).keras).items():
-            if name != "experimental":
+            if name not in ("experimental", "collab_opts"):
                 assert getattr(tfmot, name) is value
     with pytest.raises(AttributeError, match="nothing"):
         tfmot.sparsity.nothing  # noqa: B018
+    pruned = tfmot.quantization.keras.collab_opts.Default8BitPrunePreserveQuantizeScheme
+    assert pruned is tfmot.Default8BitPrunePreserveQuantizeScheme
+    assert tfmot.Default8BitClusterPreserveQuantizeScheme().preserve_sparsity
+    for name, value in vars(tfmot.experimental.combine).items():
+        assert getattr(tfmot, name) is value
+
+
+def _kept(layer, value, **options):
+    from keras_dlopt.graph.targets import weight_targets
+
+    model = keras.Sequential([keras.Input((5, 5, 1)), layer])
+    layer.kernel.assign(value)
+    return kept_clusters(weight_targets(model)[0], np.asarray(value), **options)
+
+
+def _conv(*channels):
+    return np.stack([np.resize(c, (2, 2, 1)) for c in channels], -1).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("channels", "clusters", "per_channel"),
+    [
+        (([1, 2, 3], [1, 2]), 3, True),  # as many, or one less
+        (([1, 2, 3], [4, 4]), 4, False),
+        (([1, 2, 3, 4], [5, 6, 7, 8]), None, None),  # nothing is shared
+        (([0, 0], [0, 0]), None, None),
+    ],
+)
+def test_shared_values_of_a_convolution_are_found_as_by_tfmot(
+    channels, clusters, per_channel
+):
+    layer = keras.layers.Conv2D(2, 2, name="conv")
+    found = _kept(layer, _conv(*channels), zeros=False)
+    got = (found and found.clusters, found and found.per_channel)
+    assert got == (clusters, per_channel)
+
+
+def test_a_kept_zero_stays_and_may_be_left_again():
+    layer = keras.layers.Conv2D(1, 2, use_bias=False, name="conv")
+    value = np.array([0, 0, 1, 1], "float32").reshape(2, 2, 1, 1)
+    kept = _kept(layer, value, zeros=True)
+    model = keras.Sequential([keras.Input((2, 2, 1)), layer])
+    small = dlopt.transform(model, dlopt.Recipe([(dlopt.named("kernel"), kept)]))
+    small.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    x = np.array([4, -6, 1, 2], "float32").reshape(1, 2, 2, 1)
+    # By hand: the output is 3, its gradient 2 * (3 - 2) = 2; the weights move by
+    # -0.2 x to (-0.8, 1.2, 0.8, 0.6), the value 1 by -0.2 * (1 + 2) to 0.4.
+    small.train_on_batch(x, np.full((1, 1, 1, 1), 2.0, "float32"))
+    small.update_transforms(1)
+    got = np.asarray(dlopt.finalize(small).layers[-1].kernel).ravel()
+    np.testing.assert_allclose(got, [0, 0.4, 0.4, 0.4], rtol=1e-6)
+    assert got[0] == 0

@@ -21,6 +21,11 @@ from keras_dlopt.interop.tfmot.clustering import (
     strip_clustering,
 )
 from keras_dlopt.interop.tfmot.conversion import load_model
+from keras_dlopt.interop.tfmot.preserving import (
+    Default8BitClusterPreserveQuantizeScheme,
+    Default8BitPrunePreserveQuantizeScheme,
+    strip_clustering_cqat,
+)
 from keras_dlopt.interop.tfmot.pruning import (
     ConstantSparsity,
     PolynomialDecay,
@@ -32,8 +37,6 @@ from keras_dlopt.interop.tfmot.pruning import (
     strip_pruning,
 )
 from keras_dlopt.interop.tfmot.quantization import (
-    Default8BitClusterPreserveQuantizeScheme,
-    Default8BitPrunePreserveQuantizeScheme,
     QuantizeAnnotate,
     quantize_annotate_layer,
     quantize_annotate_model,
@@ -80,5 +83,6 @@ __all__ = [
     "quantize_scope",
     "sparsity",
     "strip_clustering",
+    "strip_clustering_cqat",
     "strip_pruning",
 ]

@@ -79,16 +79,6 @@ class TensorFlowKMeansPlusPlus(Start):
         return drawn.numpy().ravel().astype("float64")
 
 
-@keras.saving.register_keras_serializable("keras_dlopt")
-class KeptValues(Start):
-    """The values that a clustered weight has already."""
-
-    def __call__(self, values, clusters, *, seed):
-        found = np.unique(values)
-        # More, where it has fewer: doubles that nothing is nearest to.
-        return np.resize(found, clusters).astype("float64")
-
-
 def _start(initial: Any, zeros: bool) -> str | Start:
     try:
         initial = CentroidInitialization(getattr(initial, "value", initial))

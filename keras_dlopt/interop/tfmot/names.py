@@ -4,7 +4,7 @@ import types
 from typing import Any
 
 from keras_dlopt.interop.tfmot import clustering as _clustering
-from keras_dlopt.interop.tfmot import pruning, summaries
+from keras_dlopt.interop.tfmot import preserving, pruning, summaries
 from keras_dlopt.interop.tfmot import quantization as _quantization
 
 
@@ -58,12 +58,14 @@ quantization = _Room(
         "quantize_apply",
         "quantize_model",
         "quantize_scope",
+        collab_opts=_of(preserving, "Default8BitPrunePreserveQuantizeScheme"),
     ),
 )
 experimental = _Room(
     combine=_of(
-        _quantization,
+        preserving,
         "Default8BitClusterPreserveQuantizeScheme",
         "Default8BitPrunePreserveQuantizeScheme",
+        "strip_clustering_cqat",
     )
 )

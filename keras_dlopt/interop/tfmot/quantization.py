@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.kinds import KEEPS_RANGE
@@ -13,24 +12,20 @@ from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.walk import children, is_functional
 from keras_dlopt.int8 import int8_recipe, split_activations
-from keras_dlopt.interop.tfmot.clustering import KeptValues
-from keras_dlopt.interop.tfmot.pruning import ConstantSparsity
+from keras_dlopt.interop.tfmot.preserving import (
+    Default8BitPrunePreserveQuantizeScheme,
+)
 from keras_dlopt.select import Selector, at, matching
 from keras_dlopt.transforms import (
-    Cluster,
     FakeQuant,
     FakeQuantActivation,
-    Prune,
     Recipe,
     Transform,
     TransformedModel,
     transform,
 )
-from keras_dlopt.transforms.prune.pattern import Unstructured
 
-_KEEP = Unstructured(ties="keep")
 # TFMOT's Default8BitQuantizeScheme: moving averages that start at (-6, 6).
-MOST = 256  # values of a weight that counts as clustered
 MOMENTUM, INITIAL_RANGE = 0.999, (-6.0, 6.0)
 
 
@@ -227,67 +222,6 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
 
     layers = children(to_annotate)
     return rebuilt(to_annotate, {id(la): functools.partial(note, la) for la in layers})
-
-
-class Default8BitPrunePreserveQuantizeScheme:
-    """`tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme` (PQAT).
-
-    The zeros that a pruned and stripped model has stay zeros while the 8-bit scheme
-    trains.
-    """
-
-    def preserved(self, recipe: Recipe, model: keras.Model) -> Recipe:
-        """The recipe, with the zeros of the model's weights kept."""
-        entries: list[tuple[Selector, Transform]] = []
-        left = weight_targets(model)
-        for selector, chosen in recipe.entries:
-            if chosen.kind != "weight":
-                entries.append((selector, chosen))
-                continue
-            mine = [t for t in left if selector(t)]
-            left = [t for t in left if not selector(t)]
-            entries += [(at(t.path), self.kept(t.variable, chosen)) for t in mine]
-        return Recipe(entries)
-
-    def kept(self, weight: Any, chosen: Transform) -> Transform:
-        """The transform behind one that keeps the zeros that the weight has now."""
-        zeros = keras.ops.convert_to_numpy(weight) == 0
-        share = float(zeros.mean()) if zeros.size else 0.0
-        if not 0 < share < 1:
-            return chosen
-        return Prune(ConstantSparsity(share, 1, 1), pattern=_KEEP) >> chosen
-
-
-class Default8BitClusterPreserveQuantizeScheme(Default8BitPrunePreserveQuantizeScheme):
-    """`tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme`.
-
-    Weights that share values go on sharing them, at most as many, while the 8-bit
-    scheme trains; one that has more than 256 values is not clustered. A convolution's
-    are then rounded on the grid of each output channel.
-
-    Args:
-        preserve_sparsity: whether zeros stay zeros too (PCQAT).
-    """
-
-    def __init__(self, preserve_sparsity: bool = False):
-        self.preserve_sparsity = bool(preserve_sparsity)
-
-    def kept(self, weight: Any, chosen: Transform) -> Transform:
-        """The transform behind one that keeps the shared values."""
-        value = keras.ops.convert_to_numpy(weight)
-        zeros = self.preserve_sparsity and bool((value == 0).any())
-        count = len(np.unique(value[value != 0] if zeros else value))
-        if not 2 <= count <= MOST or 2 * count > value.size:
-            return super().kept(weight, chosen) if zeros else chosen
-        shared = Cluster(
-            count,
-            initial=KeptValues(),
-            iterations=0,
-            reassign=1,
-            preserve_zeros=zeros,
-        )
-        made = shared >> chosen
-        return super().kept(weight, made) if zeros else made
 
 
 def quantize_apply(
