@@ -2,6 +2,13 @@
 
 from keras_dlopt.export.agreement import Agreement, agreement
 from keras_dlopt.export.litert import ExportReport, litert
-from keras_dlopt.export.runtime import run_litert
+from keras_dlopt.export.predictor import Predictor, run_litert
 
-__all__ = ["Agreement", "ExportReport", "agreement", "litert", "run_litert"]
+__all__ = [
+    "Agreement",
+    "ExportReport",
+    "Predictor",
+    "agreement",
+    "litert",
+    "run_litert",
+]

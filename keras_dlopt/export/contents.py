@@ -90,11 +90,7 @@ def output_steps(contents: LiteFile) -> list[float | None]:
     """The steps of the grids on which the outputs lie, in the order of the outputs."""
     made_by = {i: op for op in contents.operators for i in op.outputs}
     steps: list[float | None] = []
-    ends = sorted(
-        contents.outputs,
-        key=lambda i: (len(contents.tensors[i].name), contents.tensors[i].name),
-    )
-    for index in ends:
+    for index in contents.outputs:
         if contents.tensors[index].dtype == "FLOAT32" and index in made_by:
             index = made_by[index].inputs[0]
         scales = contents.tensors[index].scales

@@ -14,11 +14,12 @@ from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.agreement import Agreement, agreement, worst
 from keras_dlopt.export.contents import output_steps, read
+from keras_dlopt.export.ends import Ends, arrange, ends_of
+from keras_dlopt.export.predictor import Predictor
 from keras_dlopt.export.quiet import silence
-from keras_dlopt.export.runtime import litert_package, run_litert
+from keras_dlopt.export.runtime import litert_package
 from keras_dlopt.export.twin import Twin, bake, one_scale_each
 from keras_dlopt.export.verify import check
-from keras_dlopt.graph.trace import input_specs
 from keras_dlopt.graph.walk import check_built
 
 IO = ("float", "int8")
@@ -96,16 +97,17 @@ def litert(
     checks = verify and (bool(ranges) or data is not None)
     if checks:
         litert_package()  # before the work, not after it
-    twin = Twin(plain, ranges)
-    specs = input_specs(plain, example)
+    ends = ends_of(plain, example)
+    twin = Twin(plain, ranges, ends)
     with _complete_or_absent(path) as temporary:
         options = _options(io, quantized=bool(ranges), one=one_scale_each(kernels))
-        _convert(twin, specs, temporary, batch_size, options)
+        _convert(twin, temporary, batch_size, options)
+        arrange(temporary, ends)
         codes, agree = 0, None
         if checks and ranges:
             codes = check(temporary, plain, ranges, kernels)
         if checks and data is not None:
-            agree = _compare(model, temporary, data)
+            agree = _compare(model, temporary, data, ends)
         size = os.path.getsize(temporary)
     return ExportReport(
         path=path,
@@ -178,19 +180,14 @@ def _options(io: str, *, quantized: bool, one: bool) -> dict[str, Any]:
     return options
 
 
-def _convert(
-    twin: Twin, specs: Any, path: str, batch: int | None, options: dict[str, Any]
-) -> None:
-    signature = keras.tree.map_structure(
-        lambda s: keras.InputSpec(shape=(batch, *s.shape[1:]), dtype=s.dtype), specs
-    )
+def _convert(twin: Twin, path: str, batch: int | None, options: dict[str, Any]) -> None:
     try:
         with silence():
             twin.export(
                 path,
                 format="litert",
                 verbose=False,
-                input_signature=[signature],
+                input_signature=[twin.ends.signature(batch)],
                 **options,
             )
     except Exception as error:
@@ -200,10 +197,11 @@ def _convert(
         ) from error
 
 
-def _compare(model: keras.Model, path: str, data: Any) -> Agreement:
-    expected = keras.tree.flatten(model.predict(data, verbose=0))
-    got = run_litert(path, data)
-    got = got if isinstance(got, list) else [got]
+def _compare(model: keras.Model, path: str, data: Any, ends: Ends) -> Agreement:
+    predictor = Predictor(path)
+    given = dict(zip(ends.inputs, predictor.in_order(data), strict=True))
+    got = predictor.named(given).values()
+    expected = keras.tree.flatten(model.predict(ends.structured(given), verbose=0))
     parts = []
     for ours, theirs, step in zip(expected, got, output_steps(read(path)), strict=True):
         # Float outputs have no grid; a ten-thousandth of the largest stands for it.

@@ -1,12 +1,19 @@
 """Running a .tflite file on the CPU."""
 
+import dataclasses
 import os
-from typing import Any
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dlopt.errors import DataError, FormatError, missing
+from keras_dlopt.errors import FormatError, missing
 from keras_dlopt.export.quiet import silence
+
+# Names that TensorFlow and Keras number where a model's ends have none.
+_NUMBERED = re.compile(r"(?:args_0|inputs|input|output)(?:_(\d+))?")
 
 
 def litert_package() -> Any:
@@ -21,8 +28,16 @@ def litert_package() -> Any:
     return ai_edge_litert
 
 
-def interpreter(path: str | os.PathLike[str], *, threads: int = 1) -> Any:
+def interpreter(
+    path: str | os.PathLike[str], *, threads: int = 1, allocate: bool = True
+) -> Any:
     """An `Interpreter` for the file, with its tensors allocated.
+
+    Args:
+        path: of the file.
+        threads: of one call.
+        allocate: False leaves the tensors to the caller where a size is open; the
+            sizes that stand in for it may be smaller than the operations bear.
 
     Raises:
         FormatError: for a file that is not a LiteRT model.
@@ -37,7 +52,8 @@ def interpreter(path: str | os.PathLike[str], *, threads: int = 1) -> Any:
             it = package.interpreter.Interpreter(
                 model_path=os.fspath(path), num_threads=threads
             )
-            it.allocate_tensors()
+            if allocate or not any(_is_open(end) for end in it.get_input_details()):
+                it.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise FormatError(
             f"{os.fspath(path)!r} is not a LiteRT model that can run here: {error}"
@@ -45,75 +61,133 @@ def interpreter(path: str | os.PathLike[str], *, threads: int = 1) -> Any:
     return it
 
 
-def run_litert(path: str | os.PathLike[str], x: Any, *, threads: int = 1) -> Any:
-    """Runs a .tflite file on a batch and returns its outputs as float.
+def _is_open(details: dict[str, Any]) -> bool:
+    return any(n < 0 for n in details["shape_signature"])
 
-    Where the file's inputs are int8, the values are rounded to its grid first, as the
-    trained quantizer of the input does; int8 outputs are turned back into floats.
 
-    Args:
-        path: of the file.
-        x: a batch of inputs; for a model of several inputs a list in the order of
-            the model's inputs.
-        threads: threads of the interpreter.
+class Signature(NamedTuple):
+    """Name -> number of the tensor, of what a .tflite file takes and returns."""
 
-    Returns:
-        An array, or a list of arrays for a model of several outputs.
+    inputs: dict[str, int]
+    outputs: dict[str, int]
 
-    Raises:
-        DataError: for data that does not fit the file's inputs.
-        FormatError: for a file that is not a LiteRT model.
-        MissingDependencyError: without the package `ai-edge-litert`.
+
+def signature_of(model: Any) -> Signature:
+    """The first signature in a file's schema object `Model`; empty if there is none."""
+    if not model.SignatureDefsLength():
+        return Signature({}, {})
+    entry = model.SignatureDefs(0)
+
+    def ends(count: int, get: Any) -> dict[str, int]:
+        maps = [get(i) for i in range(count)]
+        return {m.Name().decode(): m.TensorIndex() for m in maps}
+
+    return Signature(
+        ends(entry.InputsLength(), entry.Inputs),
+        ends(entry.OutputsLength(), entry.Outputs),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """An input or output of a file.
+
+    Attributes:
+        name: from the file's signature.
+        shape: of the tensor, the batch first; None for a size that is open.
+        dtype: of the tensor in the file.
+        scale: step of its grid; 0.0 for tensors without one.
+        zero_point: code of 0 on the grid.
     """
-    it = interpreter(path, threads=threads)
-    inputs, outputs = _ends(it.get_input_details()), _ends(it.get_output_details())
-    arrays = [np.asarray(a) for a in (x if isinstance(x, list | tuple) else [x])]
-    _check(arrays, inputs, path)
-    size = int(inputs[0]["shape"][0])
-    found: list[list[np.ndarray]] = [[] for _ in outputs]
-    for start in range(0, len(arrays[0]), size):
-        taken = 0
-        for array, end in zip(arrays, inputs, strict=True):
-            part = array[start : start + size]
-            taken = len(part)
-            if taken < size:
-                part = np.concatenate([part, np.repeat(part[-1:], size - taken, 0)])
-            it.set_tensor(end["index"], quantize(part, end))
-        it.invoke()
-        for collected, end in zip(found, outputs, strict=True):
-            collected.append(_dequantize(it.get_tensor(end["index"]), end)[:taken])
-    results = [np.concatenate(parts) for parts in found]
-    return results[0] if len(results) == 1 else results
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    scale: float = 0.0
+    zero_point: int = 0
 
 
-def _ends(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Inputs or outputs in the order of the model's, which their names keep."""
-    return sorted(details, key=lambda d: (len(d["name"]), d["name"]))
+class LiteRT:
+    """A .tflite file, ready to run; calls from several threads wait for each other.
 
+    Attributes:
+        inputs: in the order of the model's.
+        outputs: the same.
+    """
 
-def _check(arrays: list[np.ndarray], inputs: list[dict[str, Any]], path: Any) -> None:
-    wanted = [tuple(int(n) for n in end["shape"][1:]) for end in inputs]
-    given = [a.shape[1:] for a in arrays]
-    if given != wanted or len({len(a) for a in arrays}) != 1 or not len(arrays[0]):
-        raise DataError(
-            f"{os.fspath(path)!r} takes batches of examples of shape {wanted}. "
-            f"Received: {[a.shape for a in arrays]}."
+    def __init__(self, path: str, threads: int):
+        self._path = path
+        self._run = interpreter(path, threads=threads, allocate=False)
+        self._lock = threading.Lock()
+        with open(path, "rb") as file:
+            data = file.read()
+        named = signature_of(
+            litert_package().schema_py_generated.Model.GetRootAs(data, 0)
         )
+        taken = _ordered(self._run.get_input_details(), named.inputs)
+        made = _ordered(self._run.get_output_details(), named.outputs)
+        self.inputs = tuple(_end(name, details) for name, details in taken)
+        self.outputs = tuple(_end(name, details) for name, details in made)
+        self._into = [details["index"] for _, details in taken]
+        self._from = [details["index"] for _, details in made]
+        # Of what is allocated; nothing yet, where a size is open.
+        self._shapes: list[tuple[Any, ...]] = [end.shape for end in self.inputs]
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for inputs of the file's types.
+
+        Raises:
+            FormatError: if an operation of the file fails on them.
+        """
+        run = self._run
+        with self._lock:
+            try:
+                shapes: list[tuple[Any, ...]] = [a.shape for a in arrays]
+                if shapes != self._shapes:
+                    self._resize(shapes)
+                for index, array in zip(self._into, arrays, strict=True):
+                    run.set_tensor(index, array)
+                run.invoke()
+            except (ValueError, RuntimeError) as error:
+                self._shapes = []
+                raise FormatError(
+                    f"{self._path!r} failed on inputs of shape "
+                    f"{[a.shape for a in arrays]}: {error}"
+                ) from error
+            return [run.get_tensor(index) for index in self._from]
+
+    def _resize(self, shapes: list[tuple[Any, ...]]) -> None:
+        with silence():
+            for index, shape in zip(self._into, shapes, strict=True):
+                self._run.resize_tensor_input(index, shape)
+            self._run.allocate_tensors()
+        self._shapes = shapes
 
 
-def quantize(values: np.ndarray, end: dict[str, Any]) -> np.ndarray:
-    """Values in the type of an input, rounded to its grid as the kernels do."""
-    if end["dtype"] != np.int8:
-        return values.astype(end["dtype"])
-    scale, zero = end["quantization"]
-    codes = np.floor(values.astype("float32") / np.float32(scale) + np.float32(0.5))
-    clipped: np.ndarray = np.clip(codes + zero, -128, 127)
-    return clipped.astype("int8")
+def _ordered(
+    details: list[dict[str, Any]], signature: dict[str, int]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The ends with their names, as the file has them, or by numbers in the names."""
+    left = list(signature.items())
+    found = []
+    for end in details:
+        name = next((n for n, index in left if index == end["index"]), None)
+        if name is not None:
+            left.remove((name, end["index"]))
+        found.append((name or end["name"], end))
+    numbers = [int(m[1] or 0) for name, _ in found if (m := _NUMBERED.fullmatch(name))]
+    if len(numbers) < len(found):
+        return found
+    return [found[i] for i in np.argsort(numbers, kind="stable")]
 
 
-def _dequantize(values: np.ndarray, end: dict[str, Any]) -> np.ndarray:
-    if end["dtype"] != np.int8:
-        return values.copy()
-    scale, zero = end["quantization"]
-    found: np.ndarray = (values.astype("float32") - zero) * np.float32(scale)
-    return found
+def _end(name: str, details: dict[str, Any]) -> End:
+    sizes = details["shape_signature"] if _is_open(details) else details["shape"]
+    scale, zero = details["quantization"]
+    return End(
+        name=name,
+        shape=tuple(None if n < 0 else int(n) for n in sizes),
+        dtype=np.dtype(details["dtype"]),
+        scale=float(scale),
+        zero_point=int(zero),
+    )

@@ -16,6 +16,7 @@ import numpy as np
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.depthwise import as_convolutions
+from keras_dlopt.export.ends import Ends
 from keras_dlopt.graph import channels, hooks
 from keras_dlopt.graph.kinds import KEEPS_RANGE, LINEAR
 from keras_dlopt.graph.targets import (
@@ -73,11 +74,15 @@ class Kernel:
 
 
 class Twin(keras.Model):
-    """Runs a model with constant activation quantizers, for conversion only."""
+    """Runs a model with constant activation quantizers, for conversion only.
 
-    def __init__(self, model: keras.Model, ranges: list[Range]):
+    Its inputs and outputs are flat and have names, which the file's signature keeps.
+    """
+
+    def __init__(self, model: keras.Model, ranges: list[Range], ends: Ends):
         super().__init__(name=model.name)
         self.model = model
+        self.ends = ends
         paths = [r.path for r in ranges]
         targets = {t.path: t for t in activation_targets(model, paths)}
         places = [(targets[r.path], _quantizer(r)) for r in ranges]
@@ -86,7 +91,8 @@ class Twin(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         with self._quantized():
-            return self.model(inputs, training=False)
+            outputs = self.model(self.ends.structured(inputs), training=False)
+        return self.ends.named(outputs)
 
 
 def _quantizer(r: Range) -> Any:

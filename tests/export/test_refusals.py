@@ -17,7 +17,6 @@ from keras_dlopt.errors import (
     MissingDependencyError,
     ModelError,
 )
-from keras_dlopt.export import runtime
 from keras_dlopt.export.twin import Kernel, Range
 from keras_dlopt.int8 import int8_recipe
 from keras_dlopt.transforms import Transform, TransformedLayer
@@ -208,9 +207,3 @@ def test_running_wrong_files_and_wrong_data(path):
     export.litert(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), path)
     with pytest.raises(DataError, match=r"shape \[\(4,\)\].*\[\(2, 5\)\]"):
         export.run_litert(path, np.ones((2, 5)))
-
-
-def test_values_are_rounded_to_the_grid_of_an_int8_input():
-    end = {"dtype": np.int8, "quantization": (0.5, -3)}
-    values = np.array([-100.0, -0.26, 0.0, 0.24, 0.25, 100.0])
-    assert runtime.quantize(values, end).tolist() == [-128, -4, -3, -3, -2, 127]

@@ -1,0 +1,200 @@
+"""Running any exported file on NumPy batches."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError, FormatError
+from keras_dlopt.export.batches import decoded, encoded, in_order
+from keras_dlopt.export.onnx_runtime import OnnxRuntime
+from keras_dlopt.export.runtime import End, LiteRT
+
+# Examples that are scaled to a grid at a time.
+_BLOCK = 256
+
+
+class _Runtime(Protocol):
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+
+_BARE = {
+    ".tflite": "Use ai_edge_litert.interpreter.Interpreter on it.",
+    ".onnx": "Use onnxruntime.InferenceSession on it.",
+}
+_RUNTIMES: dict[str, Callable[[str, int], _Runtime]] = {
+    ".tflite": LiteRT,
+    ".onnx": OnnxRuntime,
+}
+
+
+class Predictor:
+    """A .tflite or .onnx file as a function of NumPy batches.
+
+    Inputs and outputs are floats as the model has them: where the file's are int8, they
+    are rounded to its grid and scaled back. A file whose batch size is open runs the
+    whole batch in one call; one written for a fixed size is called in a loop, its last
+    batch filled up.
+
+    It can be called from several threads: LiteRT's calls then wait for each other,
+    ONNX Runtime's run side by side.
+
+    Args:
+        path: of the file.
+        threads: that the runtime uses for one call.
+        batch_size: most examples in one call of a file whose batch size is open, which
+            bounds the memory; None for all.
+
+    Attributes:
+        path: of the file.
+        inputs: name, shape and type of each input in the order of the model's.
+        outputs: the same for the outputs.
+
+    Raises:
+        ConfigError: for another kind of file, or a wrong argument.
+        FileNotFoundError: if there is no file.
+        FormatError: for a damaged file.
+        MissingDependencyError: without the package of the file's runtime.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.ReLU()])
+        >>> _ = dlopt.export.litert(model, "relu.tflite")
+        >>> predict = Predictor("relu.tflite")
+        >>> predict(np.array([[-1, 2], [3, -4], [5, 6]], "float32")).tolist()
+        [[0.0, 2.0], [3.0, 0.0], [5.0, 6.0]]
+        >>> predict.inputs[0].name, predict.inputs[0].shape
+        ('x', (1, 2))
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int = 1,
+        batch_size: int | None = None,
+    ):
+        self.path = os.fspath(path)
+        checks.count(threads, name="threads")
+        checks.optional(checks.count, batch_size, name="batch_size")
+        kind = os.path.splitext(self.path)[1]
+        if kind not in _RUNTIMES:
+            raise ConfigError(
+                f"{self.path!r} is no file that Predictor runs: its name must end in "
+                ".tflite or .onnx. For a .keras file use keras.saving.load_model."
+            )
+        self._runtime = _RUNTIMES[kind](self.path, threads)
+        self.inputs = self._runtime.inputs
+        self.outputs = self._runtime.outputs
+        self._bare = _BARE[kind]
+        fixed = self._fixed()
+        self._is_fixed = fixed is not None
+        self._size = fixed or batch_size
+
+    def __call__(self, x: Any) -> Any:
+        """The outputs for a batch.
+
+        Args:
+            x: an array of shape (examples, ...); for several inputs a list in the order
+                of the model's, a dict by name, or the structure that the model takes.
+
+        Returns:
+            An array, or a list in the order of the model's for several outputs.
+
+        Raises:
+            DataError: for data that does not fit the file's inputs.
+        """
+        results = self._results(x)
+        return results[0] if len(results) == 1 else results
+
+    def named(self, x: Any) -> dict[str, np.ndarray]:
+        """The outputs for a batch, by name."""
+        names = [end.name for end in self.outputs]
+        return dict(zip(names, self._results(x), strict=True))
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.path!r})"
+
+    def _fixed(self) -> int | None:
+        """How many examples the file takes in one call; None if any number."""
+        if any(not end.shape for end in self.inputs) or not self.inputs:
+            raise FormatError(
+                f"{self.path!r} takes an input without a dimension for the batch: it "
+                f"was not made from a Keras model. {self._bare}"
+            )
+        sizes = {end.shape[0] for end in self.inputs} - {None}
+        if len(sizes) > 1:
+            raise FormatError(
+                f"The inputs of {self.path!r} have different batch sizes, {sizes}. "
+                f"{self._bare}"
+            )
+        return next(iter(sizes), None)
+
+    def _results(self, x: Any) -> list[np.ndarray]:
+        arrays = self.in_order(x)
+        total = len(arrays[0])
+        size = self._size or total
+        if size == total:
+            return self._call(self._encoded(arrays, slice(None)), total)
+        results: list[np.ndarray] = []
+        block = max(_BLOCK // size, 1) * size
+        for start in range(0, total, block):
+            part = self._encoded(arrays, slice(start, start + block))
+            for low in range(0, len(part[0]), size):
+                made = self._chunk([a[low : low + size] for a in part], size)
+                results = results or [
+                    np.empty((total, *a.shape[1:]), a.dtype) for a in made
+                ]
+                for result, array in zip(results, made, strict=True):
+                    result[start + low : start + low + len(array)] = array
+        return results
+
+    def _chunk(self, arrays: list[np.ndarray], size: int) -> list[np.ndarray]:
+        """The outputs for at most `size` examples."""
+        rows = len(arrays[0])
+        if rows == size or not self._is_fixed:
+            return self._call(arrays, rows)
+        return [a[:rows] for a in self._call([_filled(a, size) for a in arrays], size)]
+
+    def _call(self, arrays: list[np.ndarray], rows: int) -> list[np.ndarray]:
+        made = self._runtime.run(arrays)
+        for array, end in zip(made, self.outputs, strict=True):
+            if array.ndim == 0 or len(array) != rows:
+                raise FormatError(
+                    f"The output {end.name!r} of {self.path!r} has the shape "
+                    f"{array.shape} for a batch of {rows}, not one row an example. "
+                    f"{self._bare}"
+                )
+        return [decoded(a, end) for a, end in zip(made, self.outputs, strict=True)]
+
+    def in_order(self, x: Any) -> list[np.ndarray]:
+        """The arrays of a batch in the order of the file's inputs, checked.
+
+        Raises:
+            DataError: for data that does not fit the file's inputs.
+        """
+        return in_order(x, self.inputs, path=self.path)
+
+    def _encoded(self, arrays: list[np.ndarray], part: slice) -> list[np.ndarray]:
+        ends = zip(arrays, self.inputs, strict=True)
+        return [encoded(a[part], end) for a, end in ends]
+
+
+def _filled(values: np.ndarray, size: int) -> np.ndarray:
+    """A batch of `size`, its last example repeated."""
+    return np.concatenate([values, np.repeat(values[-1:], size - len(values), 0)])
+
+
+def run_litert(path: str | os.PathLike[str], x: Any, *, threads: int = 1) -> Any:
+    """Runs a .tflite file on one batch: `Predictor(path, threads=threads)(x)`.
+
+    Args:
+        path: of the file.
+        x: a batch of inputs, as `Predictor` takes it.
+        threads: of the interpreter.
+    """
+    return Predictor(path, threads=threads)(x)
