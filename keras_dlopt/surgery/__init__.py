@@ -11,7 +11,7 @@ from keras_dlopt.surgery.dependencies import (
 from keras_dlopt.surgery.duplicates import merge_duplicates
 from keras_dlopt.surgery.factorize import factorize
 from keras_dlopt.surgery.finalizing import finalize
-from keras_dlopt.surgery.hashing import hashed_layers
+from keras_dlopt.surgery.hashing import hashed_layers, hashed_recipe
 from keras_dlopt.surgery.pruning import prune_channels
 from keras_dlopt.surgery.report import RemovalReport, Removed
 from keras_dlopt.surgery.scores import (
@@ -41,6 +41,7 @@ __all__ = [
     "factorize",
     "finalize",
     "hashed_layers",
+    "hashed_recipe",
     "merge_duplicates",
     "prune_channels",
     "remove_blocks",

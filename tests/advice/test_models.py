@@ -13,7 +13,7 @@ from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.trace import input_specs
 from keras_dlopt.int8 import int8_recipe
 from keras_dlopt.select import at
-from keras_dlopt.surgery import hashed_layers
+from keras_dlopt.surgery import hashed_layers, hashed_recipe
 
 advice = pytest.mark.advice
 X = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
@@ -346,13 +346,19 @@ def test_factorizing(told):
     assert finalize(transform(timed(), RANK)).built
 
 
-@advice("surgery/hashing.py", "Leave it out of the recipe.")
+@advice("surgery/hashing.py", "Leave it out of the recipe, as hashed_recipe")
+@advice("surgery/hashing.py", "Put HashedWeights into a recipe for any weight")
 def test_hashing(told):
     with told():
         hashed_layers(transform(grouped(), HASH))
     recipe = kernels(dlopt.HashedWeights(1 / 4), at("d/kernel"))
     small = hashed_layers(transform(grouped(), recipe))
     assert small.count_params() < grouped().count_params()
+    chosen = hashed_recipe(grouped(), 1 / 4)
+    assert chosen == recipe
+    with told():
+        hashed_recipe(grouped(), select=at("c/kernel"))
+    assert finalize(transform(grouped(), HASH)).built
 
 
 # -- int8 and LiteRT -------------------------------------------------------------------

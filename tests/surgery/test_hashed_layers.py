@@ -62,3 +62,32 @@ def test_what_is_refused():
     recipe = dlopt.Recipe([(dlopt.rank(4), dlopt.HashedWeights(0.5))])
     with pytest.raises(ConfigError, match="of a DepthwiseConv2D cannot be stored"):
         hashed_layers(dlopt.transform(model, recipe))
+
+
+def test_the_recipe_takes_what_can_be_stored():
+    x = keras.Input((5, 16))
+    y = L.TimeDistributed(L.Dense(16, name="in"), name="time")(x)
+    y = L.Conv1D(16, 3, groups=2, name="grouped")(L.LSTM(16, return_sequences=True)(y))
+    inner = keras.Sequential([keras.Input((3, 16)), L.Dense(16, name="d")], name="sub")
+    model = keras.Model(x, L.Conv1D(4, 2, name="conv")(inner(y)))
+    recipe = dlopt.hashed_recipe(model, 1 / 4, signs=False, seed=2)
+    ((selector, chosen),) = recipe.entries
+    assert set(selector.paths) == {"sub/d/kernel", "conv/kernel"}
+    assert chosen == dlopt.HashedWeights(1 / 4, signs=False, seed=2)
+    small = dlopt.transform(model, recipe)
+    batch = np.random.default_rng(0).normal(size=(2, 5, 16)).astype("float32")
+    folded, whole = hashed_layers(small), dlopt.finalize(small)
+    np.testing.assert_allclose(folded(batch), whole(batch), rtol=1e-5, atol=1e-6)
+    assert folded.count_params() < model.count_params()
+    ((selector, _),) = dlopt.hashed_recipe(model, select=dlopt.rank(3)).entries
+    assert selector.paths == ("conv/kernel",)
+    for path, text in (
+        ("time/.*", "lies in a TimeDistributed, whose layers"),
+        ("lstm.*", "of a LSTMCell cannot be stored.*knows the kernels of Conv1D"),
+        ("nowhere", "meets no weight. Put HashedWeights"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            dlopt.hashed_recipe(model, select=dlopt.matching(path))
+    entry = (dlopt.matching("time/.*kernel"), dlopt.HashedWeights(0.25))
+    with pytest.raises(ConfigError, match="lies in a TimeDist.*hashed_recipe"):
+        hashed_layers(dlopt.transform(model, dlopt.Recipe([entry])))
