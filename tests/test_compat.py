@@ -659,6 +659,35 @@ def test_an_instance_has_a_call_of_its_own_while_it_is_asked_to():
         assert after > 0.0, f"not taken away: {mend}"
 
 
+def test_calls_of_a_layer_can_be_seen_through():
+    mend = "see called_through in _compat/calls.py"
+    dense = keras.layers.Dense(2)
+    line = keras.Sequential([dense], name="line")
+    x = keras.Input((3,))
+    with _compat.called_through(
+        [line], lambda layer, own, *args, **_: layer.call(*args)
+    ):
+        seen = keras.Model(x, line(x))
+    assert dense in seen.layers, mend
+    assert line in keras.Model(x, line(x)).layers, f"not taken away: {mend}"
+
+
+def test_the_scaled_sum_of_inception_resnet():
+    layer = _compat.ScaledSum(0.5)
+    mend = "see ScaledSum in _compat/graphs.py"
+    assert float(layer([np.float32(3), np.float32(4)])) == 5.0, mend
+    assert layer.get_config()["scale"] == layer.scale == 0.5, mend
+
+
+def test_the_factor_by_channel_of_convnext():
+    layer = _compat.FactorByChannel(0.5, 3)
+    mend = "see FactorByChannel in _compat/graphs.py"
+    layer(np.ones((1, 3), "float32"))
+    layer.gamma.assign(np.array([1.0, 2.0, 3.0]))
+    assert np.array(layer(np.ones((1, 3), "float32"))).tolist() == [[1, 2, 3]], mend
+    assert layer.get_config()["projection_dim"] == 3, mend
+
+
 def test_a_layer_can_become_one_of_a_subclass():
     class Twice(keras.layers.Dense):
         def call(self, inputs):

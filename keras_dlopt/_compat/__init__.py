@@ -5,6 +5,7 @@ here to mend; nothing else in the package needs to change.
 """
 
 from keras_dlopt._compat.calls import (
+    called_through,
     changed,
     compile_arguments,
     instance_call,
@@ -17,7 +18,12 @@ from keras_dlopt._compat.formats import (
     unnamed_operations,
     weights_file,
 )
-from keras_dlopt._compat.graphs import graph_nodes, operation_name
+from keras_dlopt._compat.graphs import (
+    FactorByChannel,
+    ScaledSum,
+    graph_nodes,
+    operation_name,
+)
 from keras_dlopt._compat.litert import one_scale_for_dense_kernels
 from keras_dlopt._compat.losses import (
     SeenResults,
@@ -62,8 +68,10 @@ from keras_dlopt._compat.training import (
 
 __all__ = [
     "TRAINER_STATE",
+    "FactorByChannel",
     "PureScope",
     "PureVariable",
+    "ScaledSum",
     "SeenResults",
     "SlabSlice",
     "StandIn",
@@ -75,6 +83,7 @@ __all__ = [
     "build_from_spec",
     "build_metrics",
     "build_seen",
+    "called_through",
     "changed",
     "compile_arguments",
     "do_not_ask_for_more",

@@ -1,7 +1,8 @@
 """What stands in one layer's `call` and attributes, in place of its class' own."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -22,6 +23,33 @@ def set_instance_call(layer: keras.Operation, call: Any) -> None:
     vars(layer).pop("call", None)
     if call is not None:
         vars(layer)["call"] = call
+
+
+@contextlib.contextmanager
+def called_through(
+    layers: Iterable[keras.layers.Layer], call: Callable[..., Any]
+) -> Iterator[None]:
+    """Inside, calling one of these layers is `call(layer, own, *args, **kwargs)`.
+
+    `own` is what the layer would do: for symbolic tensors, record the call as one node
+    of the graph.
+
+    Relies on: all models call the layers in them as `layer(...)`, and an instance may
+    become one of a subclass of its class for a while.
+    """
+    kinds = [(layer, type(layer)) for layer in layers]
+    try:
+        for layer, kind in kinds:
+
+            def through(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> Any:
+                own = functools.partial(kind.__call__, self)
+                return call(self, own, *args, **kwargs)
+
+            layer.__class__ = type(kind.__name__, (kind,), {"__call__": through})
+        yield
+    finally:
+        for layer, kind in kinds:
+            layer.__class__ = kind
 
 
 def set_class(layer: keras.layers.Layer, cls: type[keras.layers.Layer]) -> None:

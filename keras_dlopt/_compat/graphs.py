@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
+#: Of Inception-ResNet: `inputs[0] + inputs[1] * scale`, a plain number.
+ScaledSum = CustomScaleLayer
+#: Of ConvNeXt: `inputs * gamma`, of `projection_dim` numbers.
+FactorByChannel = LayerScale
 NodeParts = tuple[Any, tuple[Any, ...], dict[str, Any], list[Any], list[Any]]
 
 

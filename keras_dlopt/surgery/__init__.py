@@ -12,6 +12,7 @@ from keras_dlopt.surgery.duplicates import merge_duplicates
 from keras_dlopt.surgery.factorize import factorize
 from keras_dlopt.surgery.finalizing import finalize
 from keras_dlopt.surgery.hashing import hashed_layers, hashed_recipe
+from keras_dlopt.surgery.opening import opened
 from keras_dlopt.surgery.pruning import prune_channels
 from keras_dlopt.surgery.report import RemovalReport, Removed
 from keras_dlopt.surgery.scores import (
@@ -43,6 +44,7 @@ __all__ = [
     "hashed_layers",
     "hashed_recipe",
     "merge_duplicates",
+    "opened",
     "prune_channels",
     "remove_blocks",
     "remove_dead",

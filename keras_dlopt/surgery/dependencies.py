@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.errors import ModelError
-from keras_dlopt.surgery.rules import RULES
+from keras_dlopt.surgery.rules import NORMALIZED_RULES, RULES
 from keras_dlopt.surgery.survey import Pin, Survey
 from keras_dlopt.transforms.updating import hosts
 
@@ -117,7 +117,11 @@ class Dependencies:
 
 
 def dependencies(
-    model: Any, *, example: Any = None, largest: float = LARGEST
+    model: Any,
+    *,
+    example: Any = None,
+    largest: float = LARGEST,
+    normalized: bool = False,
 ) -> Dependencies:
     """Finds which channels of a model stand or fall together.
 
@@ -132,6 +136,9 @@ def dependencies(
         example: a batch of inputs, for models that do not know their input's shape.
         largest: no value anywhere in the model is assumed to exceed this. It bounds
             what weights near zero can do.
+        normalized: whether channels that one layer normalizes together, such as
+            `LayerNormalization`, may leave. Its moments are then those of the channels
+            that stay, so no removal among them is exact.
 
     Returns:
         `Dependencies`: `groups`, those that are `free`, and what is `pinned` and why.
@@ -156,7 +163,8 @@ def dependencies(
             f"{model.name!r} is transformed: its weights are not yet those that layers "
             "see. Take finalize(model), or finalize(model, remove=True), first."
         )
-    return Dependencies(Survey(model, RULES, example=example, largest=largest))
+    rules = NORMALIZED_RULES if normalized else RULES
+    return Dependencies(Survey(model, rules, example=example, largest=largest))
 
 
 __all__ = ["ChannelGroup", "Dependencies", "Pin", "Pinned", "dependencies"]

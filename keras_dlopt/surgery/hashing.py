@@ -108,9 +108,9 @@ def hashed_recipe(
 
     Example:
         >>> net = keras.Sequential([keras.Input((8, 8)), keras.layers.LSTM(4)])
-        >>> net.add(keras.layers.Dense(16))
+        >>> net.add(keras.layers.Dense(16, name="last"))
         >>> [selector.paths for selector, _ in hashed_recipe(net).entries]
-        [('dense/kernel',)]
+        [('last/kernel',)]
     """
     chosen = [t for t in weight_targets(model) if select is None or select(t)]
     problems = {t.path: _problem(t) for t in chosen}

@@ -42,6 +42,7 @@ def prune_channels(
     multiple: int = 8,
     limits: Mapping[str, float] | None = None,
     max_share: float = 0.9,
+    normalized: bool = False,
     example: Any = None,
     seed: int = 0,
     optimizer_state: bool = False,
@@ -73,6 +74,9 @@ def prune_channels(
         limits: path of a layer, or a pattern such as `"stage1_*"` -> the largest share
             of its channels that may leave.
         max_share: the same for all other layers.
+        normalized: whether channels that `LayerNormalization` and its kin normalize
+            together may leave, too. Means and variances are then those of the channels
+            that stay: the model changes by more than their zeros.
         example: a batch of inputs, for models that do not know their input's shape.
         seed: of the draw of examples.
         optimizer_state: whether the optimizer's state of what survives goes over:
@@ -106,7 +110,7 @@ def prune_channels(
         )
     checks.count(multiple, name="multiple")
     checks.number(max_share, name="max_share", least=0, most=1)
-    found = dependencies(model, example=example)
+    found = dependencies(model, example=example, normalized=normalized)
     drawn = None
     if data is not None:
         drawn = DrawnBatches(data, count=batches, batch_size=batch_size, seed=seed)

@@ -200,23 +200,24 @@ class Survey:
         return self._through(graph, given, path)
 
     def _by_rule(self, site: "Site") -> tuple[list[Channels] | None, str]:
-        operation = site.operation
-        name = _compat.operation_name(operation)
-        kind = name or known_kind(operation, self.rules)
-        rule = self.rules.get(kind)
-        if rule is None:
-            return None, f"no rule for {type(operation).__name__}"
+        rule = self.rule_of(site.operation)
         if isinstance(rule, str):
             return None, rule
-        changed = ("quantization_mode", "lora_enabled")
-        if any(getattr(operation, key, None) for key in changed):
-            return None, "quantized by Keras, or with LoRA weights"
-        if name and len(site.place.nodes) > 1:
+        if _compat.operation_name(site.operation) and len(site.place.nodes) > 1:
             return None, "an operation that is called more than once"
         made = rule(site)
         if isinstance(made, str):
             return None, made
         return (made if isinstance(made, list) else [made]), ""
+
+    def rule_of(self, operation: Any) -> Any:
+        """The rule of a layer or operation, or a text that says why it has none."""
+        kind = _compat.operation_name(operation) or known_kind(operation, self.rules)
+        rule = self.rules.get(kind, f"no rule for {type(operation).__name__}")
+        changed = ("quantization_mode", "lora_enabled")
+        if any(getattr(operation, key, None) for key in changed):
+            return "quantized by Keras, or with LoRA weights"
+        return rule
 
     def _clipped(self, facts: Channels) -> Channels:
         most = self.largest

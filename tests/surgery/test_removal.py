@@ -6,6 +6,7 @@ import pytest
 from keras import layers as L
 from keras import ops
 
+from keras_dlopt import _compat
 from keras_dlopt import layers as own
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, remove_dead
@@ -166,6 +167,41 @@ def own_layers(x):
     return conv(3)(own.ReZero()(y))
 
 
+def initial_states(x):
+    y = L.Reshape((36, 4))(x)
+    z, state = L.GRU(5, return_state=True, return_sequences=True)(y)
+    z = L.LSTM(5, return_sequences=True)(z, initial_state=[state, L.Dense(5)(state)])
+    return L.Dense(3)(L.SimpleRNN(4)(z, initial_state=L.Dense(4)(y[:, 0])))
+
+
+def at_each_step(x):
+    y = L.TimeDistributed(L.Conv1D(5, 3, padding="same", activation="relu"))(x)
+    y = L.TimeDistributed(L.BatchNormalization())(L.TimeDistributed(L.ReLU())(y))
+    y = L.TimeDistributed(L.Reshape((2, 3, 5)))(y)
+    y = L.TimeDistributed(L.Flatten())(L.TimeDistributed(L.DepthwiseConv2D(2))(y))
+    step = L.TimeDistributed(L.LSTM(4, return_sequences=True))
+    return step(L.Reshape((6, 2, 5))(L.TimeDistributed(L.Dense(10))(y)))
+
+
+def shuffled(x):
+    y = conv(8)(x)
+    y = ops.reshape(y, (-1, 6, 6, 2, 4))
+    y = ops.reshape(ops.transpose(y, (0, 1, 2, 4, 3)), (-1, 6, 6, 8))
+    return conv(3)(conv(8, groups=2, activation="relu")(y))
+
+
+def shuffled_by_layers(x):
+    y = L.Reshape((6, 6, 2, 3))(conv(6, groups=2)(x))
+    y = L.Reshape((6, 6, 6))(L.Permute((1, 2, 4, 3))(y))
+    return conv(3)(L.DepthwiseConv2D(3, padding="same")(y))
+
+
+def layers_of_applications(x):
+    y = conv(5)(x)
+    y = _compat.ScaledSum(0.3)([y, _compat.FactorByChannel(0.5, 5)(conv(5)(y))])
+    return conv(3)(y)
+
+
 def embedded(x):
     tokens = ops.cast(ops.round(ops.abs(x[:, :, 0, 0])), "int32")
     return L.Dense(3)(L.Embedding(12, 5)(tokens))
@@ -200,6 +236,11 @@ TRAPS = {
     both_ways: 7,
     heads: 29,  # 5, 4 heads, 6, 5, 2 heads, 7
     embedded: 5,
+    layers_of_applications: 5,
+    initial_states: 9,
+    at_each_step: 10,  # 10 dense ones are read in pairs
+    shuffled: 6,  # 8 in pairs, which the two halves of the next layer tie again; 8 / 2
+    shuffled_by_layers: 3,
     own_layers: 5,
 }
 

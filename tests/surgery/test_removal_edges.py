@@ -109,13 +109,79 @@ def test_masks_are_no_channels():
     check(keras.Model(x, L.Dense(2)(y)), tokens(3, 7), free=6 + 3 + 6 + 5)
 
 
-def test_states_hold_the_units():
-    x = keras.Input((7, 4))
-    y, state = L.GRU(5, return_state=True, return_sequences=True)(x)
-    y = L.LSTM(5)(y, initial_state=[state, state])
-    found = dependencies(keras.Model(x, L.Dense(2)(y)))
+def test_states_that_are_not_the_units_hold_them():
+    x, given = keras.Input((7, 4)), keras.Input((5,))
+    y = L.LSTM(5)(x, initial_state=[given, L.Dense(5)(given)])
+    found = dependencies(keras.Model([x, given], L.Dense(2)(y)))
+    assert found.free == ()  # one of the states is an input of the model
+    inner = L.TimeDistributed(keras.Sequential([keras.Input((4,)), L.Dense(3)]))
+    found = dependencies(keras.Model(x, L.Dense(2)(inner(L.Dense(4)(x)))))
     assert found.free == ()
-    assert any("with an initial state" in pin.reason for pin in found.pinned)
+    assert any("no rule for Sequential" in pin.reason for pin in found.pinned)
+
+
+def moments(y, axis, epsilon):
+    mean, variance = y.mean(axis, keepdims=True), y.var(axis, keepdims=True)
+    return (y - mean) / np.sqrt(variance + epsilon)
+
+
+def in_two_groups(y):
+    return moments(y.reshape(len(y), 2, -1), 2, 1e-3).reshape(len(y), -1)
+
+
+TOGETHER = {
+    "LayerNormalization": (L.LayerNormalization(), lambda y: moments(y, 1, 1e-3), 8),
+    "RMSNormalization": (
+        L.RMSNormalization(),
+        lambda y: y / np.sqrt((y**2).mean(1, keepdims=True) + 1e-6),
+        8,
+    ),
+    "UnitNormalization": (
+        L.UnitNormalization(),
+        lambda y: y / np.sqrt((y**2).sum(1, keepdims=True)),
+        8,
+    ),
+    "GroupNormalization": (L.GroupNormalization(2), in_two_groups, 4),
+}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_channels_that_are_normalized_together(kind):
+    layer, formula, free = TOGETHER[kind]
+    layer = type(layer).from_config(layer.get_config() | {"name": "norm"})
+    model = randomized(
+        keras.Sequential([keras.Input((5,)), L.Dense(8, name="a"), layer, L.Dense(2)])
+    )
+    assert dependencies(model).free == ()
+    found = dependencies(model, normalized=True)
+    assert len(found.free) == free
+    gone = drawn(found, 0.5, np.random.default_rng(1))
+    small = without(found, gone)
+    left = found.stays(found.survey.made["a"], gone)
+    assert left.sum() == 4
+    kernel, bias, *scales, last, end = (
+        w.numpy().astype("float64") for w in model.weights
+    )
+    x = numbers(3, 5)
+    y = formula((x @ kernel + bias)[:, left])
+    for weight, combine in zip(scales, (np.multiply, np.add), strict=False):
+        y = combine(y, weight[left])
+    assert relative(y @ last[left] + end, small(x)) < 1e-5
+
+
+def test_prune_channels_takes_them_only_when_asked():
+    x = keras.Input((6, 8))
+    y = L.Dense(16, name="stream")(x)
+    z = L.LayerNormalization()(y)
+    y = y + L.MultiHeadAttention(2, 4)(z, z)
+    y = y + L.Dense(16)(L.Dense(32, activation="gelu")(L.LayerNormalization()(y)))
+    model = keras.Model(x, L.Dense(2)(L.GlobalAveragePooling1D()(y)))
+    with pytest.raises(dlopt.errors.ConfigError, match="cannot be met"):
+        dlopt.prune_channels(model, parameters=0.4)
+    small, report = dlopt.prune_channels(model, parameters=0.4, normalized=True)
+    assert small.get_layer("stream").units == 8
+    assert small.count_params() == report.parameters_after
+    assert np.isfinite(small(numbers(3, 6, 8))).all()
 
 
 def test_functions_of_this_process_stay_themselves():
@@ -155,9 +221,9 @@ def test_weights_of_other_forms_hold_their_channels():
     model.get_layer("a").enable_lora(2)
     assert dependencies(model).free == ()
     x = keras.Input((4, 6))
-    y = L.TimeDistributed(L.Dense(5))(L.Dense(6)(x))
+    y = L.SpectralNormalization(L.Dense(5))(L.Dense(6)(x))
     found = dependencies(keras.Model(x, L.Dense(2)(y)))
-    assert "no rule for TimeDistributed" in {pin.reason for pin in found.pinned}
+    assert "no rule for SpectralNormalization" in {pin.reason for pin in found.pinned}
 
 
 def test_a_model_without_layers():

@@ -13,6 +13,8 @@ from keras_dlopt.surgery.channels import Channels
 from keras_dlopt.surgery.rules.weighted import Answer, ended
 from keras_dlopt.surgery.survey import ANY, Site
 
+TOGETHER = "normalizes several channels together"
+
 
 def same(site: Site) -> Answer:
     """Hands everything on."""
@@ -85,7 +87,7 @@ def group_normalization(site: Site) -> Answer:
     layer, x = site.operation, site.first
     axis = layer.axis if layer.axis >= 0 else layer.axis + len(site.shape)
     if axis != x.axis or layer.groups not in (-1, x.n):
-        return "normalizes several channels together"
+        return TOGETHER
     for name in ("gamma", "beta"):
         site.weight(getattr(layer, name, None), 0, x.ids)
     if layer.groups != -1:
@@ -104,6 +106,15 @@ def layer_scale(site: Site) -> Answer:
     return x.bounded(*bounds.scaled(x.low, x.high, gamma, 0.0))
 
 
+def factor_by_channel(site: Site) -> Answer:
+    """The same of Keras' ConvNeXt, along the last axis."""
+    layer, x = site.operation, site.along(len(site.shape) - 1)
+    site.weight(layer.gamma, 0, x.ids)
+    site.size("projection_dim", x.ids, makes=None)
+    gamma = to_numpy(layer.gamma).astype("float64")
+    return x.bounded(*bounds.scaled(x.low, x.high, gamma, 0.0))
+
+
 def re_zero(site: Site) -> Answer:
     """One factor for all."""
     x, alpha = site.first, float(to_numpy(site.operation.alpha))
@@ -117,6 +128,36 @@ def rescaling(site: Site) -> Answer:
     if np.size(scale) > 1 or np.size(offset) > 1:
         return "a scale or an offset for each channel"
     return x.bounded(*bounds.scaled(x.low, x.high, float(scale), float(offset)))
+
+
+def scaled_sum(site: Site) -> Answer:
+    """The first tensor plus the second times a number."""
+    one, other = site.given
+    if one.axis != other.axis or one.n != other.n:
+        return "joins channels along different axes"
+    site.join(one.ids, other.ids)
+    scaled = bounds.scaled(other.low, other.high, float(site.operation.scale), 0.0)
+    return one.bounded(*_sum((one.low, one.high), scaled))
+
+
+def normalized_together(site: Site) -> Answer:
+    """Moments over the channels change when some leave: not for exact removal."""
+    layer, x = site.operation, site.first
+    axis = getattr(layer, "axis", -1)
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    if [a % len(site.shape) for a in axes] != [x.axis]:
+        return TOGETHER
+    groups = getattr(layer, "groups", 1)
+    if groups in (-1, x.n):
+        return group_normalization(site)
+    rows = x.ids.reshape(groups, -1)
+    for row in rows[1:]:  # all groups stay alike
+        site.join(row, rows[0])
+    for name in ("gamma", "beta", "scale"):
+        weight = getattr(layer, name, None)
+        if hasattr(weight, "shape"):  # `scale` may be a flag
+            site.weight(weight, 0, x.ids)
+    return x.bounded(*ANY)
 
 
 _Interval = bounds.Interval

@@ -2,22 +2,27 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
+from keras_dlopt.graph.symbolic import Node
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.bounds import is_elementwise
 from keras_dlopt.surgery.channels import Channels
 from keras_dlopt.surgery.rules.weighted import Answer
-from keras_dlopt.surgery.survey import ANY, Site
+from keras_dlopt.surgery.survey import ANY, Place, Site
 
 
 def recurrent(site: Site) -> Answer:
     """LSTM, GRU and SimpleRNN: a unit leaves with all its gates and states."""
-    if len(site.given) > 1:
-        return "a recurrent layer with an initial state"
+    states = site.given[1:]
+    if any(one.axis != 1 or one.n != site.operation.units for one in states):
+        return "an initial state whose channels are not the units"
     out = _units(site, site.operation, site.along(2))
     if isinstance(out, str):
         return out
+    for state in states:
+        site.join(state.ids, out)
     site.size("units", out)
     return [Channels(len(t.shape) - 1, out, *ANY) for t in site.outputs]
 
@@ -115,3 +120,46 @@ def attention(site: Site) -> Answer:
         width = kernel.shape[1] + weights["query", "kernel"].shape[2]
         site.place.products.append((heads, lengths[0] * lengths[1] * width))
     return Channels(rank - 1, out, *ANY)
+
+
+def time_distributed(site: Site) -> Answer:
+    """A layer at each step, by the rule of that layer."""
+    inner = site.operation.layer
+    rule = site.survey.rule_of(inner)
+    if isinstance(rule, str):
+        return rule
+    if site.first.axis == 1 or len(site.given) > 1 or len(site.outputs) > 1:
+        return "channels along the steps, or several tensors"
+    given, made = (
+        keras.KerasTensor((t.shape[0], *t.shape[2:]), dtype=t.dtype)
+        for t in (site.taken[0], site.outputs[0])
+    )
+    # No call is counted: constants do not go into its bias.
+    place = Place(site.place.path, inner)
+    node = Node(inner, (given,), {}, [given], [made])
+    part = Site(site.survey, place, node, [site.first.moved(site.first.axis - 1)])
+    found = rule(part)
+    _taken_over(site, place)
+    return found.moved(found.axis + 1) if isinstance(found, Channels) else found
+
+
+def _taken_over(site: Site, place: Place) -> None:
+    """What hangs on the channels inside hangs on them outside, at every step."""
+    for variable, axes in place.weights.values():
+        for axis, ids in axes.items():
+            site.weight(variable, axis, ids)
+        uses = place.uses.get(id(variable), 0)
+        if uses is None or uses > 0:
+            steps = site.taken[0].shape[1]
+            site.multiplies(variable, (steps, uses))
+
+    def forget(config: dict[str, Any], stays: np.ndarray) -> None:
+        config["layer"].pop("build_config", None)  # of the old input
+
+    site.size("layer", site.first.ids, forget, makes=None)
+    for name, (ids, write) in place.sizes.items():
+
+        def outside(config: dict[str, Any], stays: np.ndarray, write=write) -> None:
+            write(config["layer"]["config"], stays)
+
+        site.size(name, ids, outside, makes=None)

@@ -104,9 +104,28 @@ def _laid_out(site: Site, order: list[int]) -> Answer:
         ones = [i for i, n in enumerate(index.shape) if n == 1]
         varying = [ones[-1] if ones else index.ndim - 1]
     if len(varying) > 1:
-        return "spreads channels over several axes"
+        return _spread(site, index, varying)
     line = np.moveaxis(index, varying[0], 0).reshape(index.shape[varying[0]], -1)[:, 0]
     return x.taken(line).moved(varying[0] + 1)
+
+
+def _spread(site: Site, index: np.ndarray, varying: list[int]) -> Answer:
+    """Channels over several axes, as before a shuffle: whole rows of them may leave.
+
+    The longest axis becomes that of the channels; what lies behind one place of it, at
+    all places of the other axes, leaves together.
+    """
+    x = site.first
+    axis = max(varying, key=lambda i: (index.shape[i], i))
+    rows = np.moveaxis(index, axis, 0).reshape(index.shape[axis], -1)
+    rows = np.unique(rows, axis=1)
+    if rows.size != x.n:
+        return "spreads channels over several axes"
+    ids = site.fresh(len(rows))
+    for column in rows.T:
+        site.join(x.ids[column], ids)
+    low, high = x.low[rows].min(axis=1), x.high[rows].max(axis=1)
+    return Channels(axis + 1, ids, low, high)
 
 
 def _varies(index: np.ndarray, axis: int) -> bool:

@@ -5,11 +5,11 @@ from typing import Any
 
 from keras import layers as L
 
+from keras_dlopt import _compat
 from keras_dlopt import layers as own
 from keras_dlopt.surgery.bounds import ELEMENTWISE
 from keras_dlopt.surgery.rules import elementwise, sequences, shapes, weighted
 
-_TOGETHER = "normalizes several channels together"
 _MIXES = "mixes channels"
 
 RULES: dict[Any, Callable[..., Any] | str] = {
@@ -24,6 +24,7 @@ RULES: dict[Any, Callable[..., Any] | str] = {
     **dict.fromkeys((L.SeparableConv1D, L.SeparableConv2D), weighted.separable),
     **dict.fromkeys((L.LSTM, L.GRU, L.SimpleRNN), sequences.recurrent),
     L.Bidirectional: sequences.bidirectional,
+    L.TimeDistributed: sequences.time_distributed,
     L.MultiHeadAttention: sequences.attention,
     L.BatchNormalization: elementwise.batch_normalization,
     own.BatchNormalization: elementwise.batch_normalization,
@@ -31,9 +32,9 @@ RULES: dict[Any, Callable[..., Any] | str] = {
     own.ReZero: elementwise.re_zero,
     own.StochasticDepth: elementwise.same,
     L.GroupNormalization: elementwise.group_normalization,
-    L.LayerNormalization: _TOGETHER,
-    L.RMSNormalization: _TOGETHER,
-    L.UnitNormalization: _TOGETHER,
+    L.LayerNormalization: elementwise.TOGETHER,
+    L.RMSNormalization: elementwise.TOGETHER,
+    L.UnitNormalization: elementwise.TOGETHER,
     L.Softmax: _MIXES,
     L.Rescaling: elementwise.rescaling,
     L.Activation: elementwise.activation,
@@ -57,6 +58,8 @@ RULES: dict[Any, Callable[..., Any] | str] = {
         (L.Add, L.Average, L.Subtract, L.Multiply, L.Maximum, L.Minimum),
         elementwise.join,
     ),
+    _compat.FactorByChannel: elementwise.factor_by_channel,
+    _compat.ScaledSum: elementwise.scaled_sum,
     L.Concatenate: elementwise.concatenate,
     **dict.fromkeys(
         (
@@ -97,7 +100,7 @@ RULES: dict[Any, Callable[..., Any] | str] = {
     **dict.fromkeys(elementwise.JOINS, elementwise.join),
     **dict.fromkeys(("Mean", "Max", "Min"), shapes.mean),
     "Concatenate": elementwise.concatenate,
-    "Cast": elementwise.cast,
+    **dict.fromkeys(("Cast", "ConvertToTensor"), elementwise.cast),
     "ExpandDims": shapes.expand,
     "GetItem": shapes.get_item,
     "Reshape": shapes.reshape,
@@ -106,3 +109,14 @@ RULES: dict[Any, Callable[..., Any] | str] = {
     "Transpose": shapes.transpose,
     "Softmax": _MIXES,
 }
+
+# For removal that may change the function: channels that share moments leave, too.
+NORMALIZED_RULES: dict[Any, Callable[..., Any] | str] = RULES | dict.fromkeys(
+    (
+        L.GroupNormalization,
+        L.LayerNormalization,
+        L.RMSNormalization,
+        L.UnitNormalization,
+    ),
+    elementwise.normalized_together,
+)
