@@ -1,7 +1,5 @@
 """Blocks and models written as one layer, opened into the layers they consist of."""
 
-import functools
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from keras_dlopt import _compat
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import copy_model, reason
+from keras_dlopt.graph.opening import seen_through
 from keras_dlopt.graph.rebuilding import rebuilt
 from keras_dlopt.graph.symbolic import graph_of, known_kind, nodes
 from keras_dlopt.graph.trace import input_specs
@@ -46,20 +45,7 @@ def opened(model: keras.Model, *, example: Any = None) -> keras.Model:
     """
     specs = input_specs(model, example)
     twin = copy_model(model)
-    through = _worth_opening(twin)
-    _rename(twin, {id(layer) for layer in through})
-    given = keras.tree.map_structure(
-        lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype), specs
-    )
-    with _compat.called_through(through, _Through()):
-        try:
-            graph = keras.Model(given, twin.call(given), name=model.name)
-        except Exception as error:
-            raise ModelError(
-                f"{type(model).__name__} cannot be opened: its call() fails on "
-                f"symbolic tensors ({reason(error)}). Write call() with layers and "
-                "keras.ops only and without a branch on values."
-            ) from error
+    graph = seen_through(twin, _worth_opening(twin), specs)
     new = rebuilt(graph, _nothing_done(graph))
     _compare(model, new, specs if example is None else None, example)
     if model.compiled:
@@ -99,75 +85,6 @@ def _nothing_done(graph: Any) -> dict[int, Any]:
         if _compat.operation_name(node.operation) == "ConvertToTensor"
         and node.inputs[0].dtype == node.outputs[0].dtype
     }
-
-
-def _rename(model: Any, through: set[int]) -> None:
-    """Gives layers that come to stand side by side names of their own."""
-    names: set[str] = set()
-
-    def visit(layer: Any, prefix: str, seen: set[int]) -> None:
-        for child in children(layer):
-            if id(child) in seen:
-                continue
-            seen.add(id(child))
-            name = plain = f"{prefix}{child.name}"
-            number = 1
-            while name in names:
-                name, number = f"{plain}_{number}", number + 1
-            names.add(name)
-            child.name = name
-            if id(child) in through:
-                visit(child, f"{name}_", seen)
-
-    visit(model, "", {id(model)})
-
-
-class _Through:
-    """A symbolic call that records what is inside, where that is all there is."""
-
-    def __init__(self):
-        self._tries = False
-
-    def __call__(self, layer: Any, own: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            if not self._tries and not self._same_in_training(layer, args, kwargs):
-                return own(*args, **kwargs)
-            return layer.call(*args, **kwargs)
-        except Exception:  # whatever it does there, it does not work on symbols
-            if self._tries:
-                raise
-            return own(*args, **kwargs)
-
-    def _same_in_training(self, layer: Any, args: Any, kwargs: Any) -> bool:
-        if "training" not in inspect.signature(layer.call).parameters:
-            return True
-        self._tries = True
-        try:
-            kinds = functools.partial(_kinds, layer, args, kwargs)
-            return kinds(training=True) == kinds(training=False)
-        finally:
-            self._tries = False
-
-
-def _kinds(layer: Any, args: Any, kwargs: Any, *, training: bool) -> list[Any]:
-    """What a call consists of: the layers themselves, and classes of operations."""
-    fresh: dict[int, Any] = {}
-
-    def symbol(value: Any) -> Any:
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        new = keras.Input(batch_shape=value.shape, dtype=value.dtype)
-        return fresh.setdefault(id(value), new)
-
-    args, kwargs = keras.tree.map_structure(symbol, (args, kwargs))
-    made = layer.call(*args, **{**kwargs, "training": training})
-    graph = keras.Model([*fresh.values()], made)
-    found = (node.operation for node in nodes(graph))
-    return [
-        id(one) if isinstance(one, keras.layers.Layer) else type(one)
-        for one in found
-        if not isinstance(one, keras.layers.InputLayer)
-    ]
 
 
 def _compare(old: Any, new: Any, specs: Any, example: Any) -> None:

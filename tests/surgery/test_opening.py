@@ -211,7 +211,7 @@ class Looks(keras.Model):
         return {"plain": self.plain}
 
 
-@pytest.mark.advice("surgery/opening.py", "keras.ops only and without a branch")
+@pytest.mark.advice("graph/opening.py", "keras.ops only and without a branch")
 def test_a_call_that_looks_at_values_is_refused():
     x = numbers(2, 3)
     for plain in (False, True):
