@@ -66,7 +66,7 @@ def _rename(model: Any, through: set[int]) -> None:
 class _Through:
     """A symbolic call that records what is inside, where that is all there is."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._tries = False
 
     def __call__(self, layer: Any, own: Any, *args: Any, **kwargs: Any) -> Any:
