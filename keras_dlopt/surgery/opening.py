@@ -106,8 +106,8 @@ def _compare(old: Any, new: Any, specs: Any, example: Any) -> None:
         raise ModelError(
             f"{old.name!r} opened computes something else: outputs differ by "
             f"{worst:.2g} of the largest, {len(new.losses)} losses in place of "
-            f"{len(old.losses)}. A call() with state beside weights cannot be opened: "
-            "write it with layers and weights, or prune around it."
+            f"{len(old.losses)}. A call() with state beside weights cannot be opened. "
+            "Write it with layers and weights, or prune around it."
         )
 
 

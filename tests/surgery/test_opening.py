@@ -172,7 +172,7 @@ def test_what_cannot_be_opened_stays(kind):
     assert len(new.losses) == len(model.losses) == (kind is Losing)
 
 
-@pytest.mark.advice("surgery/opening.py", "write it with layers and weights")
+@pytest.mark.advice("surgery/opening.py", "Write it with layers and weights")
 def test_a_function_that_changes_by_itself_is_refused():
     model = keras.Sequential([keras.Input((4,)), L.Dense(4), Counting()])
     with pytest.raises(ModelError, match="outputs differ by.*layers and weights"):
