@@ -1,0 +1,111 @@
+"""What LiteRT's operators do in int8: one table for the writer, its check and docs.
+
+Source: LiteRT's 8-bit quantization specification and its operator versions.
+"""
+
+# Operator -> where it takes its kernel and its bias.
+WEIGHTED = {
+    "CONV_2D": (1, 2),
+    "DEPTHWISE_CONV_2D": (1, 2),
+    "FULLY_CONNECTED": (1, 2),
+    "TRANSPOSE_CONV": (1, 3),
+}
+# What goes in and what comes out are on one grid: there is no rescaling inside.
+KEEPS_GRID = frozenset(
+    [
+        "AVERAGE_POOL_2D",
+        "BATCH_TO_SPACE_ND",
+        "BROADCAST_TO",
+        "CONCATENATION",
+        "DEPTH_TO_SPACE",
+        "EXPAND_DIMS",
+        "GATHER",
+        "GATHER_ND",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MINIMUM",
+        "MIRROR_PAD",
+        "PACK",
+        "PAD",
+        "PADV2",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "REVERSE_V2",
+        "SELECT_V2",
+        "SLICE",
+        "SPACE_TO_BATCH_ND",
+        "SPACE_TO_DEPTH",
+        "SPLIT",
+        "SPLIT_V",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "TILE",
+        "TRANSPOSE",
+        "UNPACK",
+    ]
+)
+# Their kernels round anew, from the grids of what they take to that of what they make.
+RESCALES = frozenset(
+    [
+        "ABS",
+        "ADD",
+        "BATCH_MATMUL",
+        "ELU",
+        "EXP",
+        "GELU",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "MEAN",
+        "MUL",
+        "PRELU",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "RSQRT",
+        "SQUARED_DIFFERENCE",
+        "SUB",
+        "SUM",
+    ]
+)
+# The grids that their lookup tables end in: (scale, zero point).
+FIXED = {
+    "L2_NORMALIZATION": (1 / 128, 0),
+    "LOGISTIC": (1 / 256, -128),
+    "LOG_SOFTMAX": (16 / 256, 127),
+    "SOFTMAX": (1 / 256, -128),
+    "TANH": (1 / 128, 0),
+}
+# On a grid that ends where they cut, they change nothing: (lowest, highest) value.
+CUTS = {"RELU": (0.0, float("inf")), "RELU6": (0.0, 6.0)}
+# The first version of each operator that knows int8, where it isn't the second.
+_VERSIONS = {
+    "BATCH_MATMUL": 2,
+    "BROADCAST_TO": 2,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "ELU": 1,
+    "EXPAND_DIMS": 1,
+    "FULLY_CONNECTED": 4,
+    "GATHER_ND": 1,
+    "GELU": 1,
+    "HARD_SWISH": 1,
+    "PRELU": 1,
+    "RESHAPE": 1,
+    "SELECT_V2": 1,
+    "SQUEEZE": 1,
+    "TRANSPOSE_CONV": 3,
+}
+
+
+def version(name: str, given: int) -> int:
+    """The version of an operator that runs in int8; at least the one of the file."""
+    return max(given, _VERSIONS.get(name, 2))
+
+
+def runs_in_int8(name: str) -> bool:
+    """Whether an operator has an int8 kernel."""
+    tables = (WEIGHTED, KEEPS_GRID, RESCALES, FIXED)
+    return any(name in table for table in tables)

@@ -1,0 +1,74 @@
+"""The trained ranges in a float file: pairs of QUANTIZE and DEQUANTIZE.
+
+A fake quantization with constant ends becomes such a pair when the converter writes a
+file in float, with the exact scale and zero point. So the pairs are the marks of the
+trained ranges, wherever the converter has moved and fused the operations around them.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlopt.export.flat import Flat
+
+
+@dataclasses.dataclass(frozen=True)
+class Lattice:
+    """The int8 grid of a tensor: value = scale * (code - zero point)."""
+
+    scale: np.float32
+    zero_point: int
+
+    @property
+    def low(self) -> float:
+        """The value of the smallest code."""
+        return float(self.scale) * (-128 - self.zero_point)
+
+    @property
+    def high(self) -> float:
+        """The value of the largest code."""
+        return float(self.scale) * (127 - self.zero_point)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A tensor that is another one, rounded to a grid."""
+
+    source: int
+    grid: Lattice
+
+
+def take_pairs(file: Flat) -> dict[int, View]:
+    """Takes the pairs out of a file; returns what each made: tensor -> view.
+
+    A view's source may be a view itself. Constants that the converter stored on a grid
+    become float again.
+    """
+    makers = {i: op for op in file.ops for i in op.outputs}
+    views: dict[int, View] = {}
+    gone = set()
+    for op in file.ops:
+        if op.name != "DEQUANTIZE":
+            continue
+        (taken,), (made,) = op.inputs, op.outputs
+        before = makers.get(taken)
+        grid = _grid(file, taken)
+        if before is not None and before.name == "QUANTIZE" and grid is not None:
+            views[made] = View(before.inputs[0], grid)
+            gone |= {id(op), id(before)}
+        elif grid is not None and (codes := file.data(taken)) is not None:
+            shift = 128 if file.type(taken) == "uint8" else 0
+            values = (codes.astype("float64") - shift - grid.zero_point) * grid.scale
+            constant = file.add(made, "float32", values=values.astype("float32"))
+            file.tensors[made] = file.tensors[constant]
+            gone.add(id(op))
+    file.ops = [op for op in file.ops if id(op) not in gone]
+    return views
+
+
+def _grid(file: Flat, index: int) -> Lattice | None:
+    found = file.tensors[index].quantization
+    if found is None or found.scale is None or len(found.scale) != 1:
+        return None
+    shift = 128 if file.type(index) == "uint8" else 0
+    return Lattice(np.float32(found.scale[0]), int(found.zeroPoint[0]) - shift)

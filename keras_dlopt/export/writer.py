@@ -1,0 +1,247 @@
+"""A float file with marked ranges as an int8 file of the trained codes and scales.
+
+An operation runs in int8 where LiteRT has it in int8, its kernel is on a trained grid,
+and all that it takes and makes has a range. Everything else stays in float, between a
+DEQUANTIZE and a QUANTIZE, and computes what was simulated.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlopt.export.flat import Flat, Op
+from keras_dlopt.export.kernels import Codes, find, fitted
+from keras_dlopt.export.lattices import Lattices, cuts_nothing
+from keras_dlopt.export.operators import KEEPS_GRID, WEIGHTED, runs_in_int8, version
+from keras_dlopt.export.pairs import Lattice, take_pairs
+from keras_dlopt.export.twin import Kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Island:
+    """An operation that stays in float.
+
+    Attributes:
+        operator: its name in LiteRT.
+        tensor: name of what it makes.
+        reason: why.
+    """
+
+    operator: str
+    tensor: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Written:
+    """What became of a file's operations and weights.
+
+    Attributes:
+        kernels: the trained kernels whose codes are in the file.
+        islands: what stays in float.
+        int8: number of operations that run in int8.
+    """
+
+    kernels: list[Kernel] = dataclasses.field(default_factory=list)
+    islands: list[Island] = dataclasses.field(default_factory=list)
+    int8: int = 0
+
+
+def to_int8(file: Flat, kernels: list[Kernel], *, io: str = "float") -> Written:
+    """Turns a float file with marked ranges into an int8 one, in place.
+
+    Args:
+        file: as the converter wrote it, with a pair of QUANTIZE and DEQUANTIZE for
+            every trained range.
+        kernels: the trained kernels.
+        io: type of the file's inputs and outputs, `"float"` or `"int8"`.
+    """
+    return _Writer(file, kernels).run(io)
+
+
+class _Writer:
+    def __init__(self, file: Flat, kernels: list[Kernel]):
+        self.file, self.kernels = file, kernels
+        self.views = take_pairs(file)
+        self.grids = Lattices(file, self.views)
+        self.ops: list[Op] = []
+        self.written = Written()
+        # The tensor that holds another one in int8, on a grid; and in float.
+        self.in_int8: dict[tuple[int, Lattice], int] = {}
+        self.in_float: dict[int, int] = {}
+        self.native: dict[int, Lattice] = {}
+        self.constants: dict[tuple[int, bytes], int] = {}
+
+    def run(self, io: str) -> Written:
+        if io == "int8":
+            for i in list(self.file.inputs):
+                self._take_int8(i)
+        for op in self.file.ops:
+            reason = self._blocked(op)
+            if reason is None:
+                self._put_int8(op)
+            else:
+                self._put_float(op, reason)
+        for o in list(self.file.outputs):
+            if io == "int8" and self._is_int8(o):
+                self.file.rename(o, self._int8(o))
+            else:
+                self.file.rename(o, self._float(o))
+        self.file.ops = self.ops
+        return self.written
+
+    def _take_int8(self, index: int) -> None:
+        grid = self.grids.own.get(index)
+        if self.file.is_float(index) and grid is not None:
+            made = self._new(index, grid)
+            self.file.rename(index, made)
+            self.native[index], self.in_int8[index, grid] = grid, made
+
+    def _blocked(self, op: Op) -> str | None:
+        """Why an operation cannot run in int8; None if it can."""
+        floats = [i for i in (*op.inputs, *op.outputs) if self.file.is_float(i)]
+        if not floats:
+            return ""
+        if not runs_in_int8(op.name):
+            return "LiteRT has it in float only"
+        if not all(self._is_int8(i) for i in self.grids.moving(op)):
+            return "what it takes has no quantizer"
+        made = [o for o in op.outputs if self.file.is_float(o)]
+        if not all(o in self.grids.own for o in made):
+            return "what it makes has no quantizer"
+        if op.name in WEIGHTED and self._codes(op) is None:
+            return "its kernel is not on an int8 grid"
+        return None
+
+    def _is_int8(self, index: int) -> bool:
+        return index in self.native or self.grids.is_sure(index)
+
+    def _codes(self, op: Op) -> Codes | None:
+        weight = self.file.data(op.inputs[WEIGHTED[op.name][0]])
+        return None if weight is None else find(_rows(op.name, weight), self.kernels)
+
+    def _put_float(self, op: Op, reason: str) -> None:
+        if reason:
+            name = self.file.tensors[op.outputs[0]].name or b""
+            self.written.islands.append(Island(op.name, name.decode(), reason))
+        moving = self.grids.moving(op)
+        op.inputs = [self._float(i) if i in moving else i for i in op.inputs]
+        self.ops.append(op)
+
+    def _put_int8(self, op: Op) -> None:
+        taken = [self.grids.at(i) for i in self.grids.moving(op)]
+        made = [self.grids.own.get(o) for o in op.outputs]
+        if len(taken) == 1 and taken == made and cuts_nothing(op, taken[0]):
+            (i,), (o,) = op.inputs, op.outputs
+            self.native[o] = taken[0]
+            self.in_int8[o, taken[0]] = self._int8(i)
+            return
+        if op.name in WEIGHTED:
+            self._put_kernel(op, taken[0], made[0])
+        joins = op.name in KEEPS_GRID and len(taken) > 1
+        op.inputs = [self._taken(op, i, made[0], joins) for i in op.inputs]
+        for n, (o, grid) in enumerate(zip(op.outputs, made, strict=True)):
+            if grid is not None and self.file.is_float(o):
+                op.outputs[n] = self._new(o, grid)
+                self.native[o], self.in_int8[o, grid] = grid, op.outputs[n]
+        op.version = version(op.name, op.version)
+        self.ops.append(op)
+        self.written.int8 += 1
+
+    def _taken(self, op: Op, index: int, made: Lattice | None, joins: bool) -> int:
+        """What an operation takes in place of a tensor of the float file."""
+        if not self.file.is_float(index):
+            return index
+        values = self.file.data(index)
+        if values is None:
+            return self._int8(index, made if joins else None)
+        if op.name in KEEPS_GRID:
+            grid = made or self.grids.at(self.grids.moving(op)[0])
+        else:
+            top = max(float(np.abs(values).max(initial=0)), 1e-30)
+            grid = Lattice(np.float32(top / 127), 0)
+        assert grid is not None
+        codes = np.rint(values.astype("float64") / grid.scale) + grid.zero_point
+        return self._constant(index, np.clip(codes, -128, 127), "int8", grid.scale, 0,
+                              zero_point=grid.zero_point)
+
+    def _put_kernel(self, op: Op, taken: Lattice, made: Lattice) -> None:
+        at, at_bias = WEIGHTED[op.name]
+        weight = self.file.data(op.inputs[at])
+        has_bias = len(op.inputs) > at_bias and op.inputs[at_bias] >= 0
+        bias = self.file.data(op.inputs[at_bias]) if has_bias else None
+        codes = self._codes(op)
+        assert weight is not None and codes is not None
+        codes = fitted(codes, bias, taken, made)
+        if codes.kernel is not None:
+            self.written.kernels.append(codes.kernel)
+        last = op.name == "DEPTHWISE_CONV_2D"
+        values = (codes.rows.T if last else codes.rows).reshape(weight.shape)
+        axis = len(weight.shape) - 1 if last else 0
+        op.inputs[at] = self._constant(op.inputs[at], values, "int8", codes.scale, axis)
+        if bias is not None:
+            unit = np.float32(taken.scale) * codes.scale
+            sums = np.rint(bias.astype("float64") / unit)
+            op.inputs[at_bias] = self._constant(
+                op.inputs[at_bias], sums, "int32", unit, 0
+            )
+
+    def _constant(self, like, values, kind, scale, axis, *, zero_point=0) -> int:
+        key = (like, np.asarray(scale).tobytes())
+        if key not in self.constants:
+            self.constants[key] = self.file.add(
+                like, kind, values=values.astype(kind), scale=scale, axis=axis,
+                zero_point=zero_point,
+            )
+        return self.constants[key]
+
+    def _int8(self, index: int, wanted: Lattice | None = None) -> int:
+        """A tensor in int8, on its own grid or a wanted one."""
+        grid = wanted or self.grids.at(index)
+        assert grid is not None
+        if (index, grid) not in self.in_int8:
+            self.in_int8[index, grid] = self._rounded(index, grid)
+        return self.in_int8[index, grid]
+
+    def _rounded(self, index: int, grid: Lattice) -> int:
+        view = self.views.get(index)
+        if view is not None and view.grid == grid:
+            source = view.source
+            if self._is_int8(source):
+                return self._int8(source, grid)
+        elif self._is_int8(index) and self.grids.at(index) != grid:
+            taken, made = self._int8(index), self._new(index, grid)
+            return self._append("QUANTIZE", taken, made)
+        else:
+            source = index
+        return self._append("QUANTIZE", self._float(source), self._new(source, grid))
+
+    def _float(self, index: int) -> int:
+        """A tensor in float."""
+        if index not in self.views and index not in self.native:
+            return index
+        if index not in self.in_float:
+            taken = self._int8(index)
+            if taken not in self.in_float:
+                made = self.file.add(index, "float32")
+                self.in_float[taken] = self._append("DEQUANTIZE", taken, made)
+            self.in_float[index] = self.in_float[taken]
+        return self.in_float[index]
+
+    def _append(self, name: str, taken: int, made: int) -> int:
+        # A rounding from int8 to int8 came with the second version.
+        kind = 1 if name == "QUANTIZE" and self.file.is_float(taken) else 2
+        self.ops.append(self.file.new_op(name, kind, [taken], [made]))
+        return made
+
+    def _new(self, like: int, grid: Lattice) -> int:
+        return self.file.add(
+            like, "int8", scale=grid.scale, zero_point=grid.zero_point
+        )
+
+
+def _rows(name: str, weight: np.ndarray) -> np.ndarray:
+    """A weight of the file as (output channels, rest)."""
+    if name == "DEPTHWISE_CONV_2D":
+        return np.moveaxis(weight, -1, 0).reshape(weight.shape[-1], -1)
+    return weight.reshape(len(weight), -1)
