@@ -76,7 +76,7 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> LiteTensor:
     if raw is not None and len(raw) and dtype in ("INT8", "INT32"):
         data = np.asarray(raw, "uint8").view(dtype.lower()).reshape(shape)
     return LiteTensor(
-        name=t.name.decode(),
+        name=(t.name or b"").decode(),
         dtype=dtype,
         shape=shape,
         scales=np.asarray(scales, "float32"),

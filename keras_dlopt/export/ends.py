@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ExportError
-from keras_dlopt.export.runtime import litert_package, signature_of
+from keras_dlopt.export.flat import Flat
 from keras_dlopt.graph.trace import input_specs
 from keras_dlopt.graph.walk import own_layers
 
@@ -117,23 +117,15 @@ def unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def arrange(path: str, ends: Ends) -> None:
-    """Puts the inputs and outputs of a .tflite file into the order of the model's.
+def arrange(file: Flat, ends: Ends) -> None:
+    """Puts the inputs and outputs of a file into the order of the model's.
 
     Raises:
         ExportError: if the file's signature has other names than the model's ends.
-        MissingDependencyError: without `ai-edge-litert`, where there are several.
     """
-    if len(ends.inputs) == len(ends.outputs) == 1:
-        return
-    with open(path, "rb") as file:
-        data = bytearray(file.read())
-    model = litert_package().schema_py_generated.Model.GetRootAs(data, 0)
-    graph = model.Subgraphs(0)
-    found = signature_of(model)
     for names, tensors, order in (
-        (ends.inputs, found.inputs, graph.InputsAsNumpy()),
-        (ends.outputs, found.outputs, graph.OutputsAsNumpy()),
+        (ends.inputs, file.input_names, file.inputs),
+        (ends.outputs, file.output_names, file.outputs),
     ):
         if sorted(names) != sorted(tensors) or len(order) != len(names):
             raise ExportError(
@@ -141,6 +133,4 @@ def arrange(path: str, ends: Ends) -> None:
                 f"{sorted(names)}. A converter of another version wrote it; report it "
                 "with the versions of tensorflow and keras."
             )
-        order[:] = [tensors[name] for name in names]  # in the bytes themselves
-    with open(path, "wb") as file:
-        file.write(data)
+        order[:] = [tensors[name] for name in names]

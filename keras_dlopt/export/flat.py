@@ -96,7 +96,7 @@ class Flat:
         """The type of a tensor, such as `"float32"`."""
         types = vars(self.schema.TensorType)
         (name,) = (k for k, v in types.items() if v == self.tensors[index].type)
-        return name.lower()
+        return str(name).lower()
 
     def is_float(self, index: int) -> bool:
         """Whether a tensor is of float32."""
@@ -111,6 +111,23 @@ class Flat:
             return None
         values = np.asarray(raw, "uint8").view(self.type(index))
         return values.reshape(self.shape(index))
+
+    @property
+    def input_names(self) -> dict[str, int]:
+        """Name -> tensor, of the inputs; empty for a file without a signature."""
+        return self._named("inputs")
+
+    @property
+    def output_names(self) -> dict[str, int]:
+        """Name -> tensor, of the outputs; empty for a file without a signature."""
+        return self._named("outputs")
+
+    def _named(self, what: str) -> dict[str, int]:
+        found = (self.model.signatureDefs or [None])[0]
+        return {
+            end.name.decode(): int(end.tensorIndex)
+            for end in (getattr(found, what, None) or [])
+        }
 
     def add(
         self,
@@ -175,7 +192,9 @@ class Flat:
             file.write(pack(self.model))
 
     def _number_operators(self) -> None:
-        rest = [self._op(t) for g in self.model.subgraphs[1:] for t in g.operators or []]
+        rest = [
+            self._op(t) for g in self.model.subgraphs[1:] for t in g.operators or []
+        ]
         kinds: dict[Any, int] = {}
         made: list[Any] = []
         for op in (*self.ops, *rest):

@@ -94,8 +94,10 @@ def fitted(
     if bias is not None:
         floor = np.maximum(floor, np.abs(bias.astype("float64")) / _LARGEST_BIAS / step)
     scale = np.broadcast_to(found.scale, floor.shape)
-    if np.all(scale >= floor):
+    empty = ~found.rows.any(axis=1) & (found.scale.size > 1)
+    if np.all(scale >= floor) and not empty.any():
         return found
-    wide = np.maximum(scale, floor.astype("float32"))
+    # Where all codes are 0 the bias alone decides on the grid.
+    wide = np.where(empty, floor, np.maximum(scale, floor)).astype("float32")
     rows = np.rint(found.rows * (scale / wide)[:, None]).astype("int8")
     return Codes(rows, wide, found.kernel)

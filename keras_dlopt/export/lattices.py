@@ -52,14 +52,12 @@ class Lattices:
     def moving(self, op: Op) -> list[int]:
         """The tensors of float that an operation takes and that are not constant."""
         return [
-            i
-            for i in op.inputs
-            if self.file.is_float(i) and self.file.data(i) is None
+            i for i in op.inputs if self.file.is_float(i) and self.file.data(i) is None
         ]
 
     def _backward(self, op: Op) -> None:
         grid = self.own.get(op.outputs[0]) if op.outputs else None
-        if grid is None or not (op.name in KEEPS_GRID or cuts_nothing(op, grid)):
+        if grid is None or not passes(op, grid):
             return
         if any(self.own.get(o) != grid for o in op.outputs):
             return
@@ -73,7 +71,8 @@ class Lattices:
         if index in self.file.outputs or self._of_views.get(index):
             return False
         return all(
-            self.own.get(o) == grid and (op.name in KEEPS_GRID or cuts_nothing(op, grid))
+            self.own.get(o) == grid
+            and (op.name in KEEPS_GRID or cuts_nothing(op, grid))
             for op in self._takers[index]
             for o in op.outputs
         )
@@ -90,6 +89,11 @@ class Lattices:
             for o in op.outputs:
                 if len(self.moving(op)) == 1 or o not in self.own:
                     self.own[o] = grid  # type: ignore[assignment]
+
+
+def passes(op: Op, grid: Lattice) -> bool:
+    """Whether an operation on a grid returns values that it took."""
+    return op.name in KEEPS_GRID or cuts_nothing(op, grid)
 
 
 def cuts_nothing(op: Op, grid: Lattice) -> bool:

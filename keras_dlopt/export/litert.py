@@ -1,4 +1,4 @@
-"""LiteRT (.tflite) files: float, or full int8 with the very scales trained."""
+"""LiteRT (.tflite) files: float, or int8 with the very codes and scales trained."""
 
 import contextlib
 import dataclasses
@@ -10,16 +10,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.agreement import Agreement, agreement, worst
 from keras_dlopt.export.contents import output_steps, read
 from keras_dlopt.export.ends import Ends, arrange, ends_of
+from keras_dlopt.export.flat import Flat
 from keras_dlopt.export.predictor import Predictor
 from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.runtime import litert_package
-from keras_dlopt.export.twin import Twin, bake, one_scale_each
-from keras_dlopt.export.verify import check
+from keras_dlopt.export.twin import Twin, bake
+from keras_dlopt.export.verify import check, layer_of
+from keras_dlopt.export.writer import Written, to_int8
 from keras_dlopt.graph.walk import check_built
 
 IO = ("float", "int8")
@@ -32,12 +33,14 @@ class ExportReport:
     Attributes:
         path: of the file.
         size: of the file in bytes.
-        quantized: whether it is a full int8 model.
+        quantized: whether activations are in int8.
         io: type of its inputs and outputs, `"float"` or `"int8"`.
         verified: whether the file was read back and compared.
         codes: int8 weight codes that were compared and are equal.
         ranges: activation scales and zero points that were found in the file.
         agreement: of its outputs with the model's on `data`; None without data.
+        islands: of a quantized model, each operation that stays in float, with the
+            layer it came from and the reason.
     """
 
     path: str
@@ -48,6 +51,7 @@ class ExportReport:
     codes: int = 0
     ranges: int = 0
     agreement: Agreement | None = None
+    islands: tuple[str, ...] = ()
 
 
 def litert(
@@ -55,6 +59,8 @@ def litert(
     path: str | os.PathLike[str],
     *,
     io: str = "float",
+    full_integer: bool = False,
+    lean: bool = True,
     verify: bool = True,
     data: Any = None,
     batch_size: int | None = 1,
@@ -62,16 +68,23 @@ def litert(
 ) -> ExportReport:
     """Writes a model as a LiteRT file for phones, microcontrollers and CPUs.
 
-    A model that was trained with activation quantizers (see `int8_recipe`) becomes a
-    full int8 file whose weight codes, scales and zero points are the trained ones;
-    the file is read back and compared. Any other model becomes a float file. Nothing
-    is printed, and the file appears only when it is complete and checked.
+    A model that was trained with activation quantizers (see `int8_recipe`) becomes an
+    int8 file whose weight codes, scales and zero points are the trained ones; the file
+    is read back and compared. What has no quantizer, or no int8 form in LiteRT, stays
+    in float between conversions, and `ExportReport.islands` names it. A model whose
+    weights alone are quantized becomes a float file with int8 weights, and any other
+    one a float file. Nothing is printed, and the file appears only when it is complete
+    and checked.
 
     Args:
         model: a `TransformedModel`, or a built Keras model.
         path: of the file, ending in `.tflite`; its folder must exist.
         io: type of the file's inputs and outputs: `"float"`, or `"int8"` for runtimes
             without float, where the caller scales with the file's input quantization.
+        full_integer: whether to refuse a quantized model of which something stays in
+            float.
+        lean: whether to leave out the names of tensors, which only debuggers read;
+            inputs and outputs keep theirs.
         verify: whether to read the file back and compare, which needs the package
             `ai-edge-litert`. A float file is compared only on `data`.
         data: a batch of inputs on which to compare the outputs of file and model.
@@ -80,7 +93,7 @@ def litert(
         example: a batch of inputs, for models that do not know their input's shape.
 
     Raises:
-        ConfigError: for what int8 LiteRT cannot express, or a wrong argument.
+        ConfigError: for what LiteRT cannot express, or a wrong argument.
         ExportError: if the converter fails, or the file is not what was trained; the
             text names the layer, and no file is left.
         MissingDependencyError: without `ai-edge-litert`, unless `verify=False`.
@@ -94,18 +107,22 @@ def litert(
             "quantizers. Train transform(model, int8_recipe(model)) first, or use "
             "io='float'."
         )
-    checks = verify and (bool(ranges) or data is not None)
+    checks = verify and (bool(kernels) or bool(ranges) or data is not None)
     if checks:
         litert_package()  # before the work, not after it
     ends = ends_of(plain, example)
     twin = Twin(plain, ranges, ends)
     with _complete_or_absent(path) as temporary:
-        options = _options(io, quantized=bool(ranges), one=one_scale_each(kernels))
-        _convert(twin, temporary, batch_size, options)
-        arrange(temporary, ends)
+        _convert(twin, temporary, batch_size)
+        file = Flat(temporary)
+        arrange(file, ends)
+        written = to_int8(file, kernels, io=io)
+        islands = _islands(written, plain) if ranges else ()
+        _check_written(file, islands, io, full_integer)
+        file.write(temporary, lean=lean)
         codes, agree = 0, None
-        if checks and ranges:
-            codes = check(temporary, plain, ranges, kernels)
+        if checks:
+            codes = check(temporary, plain, ranges, written.kernels)
         if checks and data is not None:
             agree = _compare(model, temporary, data, ends)
         size = os.path.getsize(temporary)
@@ -118,7 +135,35 @@ def litert(
         codes=codes,
         ranges=len(ranges) if checks else 0,
         agreement=agree,
+        islands=islands,
     )
+
+
+def _islands(written: Written, model: keras.Model) -> tuple[str, ...]:
+    return tuple(
+        f"{island.operator} from {layer_of(island.names, model)}: {island.reason}"
+        for island in written.islands
+    )
+
+
+def _check_written(
+    file: Flat, islands: tuple[str, ...], io: str, full_integer: bool
+) -> None:
+    """Raises for parts in float that the caller does not want."""
+    if islands and full_integer:
+        raise ExportError(
+            f"These operations stay in float: {'; '.join(dict.fromkeys(islands))}. "
+            "An operation needs a quantizer on what it takes and on what it returns: "
+            "add the missing '<layer>/output' to the recipe, or start from "
+            "int8_recipe(model). With full_integer=False the file keeps them in float."
+        )
+    ends = (("input", file.inputs), ("output", file.outputs))
+    for what, tensors in ends if io == "int8" else ():
+        if any(file.is_float(i) for i in tensors):
+            raise ConfigError(
+                f"io='int8' needs a quantizer at every {what} of the model, and one "
+                f"{what} has none. Start from int8_recipe(model), or use io='float'."
+            )
 
 
 def _check_arguments(model: Any, path: str, io: str, data: Any, verify: bool) -> None:
@@ -166,21 +211,7 @@ def _complete_or_absent(path: str) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _options(io: str, *, quantized: bool, one: bool) -> dict[str, Any]:
-    """What the converter is told; `one` for dense kernels of one scale each."""
-    import tensorflow as tf
-
-    options: dict[str, Any] = {}
-    if quantized:
-        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
-    if io == "int8":
-        options |= {"inference_input_type": tf.int8, "inference_output_type": tf.int8}
-    if one:
-        options |= _compat.one_scale_for_dense_kernels()
-    return options
-
-
-def _convert(twin: Twin, path: str, batch: int | None, options: dict[str, Any]) -> None:
+def _convert(twin: Twin, path: str, batch: int | None) -> None:
     try:
         with silence():
             twin.export(
@@ -188,7 +219,6 @@ def _convert(twin: Twin, path: str, batch: int | None, options: dict[str, Any]) 
                 format="litert",
                 verbose=False,
                 input_signature=[twin.ends.signature(batch)],
-                **options,
             )
     except Exception as error:
         raise ExportError(

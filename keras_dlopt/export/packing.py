@@ -24,7 +24,7 @@ class Constant:
         self.data = data
         self._schema = schema
 
-    def Pack(self, builder: Any) -> Any:  # noqa: N802
+    def Pack(self, builder: Any) -> Any:
         """Writes it, as the schema's objects do."""
         raw, data = b"" if self.data is None else self.data.tobytes(), None
         if raw:
@@ -52,13 +52,13 @@ def pack(model: Any) -> bytes:
             super().__init__(1 << 16)
             self.made: dict[Any, Any] = {}
 
-        def CreateNumpyVector(self, x: Any) -> Any:  # noqa: N802
+        def CreateNumpyVector(self, x: Any) -> Any:
             key = (x.dtype.str, x.tobytes())
             if key not in self.made:
                 self.made[key] = super().CreateNumpyVector(x)
             return self.made[key]
 
-        def CreateString(self, s: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        def CreateString(self, s: Any, *args: Any, **kwargs: Any) -> Any:
             if s not in self.made:
                 self.made[s] = super().CreateString(s, *args, **kwargs)
             return self.made[s]

@@ -1,9 +1,8 @@
 """The inference twin: what is converted in place of the model that was trained.
 
-Kernels are baked onto their int8 grids, so that the converter, which takes each
-channel's largest magnitude for 127, arrives at the very same scales; a scale per
-channel commutes with the BatchNorm that the converter folds in. Activation quantizers
-become TensorFlow's op with constant ends, the only form the converter reads.
+Kernels are baked onto their grids; a scale per channel commutes with the BatchNorm that
+the converter folds in. Activation quantizers become TensorFlow's op with constant ends,
+the only form the converter reads.
 """
 
 import dataclasses
@@ -18,14 +17,9 @@ from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.depthwise import as_convolutions
 from keras_dlopt.export.ends import Ends
 from keras_dlopt.graph import channels, hooks
-from keras_dlopt.graph.kinds import KEEPS_RANGE, LINEAR
-from keras_dlopt.graph.targets import (
-    activation_path,
-    activation_targets,
-    taps,
-    weight_targets,
-)
-from keras_dlopt.graph.trace import Call, Trace, trace
+from keras_dlopt.graph.kinds import weight_names
+from keras_dlopt.graph.targets import activation_targets, taps, weight_targets
+from keras_dlopt.graph.trace import trace
 from keras_dlopt.transforms import (
     FakeQuantActivation,
     TransformedModel,
@@ -99,6 +93,10 @@ def _quantizer(r: Range) -> Any:
     import tensorflow as tf
 
     low, high = float(r.low), float(r.high)
+    zero = -low / (high - low) * 255
+    if abs(zero % 1 - 0.5) < 1e-3:  # the converter would round it in its own way
+        shift = (r.zero_point + 128 - zero) * float(r.scale)
+        low, high = low - shift, high - shift
     return lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
 
@@ -107,8 +105,7 @@ def bake(
 ) -> tuple[keras.Model, list[Range], list[Kernel]]:
     """A plain copy with baked weights, its activation ranges and its int8 kernels.
 
-    The lists are empty for a model without activation quantizers, which is exported
-    in float.
+    There are no ranges for a model without activation quantizers.
 
     Args:
         model: what was trained; it stays as it is.
@@ -132,12 +129,9 @@ def bake(
         return finalize(model), [], []
     ranges = _ranges(model)
     plain = finalize(model)
-    if not ranges:
-        return plain, [], []
     kernels = _kernels(model, plain)
-    graph = trace(plain, example)
-    _check_reshapes(graph, {r.path: r for r in ranges})
-    as_convolutions(graph)
+    if ranges:
+        as_convolutions(trace(plain, example))
     return plain, ranges, kernels
 
 
@@ -176,80 +170,22 @@ def _ranges(model: TransformedModel) -> list[Range]:
 
 
 def _kernels(model: TransformedModel, plain: keras.Model) -> list[Kernel]:
+    """The kernels and embeddings that lie on a grid that int8 holds."""
     hints = {target.path: hint for target, _, hint in model.final_values()}
-    kernels, dense = [], {}
-    for target in weight_targets(plain):
-        if not isinstance(target.layer, LINEAR) or target.name != "kernel":
-            continue
-        hint = hints.get(target.path)
-        if not isinstance(hint, Grid) or not _converts(target, hint):
-            raise ConfigError(
-                f"{target.path!r} is not on an int8 grid with a scale per output "
-                "channel (dense kernels may have one), so the file would round it "
-                "anew. Give its recipe entry a transform that ends in "
-                "FakeQuant(bits=8), such as Prune(0.8) >> FakeQuant(bits=8); "
-                "int8_recipe(model) does so for all kernels."
-            )
-        kernels.append(_rows(target, hint))
-        if isinstance(target.layer, keras.layers.Dense) and len(kernels[-1].codes) > 1:
-            dense[target.path] = hint.scale.size  # of one channel both are the same
-    if len({size > 1 for size in dense.values()}) > 1:
-        raise ConfigError(
-            "A file has one scale for every dense kernel, or one for every output "
-            f"channel of them. Received numbers of scales: {dense}. Give all dense "
-            "kernels the same per_channel."
-        )
-    return kernels
+    found = [(t, hints.get(t.path)) for t in weight_targets(plain) if weight_names(t)]
+    rows = [_rows(t, hint) for t, hint in found if isinstance(hint, Grid)]
+    return [kernel for kernel in rows if kernel is not None]
 
 
-def one_scale_each(kernels: list[Kernel]) -> bool:
-    """Whether dense kernels have one scale each, and not one per output channel."""
-    return any(k.scale.size < len(k.codes) for k in kernels)
-
-
-def _converts(target: Any, hint: Grid) -> bool:
-    """Whether the largest code of each scale is 127, as the converter will make it."""
-    rows = _rows(target, hint)
-    largest = np.abs(rows.codes).max(axis=1, initial=0)
-    if rows.scale.size == 1 and isinstance(target.layer, keras.layers.Dense):
-        return bool(largest.max(initial=0) in (0, 127))
-    full = bool(np.all((largest == 127) | (largest == 0)))
-    return full and rows.scale.size == len(rows.codes)
-
-
-def _rows(target: Any, hint: Grid) -> Kernel:
-    """Codes with the output channels first, as rows."""
-    rows = channels.by_output(target, hint.codes)
-    return Kernel(target.path, rows, hint.scale.ravel())
-
-
-def _check_reshapes(graph: Trace, ranges: dict[str, Range]) -> None:
-    """Raises if the quantizers before and after a layer that keeps values differ."""
-    producers = graph.producers()
-
-    def range_at(call: Call, end: str) -> Range | None:
-        own = ranges.get(graph.place(call, end))
-        return own or ranges.get(activation_path(call.path, end))
-
-    def range_of(tensor: int) -> Range | None:
-        call = producers.get(tensor)
-        if call is None:
-            return None
-        own = range_at(call, "output")
-        if own is None and isinstance(call.layer, KEEPS_RANGE):
-            return range_of(call.inputs[0])
-        return own
-
-    for call in graph.calls:
-        after = range_at(call, "output")
-        if after is None or not isinstance(call.layer, KEEPS_RANGE):
-            continue
-        before = range_at(call, "input") or range_of(call.inputs[0])
-        if before and (before.low, before.high) != (after.low, after.high):
-            raise ConfigError(
-                f"{call.path!r} keeps the values of its input, and its output has "
-                f"another range ({after.low:.4g}, {after.high:.4g}) than its input "
-                f"({before.low:.4g}, {before.high:.4g}, from {before.path!r}). LiteRT "
-                "has one range for both and would return wrong numbers. Leave "
-                f"{after.path!r} out of the recipe."
-            )
+def _rows(target: Any, hint: Grid) -> Kernel | None:
+    """Codes with the output channels first, as rows; None if int8 has no such grid."""
+    codes, scale = hint.codes, np.asarray(hint.scale, "float32")
+    axes = channels.output_axes(target, codes.ndim)
+    kept = tuple(n if a in axes else 1 for a, n in enumerate(codes.shape))
+    spread = (1,) * (codes.ndim - scale.ndim) + scale.shape
+    fits = all(n in (1, k) for n, k in zip(spread, kept, strict=True))
+    if not fits or np.abs(codes).max(initial=0) > 127:
+        return None
+    if scale.size > 1:
+        scale = channels.by_output(target, np.broadcast_to(scale, kept))
+    return Kernel(target.path, channels.by_output(target, codes), scale.ravel())

@@ -43,7 +43,6 @@ def check(
         ExportError: naming the first layers that differ, and what to do.
     """
     contents = read(path)
-    _check_float(contents, model)
     weights = list(_weights(contents))
     factors = list(_normalization_factors(model))
     for kernel in kernels:
@@ -62,7 +61,7 @@ def check(
             "concatenation, a pooling or a reshape. Leave these paths out of the "
             "recipe, or start from int8_recipe(model)."
         )
-    return sum(k.codes.size for k in kernels)
+    return sum({k.path: k.codes.size for k in kernels}.values())
 
 
 def _weights(contents: LiteFile) -> Iterable[tuple[LiteTensor, np.ndarray]]:
@@ -89,26 +88,8 @@ def _has(tensor: LiteTensor, r: Range) -> bool:
     )
 
 
-def _check_float(contents: LiteFile, model: keras.Model) -> None:
-    found = []
-    for op in contents.operators:
-        ends = [contents.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
-        is_float = any(t.dtype == "FLOAT32" for t in ends)
-        if is_float and op.name not in ("QUANTIZE", "DEQUANTIZE"):
-            # The model's outputs are named for the file; then the weights tell.
-            names = [contents.tensors[i].name for i in (*op.outputs, *op.inputs[1:])]
-            found.append(f"{op.name} from {_layer_of(names, model)}")
-    if found:
-        raise ExportError(
-            f"These operations stayed in float: {'; '.join(dict.fromkeys(found))}. "
-            "Each operation needs a quantizer on what it takes and on what it returns; "
-            "add the missing '<layer>/output' to the recipe, or start from "
-            "int8_recipe(model)."
-        )
-
-
-def _layer_of(names: list[str], model: keras.Model) -> str:
-    """The last layer in the first of the names that tells of one."""
+def layer_of(names: Iterable[str], model: keras.Model) -> str:
+    """The last layer in the first of a file's names that tells of one."""
     paths = sorted(path for path, _, _ in walk(model) if path)
     layers = {path.rpartition("/")[2]: path for path in paths}
     for name in names:
@@ -119,7 +100,7 @@ def _layer_of(names: list[str], model: keras.Model) -> str:
         found = [layers[part] for part in parts if part in layers]
         if found:
             return repr(found[-1])
-    return f"tensor {names[0]!r}"
+    return f"tensor {next(iter(names), '')!r}"
 
 
 def _normalization_factors(model: keras.Model) -> Iterable[np.ndarray]:

@@ -6,6 +6,7 @@ DEQUANTIZE and a QUANTIZE, and computes what was simulated.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,12 @@ class Island:
 
     Attributes:
         operator: its name in LiteRT.
-        tensor: name of what it makes.
+        names: of what it makes and of its constants.
         reason: why.
     """
 
     operator: str
-    tensor: str
+    names: tuple[str, ...]
     reason: str
 
 
@@ -95,7 +96,7 @@ class _Writer:
         if self.file.is_float(index) and grid is not None:
             made = self._new(index, grid)
             self.file.rename(index, made)
-            self.native[index], self.in_int8[index, grid] = grid, made
+            self._name(index, grid, made)
 
     def _blocked(self, op: Op) -> str | None:
         """Why an operation cannot run in int8; None if it can."""
@@ -107,7 +108,7 @@ class _Writer:
         if not all(self._is_int8(i) for i in self.grids.moving(op)):
             return "what it takes has no quantizer"
         made = [o for o in op.outputs if self.file.is_float(o)]
-        if not all(o in self.grids.own for o in made):
+        if not set(made) <= self.grids.own.keys():
             return "what it makes has no quantizer"
         if op.name in WEIGHTED and self._codes(op) is None:
             return "its kernel is not on an int8 grid"
@@ -122,76 +123,124 @@ class _Writer:
 
     def _put_float(self, op: Op, reason: str) -> None:
         if reason:
-            name = self.file.tensors[op.outputs[0]].name or b""
-            self.written.islands.append(Island(op.name, name.decode(), reason))
-        moving = self.grids.moving(op)
-        op.inputs = [self._float(i) if i in moving else i for i in op.inputs]
+            ends = [i for i in (*op.outputs, *op.inputs[1:]) if i >= 0]
+            names = [(self.file.tensors[i].name or b"").decode() for i in ends]
+            self.written.islands.append(Island(op.name, tuple(names), reason))
+        op.inputs = [self._taken_float(op, n) for n in range(len(op.inputs))]
         self.ops.append(op)
 
+    def _taken_float(self, op: Op, place: int) -> int:
+        index = op.inputs[place]
+        values = self.file.data(index) if self.file.is_float(index) else None
+        if values is None:
+            return self._float(index) if self.file.is_float(index) else index
+        if values.ndim < 2 or index in self.in_float:
+            return self.in_float.get(index, index)
+        for axis in (0, values.ndim - 1):
+            rows = np.moveaxis(values, axis, 0)
+            codes = find(rows.reshape(len(rows), -1), self.kernels)
+            if codes is not None and codes.kernel is not None:
+                self.in_float[index] = self._unpacked(index, codes, rows.shape, axis)
+                break
+        return self.in_float.get(index, index)
+
+    def _unpacked(self, index: int, codes: Codes, shape: Any, axis: int) -> int:
+        """A trained kernel in int8, turned into float when the file is loaded."""
+        assert codes.kernel is not None
+        self.written.kernels.append(codes.kernel)
+        values = np.moveaxis(codes.rows.reshape(shape), 0, axis)
+        packed = self._constant(index, values, codes.scale, axis=axis)
+        return self._append("DEQUANTIZE", packed, self.file.add(index, "float32"))
+
     def _put_int8(self, op: Op) -> None:
-        taken = [self.grids.at(i) for i in self.grids.moving(op)]
-        made = [self.grids.own.get(o) for o in op.outputs]
+        self.written.int8 += 1
+        moving, made = self.grids.moving(op), self._made(op)
+        taken = [self._grid(i) for i in moving]
         if len(taken) == 1 and taken == made and cuts_nothing(op, taken[0]):
-            (i,), (o,) = op.inputs, op.outputs
-            self.native[o] = taken[0]
-            self.in_int8[o, taken[0]] = self._int8(i)
+            self._name(op.outputs[0], made[0], self._int8(moving[0]))
             return
         if op.name in WEIGHTED:
             self._put_kernel(op, taken[0], made[0])
-        joins = op.name in KEEPS_GRID and len(taken) > 1
-        op.inputs = [self._taken(op, i, made[0], joins) for i in op.inputs]
-        for n, (o, grid) in enumerate(zip(op.outputs, made, strict=True)):
-            if grid is not None and self.file.is_float(o):
+        # Joined on one grid; what is not on it is rounded once more.
+        joins = made[0] if op.name in KEEPS_GRID and len(taken) > 1 else None
+        held = (made or taken)[0]
+        op.inputs = [self._taken(op, i, held, joins) for i in op.inputs]
+        grids = iter(made)
+        for n, o in enumerate(op.outputs):
+            if self.file.is_float(o):
+                grid = next(grids)
                 op.outputs[n] = self._new(o, grid)
-                self.native[o], self.in_int8[o, grid] = grid, op.outputs[n]
+                self._name(o, grid, op.outputs[n])
         op.version = version(op.name, op.version)
         self.ops.append(op)
-        self.written.int8 += 1
 
-    def _taken(self, op: Op, index: int, made: Lattice | None, joins: bool) -> int:
+    def _made(self, op: Op) -> list[Lattice]:
+        return [self.grids.own[o] for o in op.outputs if self.file.is_float(o)]
+
+    def _grid(self, index: int) -> Lattice:
+        grid = self.grids.at(index)
+        assert grid is not None
+        return grid
+
+    def _name(self, index: int, grid: Lattice, holder: int) -> None:
+        """Notes which tensor holds one of the float file in int8."""
+        self.native[index], self.in_int8[index, grid] = grid, holder
+
+    def _taken(self, op: Op, index: int, held: Lattice, joins: Lattice | None) -> int:
         """What an operation takes in place of a tensor of the float file."""
         if not self.file.is_float(index):
             return index
         values = self.file.data(index)
         if values is None:
-            return self._int8(index, made if joins else None)
-        if op.name in KEEPS_GRID:
-            grid = made or self.grids.at(self.grids.moving(op)[0])
-        else:
+            return self._int8(index, joins)
+        if op.name not in KEEPS_GRID:
             top = max(float(np.abs(values).max(initial=0)), 1e-30)
-            grid = Lattice(np.float32(top / 127), 0)
-        assert grid is not None
-        codes = np.rint(values.astype("float64") / grid.scale) + grid.zero_point
-        return self._constant(index, np.clip(codes, -128, 127), "int8", grid.scale, 0,
-                              zero_point=grid.zero_point)
+            held = Lattice(np.float32(top / 127), 0)
+        codes = np.rint(values.astype("float64") / held.scale) + held.zero_point
+        return self._constant(index, np.clip(codes, -128, 127), held)
 
     def _put_kernel(self, op: Op, taken: Lattice, made: Lattice) -> None:
         at, at_bias = WEIGHTED[op.name]
-        weight = self.file.data(op.inputs[at])
         has_bias = len(op.inputs) > at_bias and op.inputs[at_bias] >= 0
         bias = self.file.data(op.inputs[at_bias]) if has_bias else None
         codes = self._codes(op)
-        assert weight is not None and codes is not None
+        assert codes is not None
         codes = fitted(codes, bias, taken, made)
         if codes.kernel is not None:
             self.written.kernels.append(codes.kernel)
+        shape = self.file.shape(op.inputs[at])
         last = op.name == "DEPTHWISE_CONV_2D"
-        values = (codes.rows.T if last else codes.rows).reshape(weight.shape)
-        axis = len(weight.shape) - 1 if last else 0
-        op.inputs[at] = self._constant(op.inputs[at], values, "int8", codes.scale, axis)
+        values = (codes.rows.T if last else codes.rows).reshape(shape)
+        axis = len(shape) - 1 if last else 0
+        op.inputs[at] = self._constant(op.inputs[at], values, codes.scale, axis=axis)
         if bias is not None:
-            unit = np.float32(taken.scale) * codes.scale
+            unit = taken.scale * codes.scale
             sums = np.rint(bias.astype("float64") / unit)
             op.inputs[at_bias] = self._constant(
-                op.inputs[at_bias], sums, "int32", unit, 0
+                op.inputs[at_bias], sums, unit, kind="int32"
             )
 
-    def _constant(self, like, values, kind, scale, axis, *, zero_point=0) -> int:
+    def _constant(
+        self,
+        like: int,
+        values: np.ndarray,
+        grid: Lattice | np.ndarray,
+        *,
+        kind: str = "int8",
+        axis: int = 0,
+    ) -> int:
+        scale, zero = grid, 0
+        if isinstance(grid, Lattice):
+            scale, zero = np.atleast_1d(grid.scale), grid.zero_point
         key = (like, np.asarray(scale).tobytes())
         if key not in self.constants:
             self.constants[key] = self.file.add(
-                like, kind, values=values.astype(kind), scale=scale, axis=axis,
-                zero_point=zero_point,
+                like,
+                kind,
+                values=values.astype(kind),
+                scale=scale,
+                zero_point=zero,
+                axis=axis,
             )
         return self.constants[key]
 
@@ -235,9 +284,7 @@ class _Writer:
         return made
 
     def _new(self, like: int, grid: Lattice) -> int:
-        return self.file.add(
-            like, "int8", scale=grid.scale, zero_point=grid.zero_point
-        )
+        return self.file.add(like, "int8", scale=grid.scale, zero_point=grid.zero_point)
 
 
 def _rows(name: str, weight: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import pathlib
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ import keras_dlopt as dlopt
 from keras_dlopt import export
 from keras_dlopt.errors import ExportError
 from keras_dlopt.export.ends import arrange, ends_of, unique
+from keras_dlopt.export.flat import Flat
 from keras_dlopt.export.quiet import silence
 
 RNG = np.random.default_rng(0)
@@ -141,22 +141,14 @@ def test_a_file_with_two_outputs_swapped_is_not_verified(tmp_path, io, monkeypat
     path, data = tmp_path / "m.tflite", batches(4, rows=64)
     small = dlopt.post_training.quantize(listed(), data)
     module = importlib.import_module("keras_dlopt.export.litert")
-    monkeypatch.setattr(module, "arrange", lambda path, ends: _swap(path))
+    monkeypatch.setattr(module, "arrange", lambda file, ends: _swap(file))
     report = export.litert(small, path, data=data, io=io)
     assert report.agreement.largest_lsb > 100
 
 
-def _swap(path):
-    from ai_edge_litert import schema_py_generated as schema
-
-    file = pathlib.Path(path)
-    data = bytearray(file.read_bytes())
-    model = schema.Model.GetRootAs(data, 0)
-    entry = model.SignatureDefs(0)
-    maps = {entry.Outputs(i).Name().decode(): entry.Outputs(i) for i in range(2)}
-    outputs = model.Subgraphs(0).OutputsAsNumpy()
-    outputs[:] = [maps["out1"].TensorIndex(), maps["out2"].TensorIndex()]
-    file.write_bytes(data)
+def _swap(file):
+    """The outputs in the other order."""
+    file.outputs[:] = [file.output_names["out1"], file.output_names["out2"]]
 
 
 def test_more_than_ten_inputs_and_outputs(tmp_path):
@@ -239,7 +231,7 @@ def test_a_signature_of_other_names_is_refused(tmp_path):
     path = tmp_path / "m.tflite"
     export.litert(listed(), path)
     with pytest.raises(ExportError, match=r"names \['alpha', .* 'zeta'\], and .*'x0'"):
-        arrange(path, ends_of(keras.Model(*_renamed())))
+        arrange(Flat(path), ends_of(keras.Model(*_renamed())))
 
 
 def _renamed():

@@ -66,21 +66,6 @@ def test_activations_of_other_widths(path, bits):
     )
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [FakeQuant(bits=4), FakeQuant(bits=8, per_channel=False), dlopt.Prune(0.5)],
-)
-def test_kernels_that_are_not_on_an_int8_grid(path, weights):
-    model = trained(weights=weights)
-    model.update_transforms(0)
-    refused(
-        ConfigError,
-        r"'c/kernel' is not on an int8 grid.*FakeQuant\(bits=8\)",
-        model,
-        path,
-    )
-
-
 def test_other_transforms_of_activations(path):
     class Double(Transform):
         kind = "activation"
@@ -96,16 +81,6 @@ def test_other_transforms_of_activations(path):
     )
 
 
-def test_different_ranges_across_a_reshape(path):
-    more = [(dlopt.at("flat/output"), FakeQuantActivation(range=(-1, 1)))]
-    refused(
-        ConfigError,
-        r"'flat' keeps the values.*from 'c/output'.*Leave 'flat/output' out",
-        trained(more=more),
-        path,
-    )
-
-
 def test_ranges_that_were_never_trained(path):
     model = net()
     small = dlopt.transform(model, int8_recipe(model))
@@ -114,15 +89,38 @@ def test_ranges_that_were_never_trained(path):
 
 @pytest.mark.parametrize(
     ("paths", "layer"),
-    [(("c/input", "d/output"), "CONV_2D from 'c'"), (ENDS[:2], "CONNECTED from 'd'")],
+    [
+        (("c/input", "d/output"), "CONV_2D from 'c': what it makes has no quantizer"),
+        (ENDS[:2], "FULLY_CONNECTED from 'd': what it makes has no quantizer"),
+        (ENDS[1:], "CONV_2D from 'c': what it takes has no quantizer"),
+    ],
 )
 def test_operations_that_stay_in_float(path, paths, layer):
     refused(
         ExportError,
-        f"stayed in float: .*{layer}.*'<layer>/output'",
+        f"stay in float: .*{layer}.*'<layer>/output'",
         trained(paths),
         path,
+        full_integer=True,
     )
+
+
+def test_a_kernel_that_is_on_no_grid_stays_in_float(path):
+    model = trained(weights=dlopt.Prune(0.5))
+    model.update_transforms(0)
+    refused(
+        ExportError,
+        "CONV_2D from 'c': its kernel is not on an int8 grid",
+        model,
+        path,
+        full_integer=True,
+    )
+
+
+@pytest.mark.parametrize(("paths", "what"), [(ENDS[1:], "input"), (ENDS[:2], "output")])
+def test_int8_ends_without_a_quantizer(path, paths, what):
+    text = f"io='int8' needs a quantizer at every {what}.*int8_recipe"
+    refused(ConfigError, text, trained(paths), path, io="int8")
 
 
 def test_quantizers_inside_transformed_layers(path):

@@ -1,0 +1,117 @@
+"""The own writer: given codes, scales and ranges, and float where one is missing."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_dlopt as dlopt
+from keras_dlopt import FakeQuant, FakeQuantActivation, Recipe, at, export, named
+from keras_dlopt.export.contents import read
+
+
+def net():
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2), name="x"),
+            layers.Conv2D(4, 3, name="c"),
+            layers.ReLU(name="r"),
+            layers.Conv2D(4, 3, name="e"),
+            layers.Flatten(name="flat"),
+            layers.Dense(3, name="d"),
+        ]
+    )
+
+
+def data(seed=0, shape=(16, 6, 6, 2)):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def trained(model, entries):
+    small = dlopt.transform(model, Recipe(entries))
+    small(data(), training=True)
+    small.update_transforms(0)
+    return small
+
+
+def quantizers(*paths):
+    return (at(*paths), FakeQuantActivation())
+
+
+ALL = quantizers("c/input", "r/output", "e/output", "d/output")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        FakeQuant(bits=4),
+        FakeQuant(bits=8, per_channel=False),
+        FakeQuant(bits=6),
+        dlopt.Prune(0.5) >> FakeQuant(bits=3),
+    ],
+    ids=repr,
+)
+def test_any_symmetric_grid_of_kernels(tmp_path, weights):
+    small = trained(net(), [ALL, (named("kernel"), weights)])
+    report = export.litert(small, tmp_path / "m.tflite", data=data(), full_integer=True)
+    assert report.codes == 4 * 18 + 4 * 36 + 3 * 16
+    assert report.islands == ()
+    assert report.agreement.largest_lsb <= 1
+    # The codes, by another reading of the model and of the file.
+    kernel = dlopt.finalize(small).get_layer("d").kernel.numpy()
+    (found,) = (t for t in read(report.path).tensors if t.shape == (3, 16))
+    np.testing.assert_allclose(
+        found.data * found.scales.reshape(-1, 1), kernel.T, rtol=1e-6
+    )
+
+
+def test_what_has_no_quantizer_stays_in_float_and_computes_what_was_trained(tmp_path):
+    model = net()
+    small = trained(
+        model,
+        [quantizers("r/output", "e/output"), (at("e/kernel"), FakeQuant(bits=8))],
+    )
+    report = export.litert(small, tmp_path / "m.tflite", data=data())
+    assert report.codes == 4 * 36
+    assert [text.split(":")[0] for text in report.islands] == [
+        "CONV_2D from 'c'",
+        "FULLY_CONNECTED from 'd'",
+    ]
+    np.testing.assert_allclose(
+        export.run_litert(report.path, data(1)),
+        small.predict(data(1), verbose=0),
+        atol=2e-5,
+    )
+
+
+def test_weights_alone_are_stored_in_int8_and_computed_in_float(tmp_path):
+    small = trained(net(), [(named("kernel"), FakeQuant(bits=8))])
+    plain = export.litert(dlopt.finalize(small), tmp_path / "float.tflite")
+    report = export.litert(small, tmp_path / "m.tflite", data=data())
+    assert not report.quantized
+    assert report.codes == 4 * 18 + 4 * 36 + 3 * 16
+    assert report.size < plain.size
+    np.testing.assert_allclose(
+        export.run_litert(report.path, data(1)), small(data(1)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_two_ranges_of_one_tensor_are_rounded_in_turn(tmp_path):
+    more = (at("flat/output"), FakeQuantActivation(range=(-0.5, 0.5)))
+    small = trained(net(), [ALL, more, (named("kernel"), FakeQuant(bits=8))])
+    report = export.litert(small, tmp_path / "m.tflite", data=data(), full_integer=True)
+    assert report.ranges == 5
+    assert report.agreement.largest_lsb <= 1
+
+
+def test_names_stay_on_request_and_outputs_are_the_same(tmp_path):
+    small = trained(net(), [ALL, (named("kernel"), FakeQuant(bits=8))])
+    lean = export.litert(small, tmp_path / "lean.tflite")
+    full = export.litert(small, tmp_path / "full.tflite", lean=False)
+    assert lean.size < 0.8 * full.size
+    assert {t.name for t in read(lean.path).tensors} == {""}
+    assert any("sequential" in t.name for t in read(full.path).tensors)
+    np.testing.assert_array_equal(
+        export.run_litert(lean.path, data(2)), export.run_litert(full.path, data(2))
+    )
+    assert export.Predictor(lean.path).inputs[0].name == "x"
