@@ -153,8 +153,8 @@ def _check_written(
     if islands and full_integer:
         raise ExportError(
             f"These operations stay in float: {'; '.join(dict.fromkeys(islands))}. "
-            "An operation needs a quantizer on what it takes and on what it returns: "
-            "add the missing '<layer>/output' to the recipe, or start from "
+            "An operation needs a quantizer on what it takes and on what it returns. "
+            "Add the missing '<layer>/output' to the recipe, or start from "
             "int8_recipe(model). With full_integer=False the file keeps them in float."
         )
     ends = (("input", file.inputs), ("output", file.outputs))

@@ -56,10 +56,8 @@ def check(
     lost = [r.path for r in ranges if not any(_has(t, r) for t in contents.tensors)]
     if lost:
         raise ExportError(
-            f"The trained ranges of {lost} are not in the file: the converter gave "
-            "these tensors another tensor's range, as it does for what goes into a "
-            "concatenation, a pooling or a reshape. Leave these paths out of the "
-            "recipe, or start from int8_recipe(model)."
+            f"The trained ranges of {lost} are not in the file: the converter moved or "
+            "dropped what marks them."
         )
     return sum({k.path: k.codes.size for k in kernels}.values())
 

@@ -445,9 +445,6 @@ def test_exports(told, tmp_path, monkeypatch):
     "export/twin.py", "Put them into one recipe: keras_dlopt.transform(model, recip"
 )
 @advice("export/twin.py", "Train with FakeQuantActivation(bits=8).")
-@advice(
-    "export/twin.py", "Give its recipe entry a transform that ends in FakeQuant(bit"
-)
 def test_quantizers_that_a_file_cannot_hold(told, tmp_path):
     weights = (named("kernel"), FakeQuant(bits=8))
 
@@ -464,55 +461,27 @@ def test_quantizers_that_a_file_cannot_hold(told, tmp_path):
         exported(model, tmp_path)
     with told():
         exported(trained(dense(), recipe(bits=4), X), tmp_path)
-    with told():
-        exported(trained(dense(), recipe((named("kernel"), Prune(0.8))), X), tmp_path)
     chain = Prune(0.8) >> FakeQuant(bits=8)
     for made in (recipe(), recipe((named("kernel"), chain)), int8_recipe(dense())):
         assert exported(trained(dense(), made, X), tmp_path) == 16
 
 
-@advice("export/twin.py", "Give all dense kernels the same per_channel.")
-def test_dense_kernels_of_two_kinds(told, tmp_path):
-    keras.utils.set_random_seed(0)
-    net = keras.Sequential(
-        [Input((4,)), layers.Dense(4, name="a"), layers.Dense(4, name="b")]
-    )
-
-    def codes(*per_channel):
-        kinds = [FakeQuant(bits=8, per_channel=one) for one in per_channel]
-        own = [(at(f"{n}/kernel"), k) for n, k in zip("ab", kinds, strict=True)]
-        activations = [
-            (s, t) for s, t in int8_recipe(net).entries if t.kind == "activation"
-        ]
-        return exported(trained(net, Recipe([*own, *activations]), X), tmp_path)
-
-    with told():
-        codes(True, False)
-    assert codes(True, True) == codes(False, False) == 32
-
-
-@advice("export/twin.py", "Leave {} out of the recipe.")
+@advice("export/litert.py", "Start from int8_recipe(model), or use io='float'.")
 @advice(
-    "export/verify.py", "Leave these paths out of the recipe, or start from int8_rec"
+    "export/litert.py", "Add the missing '<layer>/output' to the recipe, or start from"
 )
-def test_ranges_that_a_file_cannot_hold(told, tmp_path):
-    def net():
-        x = Input((6, 6, 3))
-        a = layers.Conv2D(4, 3, name="c")(x)
-        b = layers.Conv2D(4, 3, name="e")(x)
-        joined = layers.Concatenate(name="cat")([a, b])
-        outputs = layers.Flatten(name="f")(joined)
-        return keras.Model(x, layers.Dense(2, name="d")(outputs))
+def test_files_that_are_wanted_in_int8_alone(told, tmp_path):
+    quantizer = dlopt.FakeQuantActivation()
+    weights = (named("kernel"), FakeQuant(bits=8))
 
-    def made(*more):
-        recipe = int8_recipe(net())
-        extra = (at(*more), dlopt.FakeQuantActivation(range=(-9, 9)))
-        return trained(
-            net(), Recipe([extra, *recipe.entries]) if more else recipe, MAPS
-        )
+    def made(*paths):
+        recipe = Recipe([(at(*paths), quantizer), weights])
+        return trained(dense(), recipe, X)
 
-    with told():
-        exported(made("f/output"), tmp_path)
-    with told():
-        exported(made("c/output"), tmp_path)
-    assert exported(made(), tmp_path) > 0
+    for options in ({"io": "int8"}, {"full_integer": True}):
+        with told():
+            exported(made("d/input"), tmp_path, **options)
+        assert exported(made("d/input", "d/output"), tmp_path, **options) == 16
+        whole = trained(dense(), int8_recipe(dense()), X)
+        assert exported(whole, tmp_path, **options) == 16
+    assert exported(made("d/input"), tmp_path, io="float") == 16

@@ -144,6 +144,7 @@ def test_depthwise_separable_net_average_pooling_and_lone_normalization(
 
 
 def test_concatenation_two_inputs_and_two_outputs(tmp_path):
+    keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 2), name="image")
     extra = keras.Input((5,), name="extra")
     a = layers.Conv2D(4, 3, padding="same", activation="relu", name="a")(image)

@@ -11,6 +11,7 @@ from keras_dlopt.export.contents import read
 
 
 def net():
+    keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
             keras.Input((6, 6, 2), name="x"),
@@ -102,6 +103,22 @@ def test_two_ranges_of_one_tensor_are_rounded_in_turn(tmp_path):
     report = export.litert(small, tmp_path / "m.tflite", data=data(), full_integer=True)
     assert report.ranges == 5
     assert report.agreement.largest_lsb <= 1
+
+
+def test_what_goes_into_a_concatenation_has_ranges_of_its_own(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 6, 2))
+    a = layers.Conv2D(4, 3, name="c")(x)
+    b = layers.Conv2D(4, 3, name="e")(x)
+    y = layers.Flatten(name="f")(layers.Concatenate(name="cat")([a, b]))
+    model = keras.Model(x, layers.Dense(2, name="d")(y))
+    more = (at("c/output", "f/output"), FakeQuantActivation(range=(-9, 9)))
+    rest = quantizers("c/input", "e/input", "cat/output", "d/output")
+    small = trained(model, [more, rest, (named("kernel"), FakeQuant(bits=8))])
+    report = export.litert(small, tmp_path / "m.tflite", data=data(), full_integer=True)
+    assert report.ranges == 6
+    # The branches are rounded to their own range, and to the joined one.
+    assert report.agreement.largest_lsb <= 2
 
 
 def test_names_stay_on_request_and_outputs_are_the_same(tmp_path):
