@@ -820,14 +820,16 @@ def test_saving_reads_attributes_itself(tmp_path):
         assert "dense/vars/0" in file["layers"]
 
 
-def test_the_converter_has_the_option_for_dense_kernels_of_one_scale():
-    import tensorflow as tf
+def test_tensorflow_brings_the_format_of_litert_files(tmp_path):
+    from keras_dlopt.export.flat import Flat
 
-    ((name, value),) = _compat.one_scale_for_dense_kernels().items()
-    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    converter = tf.lite.TFLiteConverter.from_keras_model(net)
-    assert getattr(converter, name) is False
-    assert value is True
+    path = tmp_path / "m.tflite"
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.export(path, format="litert", verbose=False)
+    schema = _compat.litert_schema()
+    found = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    assert found.subgraphs[0].operators, "see litert_schema in litert.py"
+    assert [op.name for op in Flat(path).ops] == ["FULLY_CONNECTED"]
 
 
 def test_reads_of_variables_are_heard():

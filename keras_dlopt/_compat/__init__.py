@@ -24,7 +24,7 @@ from keras_dlopt._compat.graphs import (
     graph_nodes,
     operation_name,
 )
-from keras_dlopt._compat.litert import one_scale_for_dense_kernels
+from keras_dlopt._compat.litert import litert_schema
 from keras_dlopt._compat.losses import (
     SeenResults,
     see_losses,
@@ -95,7 +95,7 @@ __all__ = [
     "instance_call",
     "keep_losses_apart",
     "limited_variables",
-    "one_scale_for_dense_kernels",
+    "litert_schema",
     "operation_name",
     "place_of",
     "recomputes",

@@ -1,14 +1,13 @@
-"""An option of TensorFlow's LiteRT converter that has no public name."""
+"""The format of .tflite files as TensorFlow brings it, which has no public name."""
 
 from typing import Any
 
-_PER_TENSOR = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
+def litert_schema() -> Any:
+    """The module of the flatbuffers schema: TensorFlow's copy of `ai-edge-litert`'s.
 
-def one_scale_for_dense_kernels() -> dict[str, Any]:
-    """Options of `model.export` for one scale a dense kernel, as TFMOT trains them.
-
-    Relies on: `tf.lite.TFLiteConverter` has this attribute, and Keras sets what the
-    converter has.
+    Relies on: `tensorflow.lite.python.schema_py_generated` has its object classes.
     """
-    return {_PER_TENSOR: True}
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import missing
 from keras_dlopt.export.packing import Constant, pack
 
@@ -20,7 +21,7 @@ def schema() -> Any:
         from ai_edge_litert import schema_py_generated as found
     except ImportError:
         try:
-            from tensorflow.lite.python import schema_py_generated as found
+            found = _compat.litert_schema()
         except ImportError as error:
             raise missing(
                 "ai-edge-litert", extra="litert", purpose="Writing .tflite files"
