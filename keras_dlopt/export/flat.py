@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dlopt import _compat
 from keras_dlopt.errors import missing
-from keras_dlopt.export.packing import Constant, pack
+from keras_dlopt.export.packing import AlignedBuffer, pack
 
 
 def schema() -> Any:
@@ -156,7 +156,7 @@ class Flat:
         made.type = getattr(self.schema.TensorType, kind.upper())
         if values is not None:
             raw = np.frombuffer(np.ascontiguousarray(values).tobytes(), "uint8")
-            self.model.buffers.append(Constant(raw, self.schema))
+            self.model.buffers.append(AlignedBuffer(raw, self.schema))
             made.buffer = len(self.model.buffers) - 1
         scales = np.atleast_1d(np.asarray(scale, "float32"))
         if scales.size:
@@ -249,7 +249,7 @@ class Flat:
 
     def _collect_buffers(self) -> None:
         """Keeps each constant that is used, equal ones once; the first is empty."""
-        old, made = self.model.buffers, [Constant(None, self.schema)]
+        old, made = self.model.buffers, [AlignedBuffer(None, self.schema)]
         places: dict[bytes, int] = {}
 
         def place(index: int) -> int:
@@ -259,7 +259,7 @@ class Flat:
             data = np.asarray(raw, "uint8")
             if (key := data.tobytes()) not in places:
                 places[key] = len(made)
-                made.append(Constant(data, self.schema))
+                made.append(AlignedBuffer(data, self.schema))
             return places[key]
 
         for graph in self.model.subgraphs:

@@ -10,7 +10,7 @@ _ALIGNMENT = 16
 _IDENTIFIER = b"TFL3"
 
 
-class Constant:
+class AlignedBuffer:
     """A buffer of the file; stands for the schema's `BufferT`.
 
     Args:
@@ -43,7 +43,7 @@ def pack(model: Any) -> bytes:
     """A `ModelT` as the bytes of a .tflite file, equal vectors and names stored once.
 
     Args:
-        model: its vectors are NumPy arrays, and its buffers `Constant`s.
+        model: its vectors are NumPy arrays, and its buffers `AlignedBuffer` objects.
     """
     import flatbuffers
 
