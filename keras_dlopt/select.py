@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from keras_dlopt import moved
+from keras_dlopt._compat.patterns import automaton
 from keras_dlopt.config import Value, arguments, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
@@ -140,7 +141,7 @@ class Matching(Selector):
     pattern: str
 
     def __call__(self, target: Target) -> bool:
-        return re.fullmatch(self.pattern, target.path) is not None
+        return automaton(self.pattern).matches(target.path)
 
 
 @frozen
@@ -189,11 +190,21 @@ def inside(*classes: type | str) -> Selector:
 def matching(pattern: str) -> Selector:
     """Selects the paths that the regular expression matches in full.
 
+    The time is bounded whatever the expression, so that recipes of strangers are safe
+    to read: it is Python's syntax without what only backtracking can match.
+
     Raises:
-        ConfigError: for an expression that does not compile.
+        ConfigError: for an expression that does not compile; for back-references,
+            atomic groups and possessive repeats, and for one that is too large.
     """
     try:
-        re.compile(pattern)
+        automaton(pattern)
+    except ValueError as error:
+        raise ConfigError(
+            f"matching() takes what can be matched in bounded time. {pattern[:200]!r} "
+            f"cannot: {error}. Write it with plain groups and repeats, or join several "
+            "selectors by & and |."
+        ) from None
     except (re.error, TypeError, RecursionError, OverflowError) as error:
         raise ConfigError(
             f"matching() takes a regular expression. Received: {pattern!r}, which does "

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from typing import Any
 
 import keras
@@ -262,7 +263,7 @@ def quantize_apply(
     own: list[tuple[Selector, Transform]] = []
     for name, layer in noted.items():
         if layer.quantize_config is not None:
-            below = matching(f"{name}/.*")
+            below = matching(f"{re.escape(name)}/.*")
             own += [(s & below, t) for s, t in layer.quantize_config.entries]
     inputs = (keras.layers.InputLayer, QuantizeAnnotate)
     if all(isinstance(layer, inputs) for layer in children(model)):
