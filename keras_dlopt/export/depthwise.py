@@ -4,9 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from keras_dlopt.graph import hooks
-from keras_dlopt.graph.affine import channel_factors
+from keras_dlopt.graph.affine import Affine, affine
 from keras_dlopt.graph.trace import Trace
 from keras_dlopt.int8.placement import lone_normalizations
 
@@ -23,15 +24,25 @@ def as_convolutions(graph: Trace) -> None:
     Pools with "same" padding that reach over the border are left as they are, since
     they divide by the number of values inside.
 
-    A BatchNormalization that no convolution precedes would be a multiplication and an
-    addition with a float between. As a 1 x 1 depthwise convolution it is one
-    operation, and exact: each channel has one weight, so its scale fits.
+    A BatchNormalization that no convolution precedes, a Rescaling or a Normalization
+    would be a multiplication and an addition with a float between. As a 1 x 1 depthwise
+    convolution it is one operation, and exact: each channel has one weight, so its
+    scale fits. Rows and vectors are reshaped to images for it.
 
     Args:
         graph: of an inference copy, whose layers are hooked for good.
     """
-    for layer in lone_normalizations(graph):
-        hooks.attach(layer, _normalization(layer))
+    lone = {id(layer) for layer in lone_normalizations(graph)}
+    for call in graph.calls:
+        if isinstance(call.layer, layers.BatchNormalization) and (
+            id(call.layer) not in lone
+        ):
+            continue
+        change = affine(call, graph)
+        rank = len(graph.specs[call.inputs[0]].shape) if call.inputs else 0
+        fits = change is not None and change.axis in (None, rank - 1)
+        if change is not None and fits and 2 <= rank <= 4 and call.site == 0:
+            hooks.attach(call.layer, _scaling(change))
     for layer in {id(c.layer): c.layer for c in graph.calls}.values():
         pools = isinstance(layer, keras.layers.AveragePooling2D)
         if pools and layer.data_format == "channels_last":
@@ -59,15 +70,23 @@ def _pooling(layer: Any) -> hooks.Hook:
     return pool
 
 
-def _normalization(layer: Any) -> hooks.Hook:
+def _scaling(change: Affine) -> hooks.Hook:
     import tensorflow as tf
 
-    scale, offset = channel_factors(layer)
-
-    def normalize(call: hooks.Called, given: hooks.Given) -> Any:
+    def scale(call: hooks.Called, given: hooks.Given) -> Any:
         (inputs,) = given.inputs()
-        kernel = tf.constant(scale.reshape(1, 1, -1, 1), "float32")
-        outputs = tf.nn.depthwise_conv2d(inputs, kernel, (1, 1, 1, 1), "VALID")
-        return outputs + tf.constant(offset, "float32")
+        channels, rank = inputs.shape[-1], len(inputs.shape)
+        ends = change.along(change.axis or 0, channels)
+        if channels is None or ends is None:
+            return call(given)
+        kernel = tf.constant(ends[0].reshape(1, 1, -1, 1), "float32")
+        image = inputs
+        for _ in range(4 - rank):
+            image = tf.expand_dims(image, -2)
+        made = tf.nn.depthwise_conv2d(image, kernel, (1, 1, 1, 1), "VALID")
+        made = made + tf.constant(ends[1], "float32")
+        for _ in range(4 - rank):
+            made = tf.squeeze(made, -2)
+        return made
 
-    return normalize
+    return scale

@@ -21,6 +21,7 @@ from keras_dlopt.export.runtime import litert_package
 from keras_dlopt.export.twin import Twin, bake
 from keras_dlopt.export.verify import check, layer_of
 from keras_dlopt.export.writer import Written, to_int8
+from keras_dlopt.graph.copying import in_float32
 from keras_dlopt.graph.walk import check_built
 
 IO = ("float", "int8")
@@ -100,6 +101,7 @@ def litert(
     """
     path = os.fspath(path)
     _check_arguments(model, path, io, data, verify)
+    model = in_float32(model)  # as the file computes
     plain, ranges, kernels = bake(model, example)
     if io == "int8" and not ranges:
         raise ConfigError(

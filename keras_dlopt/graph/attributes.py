@@ -78,7 +78,7 @@ def _is_whole(layer: Any, name: str, value: Any, twins: dict[int, Any]) -> bool:
     """Whether an attribute is a function or an object of the user's without layers."""
     if isinstance(value, (*_FUNCTIONS, functools.partial, *_OF_LAYERS)):
         return True
-    if ops.is_tensor(value):
+    if ops.is_tensor(value) and not isinstance(value, keras.Variable):
         return True
     if _is_keras(value) or isinstance(value, list | tuple | set | Mapping):
         return False

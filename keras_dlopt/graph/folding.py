@@ -140,6 +140,21 @@ def fold(model: keras.Model) -> keras.Model:
         source = rebuilt(source, pieces)
 
 
+def folded(model: Any, kinds: Any) -> Any:
+    """A model whose layers of some kinds went into the kernels beside them.
+
+    Args:
+        model: a Sequential or Functional model; returned itself if none goes.
+        kinds: classes of the layers that may go.
+    """
+    while True:
+        plan = _Plan(model)
+        found = [one for one in plan.folds() if isinstance(one[0].layer, kinds)]
+        if not found:
+            return model
+        model = rebuilt(model, plan.replaced(found))
+
+
 def foldable(model: keras.Model, graph: Trace | None = None) -> Foldable:
     """What `fold` would do; nothing is built.
 

@@ -5,12 +5,21 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_dlopt import _compat
+
 LINEAR = (
     layers.Conv1D,
     layers.Conv2D,
     layers.Conv2DTranspose,
     layers.Dense,
     layers.DepthwiseConv2D,
+)
+# With weights too, and one int8 operation each, but nothing is fused into them.
+PRODUCTS_WITHOUT_FUSION = (
+    layers.Conv1DTranspose,
+    layers.DepthwiseConv1D,
+    layers.EinsumDense,
+    layers.Embedding,
 )
 # One kernel named so, one matrix product or convolution with it, and a bias: those
 # that can be split into smaller layers, or have their kernel made of something else.
@@ -24,7 +33,10 @@ KEEPS_RANGE = (
     layers.MaxPooling1D,
     layers.MaxPooling2D,
     layers.Permute,
+    layers.RepeatVector,
     layers.Reshape,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
 )
@@ -33,6 +45,15 @@ MAX_POOLING = (
     layers.GlobalMaxPooling2D,
     layers.MaxPooling1D,
     layers.MaxPooling2D,
+)
+# Of `keras.ops`, those that keep their input's range, and those that have their own.
+KEEPS_RANGE_OPERATIONS = (
+    *("BroadcastTo", "ExpandDims", "GetItem", "Max", "Reshape", "Squeeze"),
+    *("Swapaxes", "Transpose"),
+)
+OWN_RANGE_OPERATIONS = (
+    *("Add", "Concatenate", "Maximum", "Mean", "Minimum", "Multiply", "Stack"),
+    *("Subtract", "Sum"),
 )
 # One operation each, with a range of its own.
 OWN_RANGE = (
@@ -46,7 +67,10 @@ OWN_RANGE = (
     layers.Maximum,
     layers.Minimum,
     layers.Multiply,
+    layers.Normalization,
+    layers.PReLU,
     layers.ReLU,
+    layers.Rescaling,
     layers.Softmax,
     layers.Subtract,
 )
@@ -63,9 +87,40 @@ FIXED_RANGES = {
     "tanh": (-1.0, 127 / 128),
 }
 FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
-ACTIVATIONS = (*FUSED_ACTIVATIONS, *FIXED_RANGES, "leaky_relu")
+ACTIVATIONS = (
+    *(*FUSED_ACTIVATIONS, *FIXED_RANGES),
+    *("exponential", "gelu", "hard_silu", "leaky_relu", "silu"),
+)
+# What `int8.prepare` writes with layers that have an int8 form.
+REWRITTEN = (layers.Average, layers.SeparableConv1D, layers.SeparableConv2D)
+REWRITTEN_ACTIVATIONS = ("hard_sigmoid",)
 # They call inner layers in a loop, where no quantizer can keep a state.
 LOOPS = (layers.RNN, layers.Bidirectional, layers.TimeDistributed)
+
+
+def keeps_range(layer: Any) -> bool:
+    """Whether what a layer returns has the range of what it takes, in LiteRT too."""
+    if isinstance(layer, layers.UpSampling2D):
+        return bool(layer.interpolation in ("nearest", "bilinear"))
+    return isinstance(layer, KEEPS_RANGE) or _operation(layer) in KEEPS_RANGE_OPERATIONS
+
+
+def has_own_range(layer: Any) -> bool:
+    """Whether a layer without weights is one int8 operation with a range of its own."""
+    return isinstance(layer, OWN_RANGE) or _operation(layer) in OWN_RANGE_OPERATIONS
+
+
+def is_rewritten(layer: Any) -> bool:
+    """Whether `int8.prepare` gives a layer the int8 form that it lacks."""
+    return isinstance(layer, REWRITTEN) or (
+        isinstance(layer, layers.Activation)
+        and activation_name(layer) in REWRITTEN_ACTIVATIONS
+    )
+
+
+def _operation(layer: Any) -> str | None:
+    """The name of the one operation of `keras.ops` that a layer runs."""
+    return _compat.operation_name(getattr(layer, "operation", None))
 
 
 def activation_name(layer: Any) -> str:
@@ -125,9 +180,25 @@ def is_relu(layer: Any) -> bool:
     )
 
 
+# Their products of two activations, and the softmax between them, have no place for
+# quantizers: those are inside `call`.
+_FLOAT_INSIDE = (
+    layers.AdditiveAttention,
+    layers.Attention,
+    layers.GroupQueryAttention,
+    layers.MultiHeadAttention,
+)
+
+
+def stays_float_inside(layer: Any) -> bool:
+    """Whether a layer of layers computes in float between them, kernels or not."""
+    return isinstance(layer, _FLOAT_INSIDE)
+
+
 def folds_by_shape(layer: Any) -> bool:
-    """Whether a normalization is of images, channels last: a depthwise convolution."""
-    return layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
+    """Whether a normalization is of the last axis: a depthwise convolution."""
+    rank = layer.input_spec.ndim
+    return bool(2 <= rank <= 4 and layer.axis % rank == rank - 1)
 
 
 def weight_names(target: Any) -> bool:

@@ -74,6 +74,17 @@ def functional_twin(model: Any, example: Any = None) -> keras.Model:
         ) from error
 
 
+def model_of_parts(layer: Any, shape: tuple[int | None, ...]) -> keras.Model:
+    """What the `call` of a layer of layers does, as a Functional model on its layers.
+
+    Args:
+        layer: a built layer that takes one tensor; the model has its name.
+        shape: of the tensor, the batch first.
+    """
+    inputs = keras.Input(batch_shape=shape)
+    return keras.Model(inputs, layer.call(inputs), name=layer.name)
+
+
 def graph_of(layer: Any) -> keras.Model | None:
     """The Functional model that a layer computes as; None if it is no such model.
 

@@ -7,17 +7,19 @@ The rules, each of which mirrors what the converter fuses or shares:
 - BatchNorm elsewhere is a depthwise convolution: what it takes is quantized;
 - addition -> ReLU is one too, and each branch is quantized before it;
 - concatenation shares one range with what goes into it: one quantizer, after it;
-- max pooling, padding, cropping and reshaping keep their input's range: none;
+- max pooling, padding, cropping, slicing, reshaping and sampling up keep their
+  input's range: none;
 - what is only pooled by maximum is quantized after the pooling: the rounded maximum is
   the maximum of the rounded, and there are fewer values to round;
 - pooling by average has a range of its own: one;
 - sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
 - the model's output is quantized.
 
-A layer that the rules do not know, such as an attention or a LayerNormalization, is
-taken as one operation with a range of its own; `Places.problems` says so, since LiteRT
-would compute it in float. Nothing is placed inside recurrent layers: they run their
-cells in a loop.
+A layer that the rules do not know, such as an LSTM or a LayerNormalization, is taken
+as one operation with a range of its own, and stays in float between the two: an island.
+`Places.problems` names them. Nothing is placed inside recurrent layers: they run their
+cells in a loop. Models in float16, bfloat16 or mixed precision have the places of their
+float32 copies.
 
 Source: LiteRT's 8-bit quantization specification.
 """
@@ -32,15 +34,18 @@ from keras_dlopt.graph.kinds import (
     FIXED_RANGES,
     FUSED_ACTIVATIONS,
     FUSES_RELU,
-    KEEPS_RANGE,
     LINEAR,
     LOOPS,
     MAX_POOLING,
-    OWN_RANGE,
+    PRODUCTS_WITHOUT_FUSION,
     activation_name,
     folds_by_shape,
+    has_own_range,
     is_relu,
+    is_rewritten,
     is_weighted,
+    keeps_range,
+    stays_float_inside,
 )
 from keras_dlopt.graph.trace import Call, Trace
 
@@ -53,7 +58,7 @@ class Places:
         inputs: where the model's inputs are taken.
         outputs: all others with a range to learn.
         fixed: range -> outputs that have it by nature.
-        problems: what int8 LiteRT does not have, and what to do.
+        problems: what LiteRT computes in float, and what to do.
     """
 
     inputs: list[str] = dataclasses.field(default_factory=list)
@@ -91,10 +96,12 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
         if not call.composite:
             _check_sources(places, call, graph, producers)
             _check_layer(places, call, graph)
+        elif stays_float_inside(call.layer):
+            places.problems.append(_unknown(call, f"a {type(call.layer).__name__}"))
         made = [t for t in call.outputs if producers.get(t) is call]
         if not made or set(made) <= graph.integers:
             continue
-        keeps = isinstance(call.layer, KEEPS_RANGE)
+        keeps = keeps_range(call.layer)
         if keeps and set(call.inputs) <= quantized:
             quantized.update(made)
             continue
@@ -185,9 +192,9 @@ def _check_outputs(places: Places, graph: Trace, producers: dict[int, Call]) -> 
 
 
 _NO_LAYER = (
-    "no layer made, but an operation between layers (x + y, keras.ops, a cast under "
-    "mixed precision). Quantizers sit at layers: use one for it, such as "
-    "keras.layers.Add()."
+    "no layer made, but an operation between layers (x + y, keras.ops). Quantizers "
+    "sit at layers: use one for it, such as keras.layers.Add(). int8.prepare(model) "
+    "does so in Sequential and Functional models."
 )
 
 
@@ -200,12 +207,18 @@ def _check_layer(places: Places, call: Call, graph: Trace) -> None:
             source = graph.producers().get(call.inputs[0])
             problems.append(
                 f"{call.path!r} normalizes "
-                f"{repr(source.path) if source else 'the input of the model'}, and "
-                "cannot be folded into it. In int8 a BatchNormalization of other data "
-                "than images must directly follow a convolution or dense layer that "
-                "has no activation and feeds nothing else."
+                f"{repr(source.path) if source else 'the input of the model'} along "
+                f"axis {layer.axis}, and cannot be folded into it. In int8 a "
+                "BatchNormalization of another axis than the last must directly follow "
+                "a convolution or dense layer that has no activation and feeds nothing "
+                "else."
             )
-    elif isinstance(layer, LINEAR):
+    elif is_rewritten(layer):
+        problems.append(
+            _unknown(call, f"a {type(layer).__name__}")
+            + " int8.prepare(model) writes it with layers that have one."
+        )
+    elif isinstance(layer, (*LINEAR, *PRODUCTS_WITHOUT_FUSION)):
         if activation not in FUSED_ACTIVATIONS:
             problems.append(
                 f"{call.path!r} computes {activation!r} inside, and int8 needs a "
@@ -215,7 +228,7 @@ def _check_layer(places: Places, call: Call, graph: Trace) -> None:
     elif isinstance(layer, layers.Activation):
         if activation not in ACTIVATIONS:
             problems.append(_unknown(call, f"an Activation of {activation!r}"))
-    elif not isinstance(layer, (*KEEPS_RANGE, *OWN_RANGE)):
+    elif not (keeps_range(layer) or has_own_range(layer)):
         problems.append(_unknown(call, f"a {type(layer).__name__}"))
 
 

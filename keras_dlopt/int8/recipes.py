@@ -1,5 +1,6 @@
 """Recipes that quantize a whole model, weights and activations."""
 
+import contextlib
 import warnings
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import keras
 from keras import layers
 
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.copying import in_float32
 from keras_dlopt.graph.kinds import weight_names
 from keras_dlopt.graph.targets import Target, weight_targets
 from keras_dlopt.graph.trace import Trace, trace
@@ -51,7 +53,7 @@ def int8_recipe(
         example: a batch of inputs, for models that do not know their input's shape.
         strict: whether to refuse a model with parts that LiteRT has no int8 form of.
             Otherwise a warning names them, and training simulates them with rounded
-            inputs and outputs; `export.litert` will not take such a model.
+            inputs and outputs.
         like: `"tfmot"` has the ranges of TensorFlow Model Optimization: dense and
             transposed kernels per tensor, depthwise ones per multiplier, activations
             that start at (-6, 6) with a momentum of 0.999, inputs by the widest range
@@ -153,9 +155,10 @@ def _checked(model: keras.Model, example: Any, strict: bool, like: str) -> Place
         shown = " ".join(places.problems[:4])
         more = len(places.problems) - 4
         warnings.warn(
-            f"{model.name!r} cannot run in int8 alone; training simulates these parts "
-            "with rounded inputs and outputs, and export.litert will refuse the model. "
-            f"{shown}{f' And {more} more.' if more > 0 else ''}",
+            f"{model.name!r} cannot run in int8 alone: LiteRT computes these parts in "
+            "float, and training simulates them with rounded inputs and outputs. "
+            f"{shown}{f' And {more} more.' if more > 0 else ''} Replace them, or "
+            "accept them where the target has float.",
             stacklevel=3,
         )
     return places
@@ -167,6 +170,8 @@ def _traced(model: keras.Model, example: Any) -> Trace:
             f"{model.name!r} is transformed already. Give finalize(model), or the "
             "model from before, and chain what it had: Prune(0.8) >> FakeQuant(bits=8)."
         )
+    with contextlib.suppress(ModelError):
+        model = in_float32(model)  # whose casts would stand between the layers
     return trace(model, example)
 
 

@@ -1,28 +1,54 @@
-"""Activations as layers of their own, which int8 can quantize on both sides."""
+"""Layers in parts, each of which int8 can quantize on both sides."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import layers
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.graph.kinds import FUSED_ACTIVATIONS, LINEAR, activation_name
-from keras_dlopt.graph.rebuilding import Piece, like, reaches, rebuilt
-from keras_dlopt.graph.walk import (
-    as_functional,
-    layers_below,
-    numbered,
-    walk,
+from keras_dlopt.graph.kinds import (
+    FUSED_ACTIVATIONS,
+    LINEAR,
+    activation_name,
+    calls_like,
+    is_rewritten,
 )
+from keras_dlopt.graph.rebuilding import Piece, like, reaches, rebuilt
+from keras_dlopt.graph.symbolic import Node, model_of_parts
+from keras_dlopt.graph.walk import as_functional, layers_below, numbered, walk
+from keras_dlopt.layers import SqueezeExcitation
+from keras_dlopt.runtime.values import to_numpy
+
+_Make = Callable[[], list[Piece]]
+_DEPTHWISE = {
+    layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
+    layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
+}
+
+
+class Names:
+    """Names of layers that a model does not have yet."""
+
+    def __init__(self, given: Iterable[str]):
+        self.given = set(given)
+        self._counts: dict[str, int] = {}
+
+    def new(self, name: str) -> str:
+        """The name, or the first of name_1, name_2, ... that is free."""
+        while (unique := numbered(name, self._counts)) in self.given:
+            pass
+        self.given.add(unique)
+        return unique
 
 
 def split_activations(model: keras.Model) -> keras.Model:
     """The same model with sigmoid, softmax, tanh, ... as layers of their own.
 
     A dense or convolution layer that ends in such a function leaves no place for the
-    quantizer that int8 needs between the two; ReLU is fused and stays.
+    quantizer that int8 needs between the two; ReLU is fused and stays. `prepare` does
+    this and all else that int8 needs.
 
     Args:
         model: a built Sequential or Functional model; it stays as it is.
@@ -49,30 +75,120 @@ def split_activations(model: keras.Model) -> keras.Model:
             f"{model!r}. The calls inside a subclassed model cannot be changed from "
             "outside: write its activations as layers."
         )
-    return rebuilt(source, split_pieces(source))
+    names = Names(layer.name for layer in layers_below(source))
+    pieces: dict[int, _Make] = {}
+    for _, layer, parents in walk(source):
+        if _ends_apart(layer) and reaches(parents):
+            pieces[id(layer)] = functools.partial(_with_activation, layer, names)
+    return rebuilt(source, pieces)
 
 
-def split_pieces(model: Any) -> dict[int, Callable[[], list[Piece]]]:
-    """For `rebuilt`: the layers with a fused activation that can be split.
+def in_parts(node: Node, names: Names, normal: Callable[[Any], Any]) -> _Make | None:
+    """What makes the layers in place of one; None to leave it.
 
-    Those of Functional and Sequential models nested in each other; what a subclassed
-    model or a layer holds stays whole.
+    Args:
+        node: a call of it.
+        names: for the new layers.
+        normal: brings a model into normal form.
     """
-    pieces: dict[int, Callable[[], list[Piece]]] = {}
-    names = {layer.name for layer in layers_below(model)}
-    for _, layer, parents in walk(model):
-        fused = activation_name(layer) not in FUSED_ACTIVATIONS
-        if isinstance(layer, LINEAR) and fused and reaches(parents):
-            name, taken = f"{layer.name}_activation", dict[str, int]()
-            while (unique := numbered(name, taken)) in names:
-                pass
-            names.add(unique)
-            pieces[id(layer)] = functools.partial(_split, layer, unique)
-    return pieces
+    layer = node.operation
+    if _ends_apart(layer):
+        return functools.partial(_with_activation, layer, names)
+    if calls_like(layer, SqueezeExcitation):
+        return functools.partial(_opened, node, normal)
+    if not is_rewritten(layer):
+        return None
+    if isinstance(layer, layers.Average):
+        return functools.partial(_average, layer, len(node.inputs), names)
+    if isinstance(layer, layers.Activation):
+        return functools.partial(_hard_sigmoid, layer.name, names)
+    kind = next(k for k in _DEPTHWISE if isinstance(layer, k))
+    if not calls_like(layer, kind) or layer.padding == "causal":
+        return None
+    return functools.partial(_separable, layer, kind, names)
 
 
-def _split(layer: Any, name: str) -> list[Piece]:
+def _ends_apart(layer: Any) -> bool:
+    fused = activation_name(layer) in FUSED_ACTIVATIONS
+    return isinstance(layer, LINEAR) and not fused
+
+
+def _with_activation(layer: Any, names: Names) -> list[Piece]:
     return [
         (like(layer, activation="linear"), layer.get_weights()),
-        (layers.Activation(layer.activation, name=name), []),
+        *_activation(layer.activation, f"{layer.name}_activation", names),
     ]
+
+
+def _activation(function: Any, name: str, names: Names) -> list[Piece]:
+    made = layers.Activation(function, name=names.new(name))
+    if is_rewritten(made):
+        return _hard_sigmoid(made.name, names)
+    return [(made, [])]
+
+
+def _hard_sigmoid(name: str, names: Names) -> list[Piece]:
+    """relu6(x + 3) / 6, of which each part is one int8 operation."""
+    return [
+        (layers.Rescaling(1.0, 3.0, name=name), []),
+        (layers.ReLU(6.0, name=names.new(f"{name}_relu6")), []),
+        (layers.Rescaling(1 / 6, name=names.new(f"{name}_scale")), []),
+    ]
+
+
+def _average(layer: Any, count: int, names: Names) -> list[Piece]:
+    """A sum, and the division by its number of terms."""
+    scale = layers.Rescaling(1 / count, name=names.new(f"{layer.name}_scale"))
+    return [(layers.Add(name=layer.name), []), (scale, [])]
+
+
+def _separable(layer: Any, kind: Any, names: Names) -> list[Piece]:
+    """The depthwise convolution, without bias, and the one that mixes the channels."""
+    depthwise, pointwise = _DEPTHWISE[kind]
+    common = {"data_format": layer.data_format, "trainable": layer.trainable}
+    first = depthwise(
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        depth_multiplier=layer.depth_multiplier,
+        use_bias=False,
+        depthwise_initializer=layer.depthwise_initializer,
+        depthwise_regularizer=layer.depthwise_regularizer,
+        depthwise_constraint=layer.depthwise_constraint,
+        name=names.new(f"{layer.name}_depthwise"),
+        **common,
+    )
+    fused = activation_name(layer) in FUSED_ACTIVATIONS
+    second = pointwise(
+        layer.filters,
+        1,
+        activation=layer.activation if fused else None,
+        use_bias=layer.use_bias,
+        kernel_initializer=layer.pointwise_initializer,
+        kernel_regularizer=layer.pointwise_regularizer,
+        kernel_constraint=layer.pointwise_constraint,
+        bias_initializer=layer.bias_initializer,
+        bias_regularizer=layer.bias_regularizer,
+        bias_constraint=layer.bias_constraint,
+        name=layer.name,
+        **common,
+    )
+    weights = [to_numpy(layer.pointwise_kernel)]
+    weights += [to_numpy(layer.bias)] if layer.use_bias else []
+    made = [(first, [to_numpy(layer.depthwise_kernel)]), (second, weights)]
+    if not fused:
+        made += _activation(layer.activation, f"{layer.name}_activation", names)
+    return made
+
+
+def _opened(node: Node, normal: Callable[[Any], Any]) -> list[Piece]:
+    """A layer of layers as the model of its parts; its weights keep their paths."""
+    layer = node.operation
+    copy = like(layer)
+    shape = node.inputs[0].shape
+    copy.build(shape)
+    copy.set_weights(layer.get_weights())
+    model = model_of_parts(copy, shape)
+    model.trainable = layer.trainable
+    return [(normal(model), [])]

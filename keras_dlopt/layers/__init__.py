@@ -4,6 +4,7 @@ from keras_dlopt.layers.batch_normalization import BatchNormalization
 from keras_dlopt.layers.blocks import BasicBlock, BottleneckBlock, PreActivationBlock
 from keras_dlopt.layers.fused import use_fused
 from keras_dlopt.layers.mobile import ConvNeXtBlock, InvertedResidualBlock
+from keras_dlopt.layers.operation import OperationLayer
 from keras_dlopt.layers.residual import Residual
 from keras_dlopt.layers.scale import LayerScale, ReZero
 from keras_dlopt.layers.squeeze import SqueezeExcitation
@@ -21,6 +22,7 @@ __all__ = [
     "ConvNeXtBlock",
     "InvertedResidualBlock",
     "LayerScale",
+    "OperationLayer",
     "PreActivationBlock",
     "ReZero",
     "Residual",

@@ -5,11 +5,10 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.graph.rebuilding import rebuilt
-from keras_dlopt.graph.walk import custom_classes, is_functional
+from keras_dlopt.graph.walk import as_functional, custom_classes
 from keras_dlopt.int8 import int8_recipe, quantization_recipe
+from keras_dlopt.int8.preparing import prepared
 from keras_dlopt.int8.recipes import kernel_entries
-from keras_dlopt.int8.splitting import split_pieces
 from keras_dlopt.post_training.bias import correct_bias as corrected
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.data import Batches
@@ -43,8 +42,8 @@ def quantize(
 
     Kernels go to their grids at once; the ranges of the activations are chosen from
     calibration data. `finalize`, `save_compressed` and `export.litert` take the result,
-    and `fit` trains it on. Where LiteRT needs a quantizer before a fused softmax,
-    sigmoid or tanh, that becomes a layer of its own, as by `split_activations`.
+    and `fit` trains it on. Functional and Sequential models are brought into the normal
+    form of int8 first, as by `int8.prepare(model, fold=True)`.
 
     Args:
         model: a trained, built Keras model; it stays as it is.
@@ -88,7 +87,7 @@ def quantize(
     if equalize:
         model = equalized(model, example=example)
     if recipe is None:
-        model = _split(model) if activation_bits == 8 else model
+        model = _prepared(model) if activation_bits == 8 else model
         recipe = _recipe(model, weights, activation_bits, input_range, example)
     small = transform(model, recipe)
     calibrate(small, data, observer=observer, batch_size=batch_size)
@@ -98,11 +97,11 @@ def quantize(
     return small
 
 
-def _split(model: Any) -> Any:
-    """The model with fused activations as layers, which int8 has a place for."""
+def _prepared(model: Any) -> Any:
+    """The model in the normal form of int8, where it knows its graph."""
     own = any(issubclass(c, keras.Model) for c in custom_classes(model).values())
-    pieces = split_pieces(model) if is_functional(model) and not own else {}
-    return rebuilt(model, pieces) if pieces else model
+    known = as_functional(model) is not None and not own
+    return prepared(model, fold=True) if known else model
 
 
 def _recipe(model, weights, activation_bits, input_range, example) -> Recipe:

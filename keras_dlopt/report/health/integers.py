@@ -15,7 +15,7 @@ from keras_dlopt.int8.placement import place
 from keras_dlopt.report.health.findings import Finding
 from keras_dlopt.runtime.values import to_numpy
 
-SPLIT = "small = dlopt.split_activations(model)"
+PREPARE = "small = dlopt.int8.prepare(model)"
 FOLD = "small = dlopt.post_training.fold(model)"
 WEIGHTS = "small = dlopt.post_training.dynamic_range(model)"
 ESTIMATE = "dlopt.measure.npu_estimate('model.tflite')"
@@ -32,7 +32,8 @@ def blockers(graph: Trace, *, npu: bool) -> Iterator[Finding]:
     """
     for text in place(graph).problems:
         named = re.match(r"'([^']+)'", text)
-        remedy = SPLIT if "split_activations" in text else WEIGHTS
+        known = "split_activations" in text or "int8.prepare" in text
+        remedy = PREPARE if known else WEIGHTS
         if "normalizes" in text:
             remedy = FOLD
         where = named[1] if named else "the outputs"
