@@ -91,10 +91,10 @@ def branches(x):
 
 def shapes():
     """Pooling, shapes and sampling."""
-    yield "MaxPooling1D", ROWS, L.MaxPooling1D()
-    yield "MaxPooling2D", IMAGE, L.MaxPooling2D()
+    yield "MaxPooling1D", ROWS, L.MaxPooling1D(2)
+    yield "MaxPooling2D", IMAGE, L.MaxPooling2D(2)
     yield "AveragePooling1D", ROWS, L.AveragePooling1D(2)
-    yield "AveragePooling2D", IMAGE, L.AveragePooling2D()
+    yield "AveragePooling2D", IMAGE, L.AveragePooling2D(2)
     yield "AveragePooling2D(same)", IMAGE, L.AveragePooling2D(3, 2, padding="same")
     yield "GlobalAveragePooling1D", ROWS, L.GlobalAveragePooling1D()
     yield "GlobalAveragePooling2D", IMAGE, L.GlobalAveragePooling2D()

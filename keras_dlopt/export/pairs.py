@@ -42,8 +42,9 @@ def take_pairs(file: Flat) -> dict[int, View]:
     """Takes the pairs out of a file; returns what each made: tensor -> view.
 
     A view's source may be a view itself. Constants that the converter stored on a grid
-    become float again.
+    become float again, and so does what it left as integers before a product of floats.
     """
+    _complete(file)
     makers = {i: op for op in file.ops for i in op.outputs}
     views: dict[int, View] = {}
     gone = set()
@@ -64,6 +65,24 @@ def take_pairs(file: Flat) -> dict[int, View]:
             gone.add(id(op))
     file.ops = [op for op in file.ops if id(op) not in gone]
     return views
+
+
+def _complete(file: Flat) -> None:
+    """Puts the DEQUANTIZE back that the converter fused into a following product."""
+    for quantize in [op for op in file.ops if op.name == "QUANTIZE"]:
+        (rounded,) = quantize.outputs
+        bare = [
+            op
+            for op in file.ops
+            if rounded in op.inputs and op.name not in ("DEQUANTIZE", "QUANTIZE")
+        ]
+        if not bare:
+            continue
+        made = file.add(rounded, "float32")
+        for op in bare:
+            op.inputs = [made if i == rounded else i for i in op.inputs]
+        at = file.ops.index(quantize) + 1
+        file.ops.insert(at, file.new_op("DEQUANTIZE", 1, [rounded], [made]))
 
 
 def _grid(file: Flat, index: int) -> Lattice | None:

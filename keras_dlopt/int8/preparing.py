@@ -56,7 +56,7 @@ def prepare(model: keras.Model, *, fold: bool = False) -> keras.Model:
         >>> y = keras.layers.Dense(8, activation="tanh", name="d")(x / 255.0)
         >>> net = keras.Model(x, keras.layers.Dense(2, name="end")(y + x))
         >>> [type(layer).__name__ for layer in prepare(net).layers[1:]]
-        ['Rescaling', 'Dense', 'Activation', 'Add', 'Dense']
+        ['Rescaling', 'Dense', 'Activation', 'Reshape', 'Add', 'Dense']
     """
     if as_functional(model) is None:
         raise ConfigError(

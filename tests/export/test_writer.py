@@ -1,5 +1,7 @@
 """The own writer: given codes, scales and ranges, and float where one is missing."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -132,3 +134,22 @@ def test_names_stay_on_request_and_outputs_are_the_same(tmp_path):
         export.run_litert(lean.path, data(2)), export.run_litert(full.path, data(2))
     )
     assert export.Predictor(lean.path).inputs[0].name == "x"
+
+
+@pytest.mark.parametrize("kind", ["einsum", "attention"])
+def test_products_into_which_the_converter_fuses_a_conversion(tmp_path, kind):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 8))
+    if kind == "einsum":
+        y = layers.EinsumDense("abc,cd->abd", output_shape=(None, 5))(x)
+    else:
+        y = layers.MultiHeadAttention(2, 4)(x, x)
+    model, given = keras.Model(x, y), data(shape=(32, 6, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # attention is simulated in parts
+        small = dlopt.post_training.quantize(model, given)
+    report = export.litert(small, tmp_path / "m.tflite", data=given)
+    assert report.codes == sum(
+        v.numpy().size for v in model.weights if v.name == "kernel"
+    )
+    assert report.agreement.largest_lsb <= 1
