@@ -34,8 +34,6 @@ def blockers(graph: Trace, *, npu: bool) -> Iterator[Finding]:
         named = re.match(r"'([^']+)'", text)
         known = "split_activations" in text or "int8.prepare" in text
         remedy = PREPARE if known else WEIGHTS
-        if "normalizes" in text:
-            remedy = FOLD
         where = named[1] if named else "the outputs"
         more = " An NPU leaves it to the CPU." if npu and remedy == WEIGHTS else ""
         if remedy == WEIGHTS:
