@@ -118,7 +118,7 @@ def litert(
         _convert(twin, temporary, batch_size)
         file = Flat(temporary)
         arrange(file, ends)
-        written = to_int8(file, kernels, io=io)
+        written = to_int8(file, kernels, ranges, io=io)
         islands = _islands(written, plain) if ranges else ()
         _check_written(file, islands, io, full_integer)
         file.write(temporary, lean=lean)

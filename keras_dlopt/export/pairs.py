@@ -6,6 +6,7 @@ trained ranges, wherever the converter has moved and fused the operations around
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,6 +66,32 @@ def take_pairs(file: Flat) -> dict[int, View]:
             gone.add(id(op))
     file.ops = [op for op in file.ops if id(op) not in gone]
     return views
+
+
+def drop_copied(file: Flat, views: dict[int, View], trained: Sequence[Lattice]) -> None:
+    """Takes out the pairs that the converter copied from before a MEAN to after it.
+
+    They would round what training did not. A grid that two trained ranges have is left.
+    """
+    for op in file.ops:
+        before = views.get(op.inputs[0]) if op.name == "MEAN" else None
+        if before is None or _times(before.grid, trained) != 1:
+            continue
+        (mean,) = op.outputs
+        copied = [m for m, view in views.items() if view == View(mean, before.grid)]
+        for made in copied:
+            del views[made]
+            for taker in file.ops:
+                taker.inputs = [mean if i == made else i for i in taker.inputs]
+            file.rename(made, mean)
+
+
+def _times(grid: Lattice, trained: Sequence[Lattice]) -> int:
+    return sum(
+        t.zero_point == grid.zero_point
+        and bool(np.isclose(t.scale, grid.scale, rtol=1e-6, atol=0))
+        for t in trained
+    )
 
 
 def _complete(file: Flat) -> None:

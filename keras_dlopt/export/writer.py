@@ -14,8 +14,8 @@ from keras_dlopt.export.flat import Flat, Op
 from keras_dlopt.export.kernels import Codes, find, fitted
 from keras_dlopt.export.lattices import Lattices, cuts_nothing
 from keras_dlopt.export.operators import KEEPS_GRID, WEIGHTED, runs_in_int8, version
-from keras_dlopt.export.pairs import Lattice, take_pairs
-from keras_dlopt.export.twin import Kernel
+from keras_dlopt.export.pairs import Lattice, drop_copied, take_pairs
+from keras_dlopt.export.twin import Kernel, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,22 +48,27 @@ class Written:
     int8: int = 0
 
 
-def to_int8(file: Flat, kernels: list[Kernel], *, io: str = "float") -> Written:
+def to_int8(
+    file: Flat, kernels: list[Kernel], ranges: list[Range], *, io: str = "float"
+) -> Written:
     """Turns a float file with marked ranges into an int8 one, in place.
 
     Args:
         file: as the converter wrote it, with a pair of QUANTIZE and DEQUANTIZE for
             every trained range.
         kernels: the trained kernels.
+        ranges: the trained ranges.
         io: type of the file's inputs and outputs, `"float"` or `"int8"`.
     """
-    return _Writer(file, kernels).run(io)
+    return _Writer(file, kernels, ranges).run(io)
 
 
 class _Writer:
-    def __init__(self, file: Flat, kernels: list[Kernel]):
+    def __init__(self, file: Flat, kernels: list[Kernel], ranges: list[Range]):
         self.file, self.kernels = file, kernels
         self.views = take_pairs(file)
+        trained = [Lattice(r.scale, r.zero_point) for r in ranges]
+        drop_copied(file, self.views, trained)
         self.grids = Lattices(file, self.views)
         self.ops: list[Op] = []
         self.written = Written()
