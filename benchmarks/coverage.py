@@ -191,23 +191,27 @@ def attempt(name: str, method: str, *, eager: bool) -> dict:
         began = time.perf_counter()
         small = dlopt.transform(model, chosen)
         row["transform_seconds"] = round(time.perf_counter() - began, 2)
-        loss = "sparse_categorical_crossentropy"
-        small.compile("sgd", loss, run_eagerly=eager)
-        history = small.fit(x, y, batch_size=2, verbose=0)
-        assert np.isfinite(history.history["loss"]).all(), "the loss is not finite"
-        before = keras.ops.convert_to_numpy(small(x, training=False))
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "model.keras"
-            small.save(path)
-            again = keras.saving.load_model(path, compile=False)
-        after = keras.ops.convert_to_numpy(again(x, training=False))
-        np.testing.assert_array_equal(before, after, "the loaded model differs")
+        train_and_reload(small, x, y, eager=eager)
         row["result"] = "ok"
     except Exception as error:
         row["result"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         row["trace"] = traceback.format_exc()[-1500:]
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
+
+
+def train_and_reload(model, x, y, *, eager):
+    """Trains two steps, saves and loads; raises unless the outputs are the same."""
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=eager)
+    history = model.fit(x, y, batch_size=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all(), "the loss is not finite"
+    before = keras.ops.convert_to_numpy(model(x, training=False))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        model.save(path)
+        again = keras.saving.load_model(path, compile=False)
+    after = keras.ops.convert_to_numpy(again(x, training=False))
+    np.testing.assert_array_equal(before, after, "the loaded model differs")
 
 
 def save(path: pathlib.Path, rows: list[dict]) -> None:

@@ -14,13 +14,12 @@ import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 
 import keras
 import numpy as np
-from coverage import SMALL, build, save
+from coverage import SMALL, build, save, train_and_reload
 from coverage_names import APPLICATIONS
 
 SHARE = 0.3
@@ -80,17 +79,7 @@ def attempt(name):
         row["parameters"] = [report.parameters_before, report.parameters_after]
         row["macs"] = [report.macs_before, report.macs_after]
         row["left"] = len(found.free) - len(surgery.dependencies(small).free)
-        loss = "sparse_categorical_crossentropy"
-        small.compile("sgd", loss, run_eagerly=True)
-        history = small.fit(x, y, batch_size=2, verbose=0)
-        assert np.isfinite(history.history["loss"]).all(), "the loss is not finite"
-        before = keras.ops.convert_to_numpy(small(x, training=False))
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "model.keras"
-            small.save(path)
-            again = keras.saving.load_model(path, compile=False)
-        after = keras.ops.convert_to_numpy(again(x, training=False))
-        np.testing.assert_array_equal(before, after, "the loaded model differs")
+        train_and_reload(small, x, y, eager=True)
         row["result"] = "ok"
     except Exception as error:
         row["result"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

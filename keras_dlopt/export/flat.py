@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt import _compat
-from keras_dlopt.errors import missing
+from keras_dlopt.errors import ExportError, missing
 from keras_dlopt.export.packing import AlignedBuffer, pack
 
 
@@ -58,6 +58,12 @@ class Flat:
         ops: its operations, in the order in which they run.
         inputs: indices of the tensors that the caller sets.
         outputs: indices of the tensors that the caller reads.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ExportError: for constants outside the schema, as in files above 2 GB.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -65,6 +71,11 @@ class Flat:
         with open(path, "rb") as file:
             found = self.schema.Model.GetRootAs(file.read(), 0)
         self.model = self.schema.ModelT.InitFromObj(found)
+        if any((buffer.offset or 0) > 1 for buffer in self.model.buffers):
+            raise ExportError(
+                "The model is too large for one .tflite file: its constants come to "
+                "more than 2 GB."
+            )
         self.graph = self.model.subgraphs[0]
         self.tensors = self.graph.tensors
         self.inputs = [int(i) for i in self.graph.inputs]

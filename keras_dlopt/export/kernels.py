@@ -11,8 +11,8 @@ from keras_dlopt.export.twin import Kernel
 _OFF_GRID = 1e-2
 # Below this, what a weight adds to an output is under half a level for sure.
 _SMALLEST_MULTIPLIER = 2.0**-31
-# Half of what an int32 holds: the other half is for the products.
-_LARGEST_BIAS = 2.0**29
+# A quarter of what an int32 holds: the rest is for the products.
+FULL_BIAS = 2**29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +92,8 @@ def fitted(
     step = float(taken.scale)
     floor = np.full(len(found.rows), _SMALLEST_MULTIPLIER * float(made.scale) / step)
     if bias is not None:
-        floor = np.maximum(floor, np.abs(bias.astype("float64")) / _LARGEST_BIAS / step)
+        most = FULL_BIAS * (1 + 1e-6)  # not below it once the scale is in float32
+        floor = np.maximum(floor, np.abs(bias.astype("float64")) / most / step)
     scale = np.broadcast_to(found.scale, floor.shape)
     empty = ~found.rows.any(axis=1) & (found.scale.size > 1)
     if np.all(scale >= floor) and not empty.any():

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from keras_dlopt.export.flat import Flat, Op
-from keras_dlopt.export.operators import CUTS, FIXED, KEEPS_GRID
+from keras_dlopt.export.operators import CUTS, FIXED, KEEPS_GRID, READS_SHAPE
 from keras_dlopt.export.pairs import Lattice, View
 
 
@@ -71,9 +71,9 @@ class Lattices:
         if index in self.file.outputs or self._of_views.get(index):
             return False
         return all(
-            self.own.get(o) == grid
-            and (op.name in KEEPS_GRID or cuts_nothing(op, grid))
+            self.own.get(o) == grid and passes(op, grid)
             for op in self._takers[index]
+            if op.name not in READS_SHAPE
             for o in op.outputs
         )
 

@@ -82,8 +82,7 @@ def litert(
         path: of the file, ending in `.tflite`; its folder must exist.
         io: type of the file's inputs and outputs: `"float"`, or `"int8"` for runtimes
             without float, where the caller scales with the file's input quantization.
-        full_integer: whether to refuse a quantized model of which something stays in
-            float.
+        full_integer: whether to refuse a model of which something stays in float.
         lean: whether to leave out the names of tensors, which only debuggers read;
             inputs and outputs keep theirs.
         verify: whether to read the file back and compare, which needs the package
@@ -103,13 +102,15 @@ def litert(
     _check_arguments(model, path, io, data, verify)
     model = in_float32(model)  # as the file computes
     plain, ranges, kernels = bake(model, example)
-    if io == "int8" and not ranges:
+    if not ranges and (io == "int8" or full_integer):
+        wanted = "io='int8'" if io == "int8" else "full_integer=True"
         raise ConfigError(
-            f"io='int8' needs a quantized model, and {model.name!r} has no activation "
-            "quantizers. Train transform(model, int8_recipe(model)) first, or use "
-            "io='float'."
+            f"{wanted} needs a quantized model, and {model.name!r} has no activation "
+            "quantizers. Train transform(model, int8_recipe(model)) first, or leave "
+            f"{wanted} out."
         )
-    checks = verify and (bool(kernels) or bool(ranges) or data is not None)
+    quantized = bool(kernels or ranges)
+    checks = verify and (quantized or data is not None)
     if checks:
         litert_package()  # before the work, not after it
     ends = ends_of(plain, example)
@@ -118,7 +119,7 @@ def litert(
         _convert(twin, temporary, batch_size)
         file = Flat(temporary)
         arrange(file, ends)
-        written = to_int8(file, kernels, ranges, io=io)
+        written = to_int8(file, kernels, ranges, io=io) if quantized else Written()
         islands = _islands(written, plain) if ranges else ()
         _check_written(file, islands, io, full_integer)
         file.write(temporary, lean=lean)

@@ -11,18 +11,17 @@ import numpy as np
 
 from keras_dlopt.errors import ExportError
 from keras_dlopt.export.contents import LiteFile, LiteTensor, read
+from keras_dlopt.export.kernels import FULL_BIAS
 from keras_dlopt.export.twin import Kernel, Range
 from keras_dlopt.graph.affine import channel_factors
 from keras_dlopt.graph.walk import layers_below, walk
 
-# Scales are recomputed by the converter in another order of float32 operations.
+# The converter folds a BatchNorm in another order of float32 operations.
 _SCALE_RTOL = 1e-5
-# The converter takes channels with no weight above 5e-7 on this grid, and those whose
-# bias would overflow on a coarser one than theirs: at most this share of the largest.
+# Channels of next to no weight are on a coarser grid than theirs, see `kernels.fitted`:
+# at most this share of the largest, or so coarse that the bias fits.
 _SMALLEST_SCALE = 5e-7 / 127
 _DEAD = 1e-3
-# Or the bias is as large as the converter lets it be: half of what int32 holds.
-_FULL_BIAS = 2**29
 
 
 def check(
@@ -73,7 +72,7 @@ def _weights(contents: LiteFile) -> Iterable[tuple[LiteTensor, np.ndarray]]:
     for index, tensor in enumerate(tensors):
         if tensor.dtype == "INT8" and tensor.data is not None:
             codes = bias_of.get(index)
-            full = np.zeros(1, bool) if codes is None else np.abs(codes) >= _FULL_BIAS
+            full = np.zeros(1, bool) if codes is None else np.abs(codes) >= FULL_BIAS
             yield tensor, full
 
 

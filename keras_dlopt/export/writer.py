@@ -13,7 +13,13 @@ import numpy as np
 from keras_dlopt.export.flat import Flat, Op
 from keras_dlopt.export.kernels import Codes, find, fitted
 from keras_dlopt.export.lattices import Lattices, cuts_nothing
-from keras_dlopt.export.operators import KEEPS_GRID, WEIGHTED, runs_in_int8, version
+from keras_dlopt.export.operators import (
+    KEEPS_GRID,
+    READS_SHAPE,
+    WEIGHTED,
+    runs_in_int8,
+    version,
+)
 from keras_dlopt.export.pairs import Lattice, drop_copied, take_pairs
 from keras_dlopt.export.twin import Kernel, Range
 
@@ -40,12 +46,10 @@ class Written:
     Attributes:
         kernels: the trained kernels whose codes are in the file.
         islands: what stays in float.
-        int8: number of operations that run in int8.
     """
 
     kernels: list[Kernel] = dataclasses.field(default_factory=list)
     islands: list[Island] = dataclasses.field(default_factory=list)
-    int8: int = 0
 
 
 def to_int8(
@@ -76,7 +80,8 @@ class _Writer:
         self.in_int8: dict[tuple[int, Lattice], int] = {}
         self.in_float: dict[int, int] = {}
         self.native: dict[int, Lattice] = {}
-        self.constants: dict[tuple[int, bytes], int] = {}
+        self.constants: dict[tuple[Any, ...], int] = {}
+        self.found: dict[tuple[int, str], Codes | None] = {}
 
     def run(self, io: str) -> Written:
         if io == "int8":
@@ -104,9 +109,9 @@ class _Writer:
             self._name(index, grid, made)
 
     def _blocked(self, op: Op) -> str | None:
-        """Why an operation cannot run in int8; None if it can."""
+        """Why an operation cannot run in int8; None if it can, "" if it need not."""
         floats = [i for i in (*op.inputs, *op.outputs) if self.file.is_float(i)]
-        if not floats:
+        if not floats or op.name in READS_SHAPE:
             return ""
         if not runs_in_int8(op.name):
             return "LiteRT has it in float only"
@@ -123,8 +128,12 @@ class _Writer:
         return index in self.native or self.grids.is_sure(index)
 
     def _codes(self, op: Op) -> Codes | None:
-        weight = self.file.data(op.inputs[WEIGHTED[op.name][0]])
-        return None if weight is None else find(_rows(op.name, weight), self.kernels)
+        key = (op.inputs[WEIGHTED[op.name][0]], op.name)
+        if key not in self.found:
+            weight = self.file.data(key[0])
+            rows = None if weight is None else _rows(op.name, weight)
+            self.found[key] = None if rows is None else find(rows, self.kernels)
+        return self.found[key]
 
     def _put_float(self, op: Op, reason: str) -> None:
         if reason:
@@ -137,6 +146,8 @@ class _Writer:
     def _taken_float(self, op: Op, place: int) -> int:
         index = op.inputs[place]
         values = self.file.data(index) if self.file.is_float(index) else None
+        if values is None and op.name in READS_SHAPE and self._is_int8(index):
+            return self._int8(index)
         if values is None:
             return self._float(index) if self.file.is_float(index) else index
         if values.ndim < 2 or index in self.in_float:
@@ -158,7 +169,6 @@ class _Writer:
         return self._append("DEQUANTIZE", packed, self.file.add(index, "float32"))
 
     def _put_int8(self, op: Op) -> None:
-        self.written.int8 += 1
         moving, made = self.grids.moving(op), self._made(op)
         taken = [self._grid(i) for i in moving]
         if len(taken) == 1 and taken == made and cuts_nothing(op, taken[0]):
@@ -237,7 +247,7 @@ class _Writer:
         scale, zero = grid, 0
         if isinstance(grid, Lattice):
             scale, zero = np.atleast_1d(grid.scale), grid.zero_point
-        key = (like, np.asarray(scale).tobytes())
+        key = (like, kind, axis, zero, np.asarray(scale).tobytes())
         if key not in self.constants:
             self.constants[key] = self.file.add(
                 like,

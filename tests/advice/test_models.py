@@ -406,7 +406,7 @@ def test_int8_of_what_is_transformed(told):
 
 
 @advice(
-    "export/litert.py", "Train transform(model, int8_recipe(model)) first, or use io"
+    "export/litert.py", "Train transform(model, int8_recipe(model)) first, or leave"
 )
 @advice(
     "export/litert.py", "Save the model with model.save('model.keras'), and export i"

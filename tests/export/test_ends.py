@@ -151,12 +151,18 @@ def _swap(file):
     file.outputs[:] = [file.output_names["out1"], file.output_names["out2"]]
 
 
-def test_more_than_ten_inputs_and_outputs(tmp_path):
-    path, data = tmp_path / "m.tflite", batches(12)
+def twelve():
+    """A model of twelve inputs and as many outputs, each of another size."""
     inputs = [keras.Input((3,)) for _ in range(12)]
     model = keras.Model(inputs, [layers.Dense(2)(x) for x in inputs])
     for k, layer in enumerate(model.layers[12:]):
         layer.kernel.assign(layer.kernel * 10.0**-k)
+    return model
+
+
+def test_more_than_ten_inputs_and_outputs(tmp_path):
+    path, data = tmp_path / "m.tflite", batches(12)
+    model = twelve()
     for batch_size in (1, None):
         export.litert(model, path, batch_size=batch_size)
         follows(model, data, export.run_litert(path, data))
@@ -193,11 +199,8 @@ def test_subclassed_models_of_dicts(tmp_path):
 
 def test_files_that_keras_wrote_without_names(tmp_path):
     path, data = tmp_path / "m.tflite", batches(12)
-    inputs = [keras.Input((3,)) for _ in range(12)]
-    model = keras.Model(inputs, [layers.Dense(2)(x) for x in inputs])
-    for k, layer in enumerate(model.layers[12:]):
-        layer.kernel.assign(layer.kernel * 10.0**-k)
-    specs = [keras.InputSpec(shape=(1, 3), dtype="float32") for _ in inputs]
+    model = twelve()
+    specs = [keras.InputSpec(shape=(1, 3), dtype="float32") for _ in model.inputs]
     with silence():
         model.export(str(path), format="litert", verbose=False, input_signature=[specs])
     follows(model, data, export.run_litert(path, data))

@@ -171,6 +171,7 @@ def test_arguments(path):
     for error, text, kwargs in (
         (ConfigError, "io must be 'float' or 'int8'", {"io": "int4"}),
         (ConfigError, "io='int8' needs a quantized model", {"io": "int8"}),
+        (ConfigError, "full_integer=True needs a qu", {"full_integer": True}),
         (ConfigError, "only with verify=True", {"data": np.ones(3), "verify": False}),
     ):
         refused(error, text, model, path, **kwargs)

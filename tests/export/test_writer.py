@@ -2,14 +2,20 @@
 
 import warnings
 
+import flatbuffers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_dlopt as dlopt
 from keras_dlopt import FakeQuant, FakeQuantActivation, Recipe, at, export, named
+from keras_dlopt.errors import ExportError
 from keras_dlopt.export.contents import read
+from keras_dlopt.export.flat import Flat, schema
+from keras_dlopt.export.twin import Range
+from keras_dlopt.export.writer import to_int8
 
 
 def net():
@@ -167,3 +173,55 @@ def test_a_mean_in_float_is_not_rounded_to_the_range_of_what_it_takes(tmp_path):
     assert all("from 'n'" in island for island in report.islands)
     assert "MEAN" in {island.split()[0] for island in report.islands}
     assert report.agreement.largest_lsb <= 1
+
+
+def test_an_open_batch_is_full_integer_too(tmp_path):
+    small = trained(net(), [ALL, (named("kernel"), FakeQuant(bits=8))])
+    report = export.litert(
+        small,
+        tmp_path / "m.tflite",
+        data=data(),
+        batch_size=None,
+        full_integer=True,
+        io="int8",
+    )
+    assert report.islands == ()
+    assert report.agreement.largest_lsb <= 1
+
+
+def test_one_constant_on_two_grids_of_one_step(tmp_path):
+    """Ranges of one width, shifted: the value that pads has two codes."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4, 4, 2), "float32")])
+    def function(x):
+        ends = ((-1.0, 1.55), (0.0, 2.55))
+        rounded = tf.quantization.fake_quant_with_min_max_vars
+        pads = [[0, 0], [1, 1], [0, 0], [0, 0]]
+        return [tf.pad(rounded(x, *e), pads, constant_values=0.5) for e in ends]
+
+    concrete = function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], None)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(converter.convert())
+    file = Flat(path)
+    ranges = [Range("a", np.float32(-1), np.float32(1.55))]
+    ranges.append(Range("b", np.float32(0), np.float32(2.55)))
+    to_int8(file, [], ranges)
+    file.write(path)
+    x = np.random.default_rng(0).random((1, 4, 4, 2)).astype("float32")
+    for found in export.run_litert(path, x):
+        np.testing.assert_allclose(found[:, 0], 0.5, atol=1e-6)
+        np.testing.assert_allclose(found[:, 1:-1], x, atol=0.0051)
+
+
+def test_constants_outside_the_file_are_not_lost(tmp_path):
+    path = tmp_path / "m.tflite"
+    export.litert(keras.Sequential([keras.Input((2,)), layers.Dense(3)]), path)
+    found = schema()
+    model = found.ModelT.InitFromObj(found.Model.GetRootAs(path.read_bytes(), 0))
+    model.buffers[-1].offset = 4096
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    with pytest.raises(ExportError, match="more than 2 GB"):
+        Flat(path)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.graph.kinds import KEEPS_RANGE
+from keras_dlopt.graph.kinds import keeps_range
 from keras_dlopt.graph.rebuilding import Piece, like, rebuilt
 from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.graph.walk import children, is_functional
@@ -286,7 +286,7 @@ def _without_notes(model: keras.Model) -> keras.Model:
 def _each(model: keras.Model, names: list[str]) -> Recipe:
     """Quantizers at the outputs and kernels of these layers alone."""
     layers = {layer.name: layer for layer in children(model)}
-    outputs = [n for n in names if not isinstance(layers[n], KEEPS_RANGE)]
+    outputs = [n for n in names if not keeps_range(layers[n])]
     kernels = [
         target
         for target in weight_targets(model)
