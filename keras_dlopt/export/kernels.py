@@ -10,7 +10,7 @@ from keras_dlopt.export.twin import Kernel
 # A weight of the file is codes * scale * factor in float32: off by some roundings.
 _OFF_GRID = 1e-2
 # Below this, what a weight adds to an output is under half a level for sure.
-_SMALLEST_MULTIPLIER = 2.0**-31
+SMALLEST_MULTIPLIER = 2.0**-31
 # A quarter of what an int32 holds: the rest is for the products.
 FULL_BIAS = 2**29
 
@@ -90,7 +90,7 @@ def fitted(
         made: the grid of the outputs.
     """
     step = float(taken.scale)
-    floor = np.full(len(found.rows), _SMALLEST_MULTIPLIER * float(made.scale) / step)
+    floor = np.full(len(found.rows), SMALLEST_MULTIPLIER * float(made.scale) / step)
     if bias is not None:
         most = FULL_BIAS * (1 + 1e-6)  # not below it once the scale is in float32
         floor = np.maximum(floor, np.abs(bias.astype("float64")) / most / step)

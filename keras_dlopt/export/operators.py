@@ -10,6 +10,8 @@ WEIGHTED = {
     "FULLY_CONNECTED": (1, 2),
     "TRANSPOSE_CONV": (1, 3),
 }
+# Where it takes the images or rows, if not first.
+GIVEN = {"TRANSPOSE_CONV": 2}
 # What goes in and what comes out are on one grid: there is no rescaling inside.
 KEEPS_GRID = frozenset(
     [

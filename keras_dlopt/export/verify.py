@@ -1,6 +1,5 @@
 """Reading an int8 .tflite file back: is it what was trained?"""
 
-import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -10,18 +9,15 @@ import keras
 import numpy as np
 
 from keras_dlopt.errors import ExportError
-from keras_dlopt.export.contents import LiteFile, LiteTensor, read
-from keras_dlopt.export.kernels import FULL_BIAS
+from keras_dlopt.export.contents import LiteFile, LiteTensor, Operator, read
+from keras_dlopt.export.kernels import FULL_BIAS, SMALLEST_MULTIPLIER
+from keras_dlopt.export.operators import GIVEN, WEIGHTED
 from keras_dlopt.export.twin import Kernel, Range
 from keras_dlopt.graph.affine import channel_factors
 from keras_dlopt.graph.walk import layers_below, walk
 
 # The converter folds a BatchNorm in another order of float32 operations.
 _SCALE_RTOL = 1e-5
-# Channels of next to no weight are on a coarser grid than theirs, see `kernels.fitted`:
-# at most this share of the largest, or so coarse that the bias fits.
-_SMALLEST_SCALE = 5e-7 / 127
-_DEAD = 1e-3
 
 
 def check(
@@ -45,7 +41,7 @@ def check(
     weights = list(_weights(contents))
     factors = list(_normalization_factors(model))
     for kernel in kernels:
-        if not any(_holds(t, full, kernel, factors) for t, full in weights):
+        if not any(_holds(t, coarse, kernel, factors) for t, coarse in weights):
             raise ExportError(
                 f"The trained codes and scales of {kernel.path!r} are not in the file. "
                 "A layer between this one and its output quantizer was folded in a "
@@ -62,18 +58,33 @@ def check(
 
 
 def _weights(contents: LiteFile) -> Iterable[tuple[LiteTensor, np.ndarray]]:
-    """Each constant of int8, and in which channels its bias needs all of int32."""
-    tensors = contents.tensors
-    bias_of: dict[int, Any] = {}
+    """Each constant of int8, and which of its channels may be on a coarser grid."""
+    taken = set()
     for op in contents.operators:
-        for kernel, bias in itertools.permutations(op.inputs, 2):
-            if min(kernel, bias) >= 0 and tensors[bias].dtype == "INT32":
-                bias_of[kernel] = tensors[bias].data
-    for index, tensor in enumerate(tensors):
-        if tensor.dtype == "INT8" and tensor.data is not None:
-            codes = bias_of.get(index)
-            full = np.zeros(1, bool) if codes is None else np.abs(codes) >= FULL_BIAS
-            yield tensor, full
+        if op.name in WEIGHTED and (index := op.inputs[WEIGHTED[op.name][0]]) >= 0:
+            taken.add(index)
+            yield contents.tensors[index], _coarse(op, contents.tensors)
+    for index, tensor in enumerate(contents.tensors):
+        if index not in taken:
+            yield tensor, np.zeros(1, bool)
+
+
+def _coarse(op: Operator, tensors: list[LiteTensor]) -> np.ndarray:
+    """Channels whose own grid the kernels cannot multiply with; see `kernels.fitted`.
+
+    Their bias needs all of int32, or what they add to an output is next to nothing.
+    """
+    at, at_bias = WEIGHTED[op.name]
+    scales = tensors[op.inputs[at]].scales
+    given, made = tensors[op.inputs[GIVEN.get(op.name, 0)]], tensors[op.outputs[0]]
+    if not (given.scales.size and made.scales.size):
+        return np.zeros(1, bool)
+    multiplier = scales * given.scales[0] / made.scales[0]
+    coarse = multiplier <= SMALLEST_MULTIPLIER * (1 + _SCALE_RTOL)
+    has_bias = len(op.inputs) > at_bias and op.inputs[at_bias] >= 0
+    bias = tensors[op.inputs[at_bias]].data if has_bias else None
+    found: np.ndarray = coarse if bias is None else coarse | (abs(bias) >= FULL_BIAS)
+    return found
 
 
 def _has(tensor: LiteTensor, r: Range) -> bool:
@@ -107,10 +118,11 @@ def _normalization_factors(model: keras.Model) -> Iterable[np.ndarray]:
 
 
 def _holds(
-    tensor: LiteTensor, full: np.ndarray, kernel: Kernel, factors: list[np.ndarray]
+    tensor: LiteTensor, coarse: np.ndarray, kernel: Kernel, factors: list[np.ndarray]
 ) -> bool:
     """Whether a tensor is the kernel, by itself or with a BatchNorm folded in."""
-    assert tensor.data is not None
+    if tensor.dtype != "INT8" or tensor.data is None:
+        return False
     if tensor.data.size != kernel.codes.size:
         return False
     if tensor.data.ndim <= tensor.axis or not len(tensor.scales):
@@ -121,23 +133,22 @@ def _holds(
     rows = rows.reshape(len(rows), -1)
     ones = np.ones(len(rows), "float32")
     return any(
-        _equal(rows, tensor.scales, full, kernel, factor)
+        _equal(rows, tensor.scales, coarse, kernel, factor)
         for factor in (ones, *factors)
         if len(factor) == len(rows)
     )
 
 
 def _equal(
-    rows: Any, scales: Any, full: Any, kernel: Kernel, factor: np.ndarray
+    rows: Any, scales: Any, coarse: Any, kernel: Kernel, factor: np.ndarray
 ) -> bool:
     # A negative factor turns the codes' signs; a factor of 0 leaves only zeros.
     codes = kernel.codes * np.sign(factor)[:, None]
     wanted = np.broadcast_to(kernel.scale * np.abs(factor), factor.shape)
     scales = np.broadcast_to(scales, factor.shape)
     close = np.isclose(scales, wanted, rtol=_SCALE_RTOL, atol=0)
-    dead = scales <= max(_SMALLEST_SCALE * (1 + _SCALE_RTOL), _DEAD * wanted.max())
-    dead |= full if full.size in (1, dead.size) else False
+    wider = np.broadcast_to(coarse, factor.shape) & (scales >= wanted)
     unused = ~np.any(codes, axis=1)
     coarser = codes * (wanted / scales)[:, None]
     rounded = np.where(close[:, None], rows == codes, np.abs(rows - coarser) <= 0.501)
-    return bool(np.all(rounded) and np.all(close | dead | unused))
+    return bool(np.all(rounded) and np.all(close | wider | unused))

@@ -225,3 +225,16 @@ def test_constants_outside_the_file_are_not_lost(tmp_path):
     path.write_bytes(bytes(builder.Output()))
     with pytest.raises(ExportError, match="more than 2 GB"):
         Flat(path)
+
+
+def test_layers_of_which_next_to_nothing_is_left_are_written(tmp_path):
+    """All channels add less than half a level: their own grids are too fine."""
+    model = net()
+    small = trained(model, [ALL, (named("kernel"), FakeQuant(bits=8))])
+    tiny = small.model.get_layer("c").kernel
+    tiny.assign(tiny * 1e-9)
+    fixed = [(at("e/output"), FakeQuantActivation(range=(0, 1)))]
+    small = trained(small.model, [*fixed, ALL, (named("kernel"), FakeQuant(bits=8))])
+    report = export.litert(small, tmp_path / "m.tflite", data=data())
+    assert report.codes == 4 * 18 + 4 * 36 + 3 * 16
+    assert report.agreement.largest_lsb <= 1
