@@ -133,6 +133,8 @@ def check_sizes(model: Any, example: Any) -> None:
 def outside_loops(graph: Trace) -> list[Call]:
     """The calls of a model without those inside recurrent and time-distributed ones."""
     loops = {c.path for c in graph.calls if _is_loop(c.layer)}
+    if "" in loops:  # traced by itself
+        return [call for call in graph.nodes if not call.path]
     return [
         call
         for call in graph.nodes

@@ -14,6 +14,14 @@ def _dense(units):
     return keras.layers.Dense(units, activation="tanh")
 
 
+def _operation():
+    """What turns the features by one place: an operation with options of its own."""
+    x = keras.Input((8,))
+    made = keras.ops.roll(x, 1, axis=-1)
+    operation = made._keras_history.operation
+    return layers.OperationLayer.of(operation, (x,), {})
+
+
 def _image(name, make, **kwargs):
     return Case(name, "layer", make, input_shape=IMAGE, **kwargs)
 
@@ -49,6 +57,7 @@ CASES = [
     ),
     Case("LayerScale", "layer", lambda: layers.LayerScale(0.1)),
     Case("ReZero", "layer", layers.ReZero),
+    Case("OperationLayer", "layer", _operation),
     _image("SqueezeExcitation", lambda: layers.SqueezeExcitation(0.5)),
     _image("BatchNormalization", layers.BatchNormalization, exempt=PER_REPLICA),
     _image("BasicBlock", lambda: layers.BasicBlock(6, strides=2), exempt=PER_REPLICA),
