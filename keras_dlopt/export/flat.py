@@ -1,7 +1,9 @@
 """A .tflite file as lists that can be edited, and written again."""
 
+import copy
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -187,38 +189,72 @@ class Flat:
                 if end.tensorIndex == old:
                     end.tensorIndex = new
 
+    def copy(self) -> "Flat":
+        """The same in lists of its own: what is added there is not added here."""
+        made = copy.copy(self)
+        made.model = copy.copy(self.model)
+        made.model.buffers = list(self.model.buffers)
+        made.tensors, made.ops = list(self.tensors), list(self.ops)
+        made.inputs, made.outputs = list(self.inputs), list(self.outputs)
+        return made
+
     def write(self, path: str | os.PathLike[str], *, lean: bool = True) -> None:
-        """Writes the file, without what nothing refers to.
+        """Writes the file, without what nothing refers to; all here stays as it is.
 
         Args:
             path: of the file.
             lean: whether tensors lose their names and the converter's notes are left
                 out; the names of inputs and outputs stay in the signature.
         """
-        self._number_operators()
-        self._keep_used()
+        model = copy.copy(self.model)
+        graphs = [self.graph, *self.model.subgraphs[1:]]
+        model.subgraphs = [copy.copy(graph) for graph in graphs]
+        used = {i for op in self.ops for i in (*op.inputs, *op.outputs) if i >= 0}
+        keep = sorted(used | {*self.inputs, *self.outputs})
+        new = {-1: -1} | {old: n for n, old in enumerate(keep)}
+        for graph in model.subgraphs:
+            main = graph is model.subgraphs[0]
+            tensors = [self.tensors[i] for i in keep] if main else graph.tensors
+            graph.tensors = [copy.copy(tensor) for tensor in tensors]
+        self._renumber(model, new)
+        self._number_operators(model, new)
+        model.metadata = [copy.copy(note) for note in model.metadata or []]
         if lean:
-            self._drop_names()
-        self._collect_buffers()
+            _drop_names(model)
+        self._collect_buffers(model)
         with open(path, "wb") as file:
-            file.write(pack(self.model))
+            file.write(pack(model))
 
-    def _number_operators(self) -> None:
-        rest = [
-            self._op(t) for g in self.model.subgraphs[1:] for t in g.operators or []
-        ]
+    def _renumber(self, model: Any, new: dict[int, int]) -> None:
+        """The ends of the main graph by the numbers that its tensors get."""
+        graph = model.subgraphs[0]
+        graph.inputs = np.asarray([new[i] for i in self.inputs], "int32")
+        graph.outputs = np.asarray([new[i] for i in self.outputs], "int32")
+        model.signatureDefs = copy.deepcopy(model.signatureDefs)
+        for signature in model.signatureDefs or []:
+            for end in (*signature.inputs, *signature.outputs):
+                end.tensorIndex = new[end.tensorIndex]
+
+    def _number_operators(self, model: Any, new: dict[int, int]) -> None:
         kinds: dict[Any, int] = {}
         made: list[Any] = []
-        for op in (*self.ops, *rest):
+
+        def table(op: Op, number: Callable[[int], int]) -> Any:
             key = (op.name, op.version, op.custom)
             if key not in kinds:
                 kinds[key] = len(made)
                 made.append(self._operator_code(op))
-            op.table.opcodeIndex = kinds[key]
-            op.table.inputs = np.asarray(op.inputs, "int32")
-            op.table.outputs = np.asarray(op.outputs, "int32")
-        self.model.operatorCodes = made
-        self.graph.operators = [op.table for op in self.ops]
+            found = copy.copy(op.table)
+            found.opcodeIndex = kinds[key]
+            found.inputs = np.asarray([number(i) for i in op.inputs], "int32")
+            found.outputs = np.asarray([number(i) for i in op.outputs], "int32")
+            return found
+
+        main, *others = model.subgraphs
+        main.operators = [table(op, new.__getitem__) for op in self.ops]
+        for graph in others:
+            graph.operators = [table(self._op(t), int) for t in graph.operators or []]
+        model.operatorCodes = made
 
     def _operator_code(self, op: Op) -> Any:
         made = self.schema.OperatorCodeT()
@@ -228,39 +264,9 @@ class Flat:
         made.version, made.customCode = op.version, op.custom
         return made
 
-    def _keep_used(self) -> None:
-        used = {i for op in self.ops for i in (*op.inputs, *op.outputs) if i >= 0}
-        keep = sorted(used | {*self.inputs, *self.outputs})
-        new = {-1: -1} | {old: n for n, old in enumerate(keep)}
-        for op in self.ops:
-            for ends in (op.table.inputs, op.table.outputs):
-                ends[:] = [new[int(i)] for i in ends]
-        self.graph.inputs = np.asarray([new[i] for i in self.inputs], "int32")
-        self.graph.outputs = np.asarray([new[i] for i in self.outputs], "int32")
-        for signature in self.model.signatureDefs or []:
-            for end in (*signature.inputs, *signature.outputs):
-                end.tensorIndex = new[end.tensorIndex]
-        self.graph.tensors = [self.tensors[i] for i in keep]
-
-    def _drop_names(self) -> None:
-        for graph in self.model.subgraphs:
-            for tensor in graph.tensors:
-                tensor.name = None
-                static = tensor.shapeSignature is not None and np.array_equal(
-                    tensor.shapeSignature, tensor.shape
-                )
-                if static:
-                    tensor.shapeSignature = None
-                if tensor.quantization is not None:
-                    tensor.quantization.min = tensor.quantization.max = None
-                    if tensor.quantization.scale is None:
-                        tensor.quantization = None
-        kept = (b"min_runtime_version",)
-        self.model.metadata = [m for m in self.model.metadata or [] if m.name in kept]
-
-    def _collect_buffers(self) -> None:
+    def _collect_buffers(self, model: Any) -> None:
         """Keeps each constant that is used, equal ones once; the first is empty."""
-        old, made = self.model.buffers, [AlignedBuffer(None, self.schema)]
+        old, made = model.buffers, [AlignedBuffer(None, self.schema)]
         places: dict[bytes, int] = {}
 
         def place(index: int) -> int:
@@ -273,13 +279,31 @@ class Flat:
                 made.append(AlignedBuffer(data, self.schema))
             return places[key]
 
-        for graph in self.model.subgraphs:
+        for graph in model.subgraphs:
             for tensor in graph.tensors:
                 tensor.buffer = place(tensor.buffer)
-        for note in self.model.metadata or []:
+        for note in model.metadata:
             note.buffer = place(note.buffer)
-        self.model.metadataBuffer = None
-        self.model.buffers = made
+        model.metadataBuffer = None
+        model.buffers = made
+
+
+def _drop_names(model: Any) -> None:
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.name = None
+            static = tensor.shapeSignature is not None and np.array_equal(
+                tensor.shapeSignature, tensor.shape
+            )
+            if static:
+                tensor.shapeSignature = None
+            if tensor.quantization is not None:
+                tensor.quantization = copy.copy(tensor.quantization)
+                tensor.quantization.min = tensor.quantization.max = None
+                if tensor.quantization.scale is None:
+                    tensor.quantization = None
+    kept = (b"min_runtime_version",)
+    model.metadata = [m for m in model.metadata if m.name in kept]
 
 
 def _ints(values: Any) -> list[int]:

@@ -142,6 +142,25 @@ def test_names_stay_on_request_and_outputs_are_the_same(tmp_path):
     assert export.Predictor(lean.path).inputs[0].name == "x"
 
 
+def test_writing_changes_nothing_and_copies_are_apart(tmp_path):
+    path = tmp_path / "m.tflite"
+    export.litert(net(), path, lean=False)
+    file = Flat(path)
+    other = file.copy()
+    other.outputs.append(other.ops[0].outputs[0])
+    other.add(0, "int8", values=np.ones(3, "int8"))
+    written = []
+    for lean in (True, False, True, False):
+        file.write(path, lean=lean)
+        written.append(path.read_bytes())
+    assert written[:2] == written[2:]
+    assert len(written[0]) < len(written[1])
+    assert len(Flat(path).outputs) == 1
+    assert export.run_litert(path, data()).shape == (16, 3)
+    other.write(path)
+    assert len(Flat(path).outputs) == 2
+
+
 @pytest.mark.parametrize("kind", ["einsum", "attention"])
 def test_products_into_which_the_converter_fuses_a_conversion(tmp_path, kind):
     keras.utils.set_random_seed(0)
