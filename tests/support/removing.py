@@ -42,7 +42,7 @@ def randomized(model, seed=0):
         if not keras.backend.is_float_dtype(weight.dtype):
             continue
         value = rng.normal(size=weight.shape)
-        if weight.name in ("moving_variance", "gamma", "alpha"):
+        if weight.name in ("moving_variance", "variance", "gamma", "alpha"):
             value = rng.uniform(0.5, 1.5, weight.shape)
         elif len(weight.shape) > 1:
             value *= np.sqrt(2 / max(np.prod(weight.shape[:-1]), 1))

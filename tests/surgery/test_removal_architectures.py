@@ -17,7 +17,7 @@ NETWORKS = {
     "DenseNet121": (64, 0.99, set()),
     "ResNet50": (64, 0.99, set()),
     "InceptionV3": (75, 0.99, set()),
-    "ConvNeXtTiny": (64, 0.7, {"Normalization", "LayerNormalization", "LayerScale"}),
+    "ConvNeXtTiny": (64, 0.7, {"Normalization", "LayerNormalization"}),
     "NASNetMobile": (64, 0.99, set()),
 }
 
