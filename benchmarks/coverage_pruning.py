@@ -3,10 +3,10 @@
     python benchmarks/coverage_pruning.py --out benchmarks/results/coverage_pruning.json
 
 The networks of `coverage.py`: blocks are taken apart (`surgery.opened`), then
-`prune_channels(..., normalized=True)` takes the least important 30 % of the channels of
-every layer that may lose some, as far as they divide; what is left trains two steps, is
-saved as `.keras`, loaded and compared to the last bit. Each network runs in a process of
-its own; one that is in the file already is skipped.
+`prune_channels(..., normalized=True)` takes the least important 30 % of the channels
+of every layer that may lose some, as far as they divide; what is left trains two
+steps, is saved as `.keras`, loaded and compared to the last bit. Each network runs in
+a process of its own; one that is in the file already is skipped.
 """
 
 import argparse

@@ -13,9 +13,10 @@ from keras_dlopt.graph.opening import seen_through
 from keras_dlopt.graph.rebuilding import rebuilt
 from keras_dlopt.graph.symbolic import graph_of, known_kind, nodes
 from keras_dlopt.graph.trace import input_specs
-from keras_dlopt.graph.walk import children, layers_below
+from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.surgery.rules import RULES
+from keras_dlopt.surgery.survey import consists_of_layers
 
 
 def opened(model: keras.Model, *, example: Any = None) -> keras.Model:
@@ -71,10 +72,7 @@ def _worth_opening(model: Any) -> list[Any]:
 def _is_block(layer: Any) -> bool:
     if graph_of(layer) is not None or known_kind(layer, RULES) is not None:
         return False
-    if type(layer).__module__.startswith("keras.src.layers"):
-        return False
-    inner = {id(v) for sub in children(layer) for v in sub.variables}
-    return all(id(v) in inner for v in layer.variables)
+    return consists_of_layers(layer)
 
 
 def _nothing_done(graph: Any) -> dict[int, Any]:

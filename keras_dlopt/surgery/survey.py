@@ -21,6 +21,7 @@ from keras_dlopt.graph.symbolic import (
     known_kind,
     nodes,
 )
+from keras_dlopt.graph.walk import children
 from keras_dlopt.surgery.channels import Channels, Classes
 
 # Bounds of what may take any value.
@@ -213,7 +214,7 @@ class Survey:
     def rule_of(self, operation: Any) -> Any:
         """The rule of a layer or operation, or a text that says why it has none."""
         kind = _compat.operation_name(operation) or known_kind(operation, self.rules)
-        rule = self.rules.get(kind, f"no rule for {type(operation).__name__}")
+        rule = self.rules.get(kind, _no_rule(operation))
         changed = ("quantization_mode", "lora_enabled")
         if any(getattr(operation, key, None) for key in changed):
             return "quantized by Keras, or with LoRA weights"
@@ -224,6 +225,21 @@ class Survey:
         low = np.nan_to_num(np.clip(facts.low, -most, most), nan=-most)
         high = np.nan_to_num(np.clip(facts.high, -most, most), nan=most)
         return facts.bounded(low, high)
+
+
+def consists_of_layers(layer: Any) -> bool:
+    """Whether a layer is not of Keras and has no weights but those of layers inside."""
+    if type(layer).__module__.startswith("keras.src.layers"):
+        return False
+    inner = {id(v) for sub in children(layer) for v in sub.variables}
+    return all(id(v) in inner for v in layer.variables)
+
+
+def _no_rule(operation: Any) -> str:
+    text = f"no rule for {type(operation).__name__}"
+    if isinstance(operation, keras.layers.Layer) and consists_of_layers(operation):
+        text += " (surgery.opened takes it apart where its call can be traced)"
+    return text
 
 
 class Site:
