@@ -2,6 +2,7 @@
 
 from keras_dlopt.export.agreement import Agreement, agreement
 from keras_dlopt.export.litert import ExportReport, litert
+from keras_dlopt.export.onnx import onnx
 from keras_dlopt.export.predictor import Predictor, run_litert
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "Predictor",
     "agreement",
     "litert",
+    "onnx",
     "run_litert",
 ]

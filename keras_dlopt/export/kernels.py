@@ -94,6 +94,17 @@ def fitted(
     if bias is not None:
         most = FULL_BIAS * (1 + 1e-6)  # not below it once the scale is in float32
         floor = np.maximum(floor, np.abs(bias.astype("float64")) / most / step)
+    return coarser(found, floor)
+
+
+def coarser(found: Codes, floor: np.ndarray) -> Codes:
+    """Codes on scales of at least `floor`, (channels,).
+
+    Example:
+        >>> found = Codes(np.array([[127, 2]], "int8"), np.ones(1, "float32"), None)
+        >>> coarser(found, np.array([4.0])).rows.tolist()
+        [[32, 0]]
+    """
     scale = np.broadcast_to(found.scale, floor.shape)
     empty = ~found.rows.any(axis=1) & (found.scale.size > 1)
     if np.all(scale >= floor) and not empty.any():

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_dlopt.errors import ConfigError, ExportError
 from keras_dlopt.export.agreement import Agreement, agreement, worst
+from keras_dlopt.export.arguments import check_arguments
 from keras_dlopt.export.contents import output_steps, read
 from keras_dlopt.export.ends import Ends, arrange, ends_of
 from keras_dlopt.export.flat import Flat
@@ -22,7 +23,6 @@ from keras_dlopt.export.twin import Twin, bake
 from keras_dlopt.export.verify import check, layer_of
 from keras_dlopt.export.writer import Written, to_int8
 from keras_dlopt.graph.copying import in_float32
-from keras_dlopt.graph.walk import check_built
 
 IO = ("float", "int8")
 
@@ -99,7 +99,9 @@ def litert(
         MissingDependencyError: without `ai-edge-litert`, unless `verify=False`.
     """
     path = os.fspath(path)
-    _check_arguments(model, path, io, data, verify)
+    check_arguments(model, path, suffix=".tflite", data=data, verify=verify)
+    if io not in IO:
+        raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
     model = in_float32(model)  # as the file computes
     plain, ranges, kernels = bake(model, example)
     if not ranges and (io == "int8" or full_integer):
@@ -167,31 +169,6 @@ def _check_written(
                 f"io='int8' needs a quantizer at every {what} of the model, and one "
                 f"{what} has none. Start from int8_recipe(model), or use io='float'."
             )
-
-
-def _check_arguments(model: Any, path: str, io: str, data: Any, verify: bool) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ConfigError(
-            "LiteRT files are written by TensorFlow's converter, and this process runs "
-            f"Keras on {keras.backend.backend()!r}. Save the model with "
-            "model.save('model.keras'), and export it in a process started with "
-            "KERAS_BACKEND=tensorflow."
-        )
-    check_built(model)
-    if io not in IO:
-        raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
-    if not path.endswith(".tflite"):
-        raise ConfigError(f"path must end in '.tflite'. Received: {path!r}.")
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise ConfigError(
-            f"Cannot write to the folder {folder!r}: it does not exist or is not "
-            "writable. Create it first."
-        )
-    if data is not None and not verify:
-        raise ConfigError(
-            "data is compared only with verify=True. Pass one or neither."
-        )
 
 
 @contextlib.contextmanager

@@ -17,8 +17,16 @@ _TYPES = {
 } | {f"tensor({t}int{n})": f"{t}int{n}" for t in ("", "u") for n in (8, 16, 32, 64)}
 
 
-def session(path: str | os.PathLike[str], *, threads: int = 1) -> Any:
+def session(
+    path: str | os.PathLike[str], *, threads: int = 1, optimized: bool = True
+) -> Any:
     """An `InferenceSession` of ONNX Runtime for the file.
+
+    Args:
+        path: of the file.
+        threads: of one call.
+        optimized: False runs each operation as it stands: what lies between quantizers
+            in float, where the optimizer would choose kernels of int8.
 
     Raises:
         FormatError: for a file that is not an ONNX model.
@@ -34,6 +42,11 @@ def session(path: str | os.PathLike[str], *, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised
+    # Else it rounds what goes into dense layers of int8 weights, by grids of its own.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if not optimized:
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
@@ -52,9 +65,9 @@ class OnnxRuntime:
         outputs: the same.
     """
 
-    def __init__(self, path: str, threads: int):
+    def __init__(self, path: str, threads: int, *, optimized: bool = True):
         self._path = path
-        self._session = session(path, threads=threads)
+        self._session = session(path, threads=threads, optimized=optimized)
         self.inputs = tuple(_end(path, one) for one in self._session.get_inputs())
         self.outputs = tuple(_end(path, one) for one in self._session.get_outputs())
         self._names = [end.name for end in self.inputs]

@@ -87,7 +87,7 @@ class Predictor:
                 f"{self.path!r} is no file that Predictor runs: its name must end in "
                 ".tflite or .onnx. For a .keras file use keras.saving.load_model."
             )
-        self._runtime = _RUNTIMES[kind](self.path, threads)
+        self._runtime = self._open(kind, threads)
         self.inputs = self._runtime.inputs
         self.outputs = self._runtime.outputs
         self._bare = _BARE[kind]
@@ -118,6 +118,9 @@ class Predictor:
 
     def __repr__(self) -> str:
         return f"Predictor({self.path!r})"
+
+    def _open(self, kind: str, threads: int) -> _Runtime:
+        return _RUNTIMES[kind](self.path, threads)
 
     def _fixed(self) -> int | None:
         """How many examples the file takes in one call; None if any number."""

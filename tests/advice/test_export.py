@@ -118,3 +118,20 @@ def test_onnx_files_that_are_no_function_of_a_batch(told, tmp_path):
         export.Predictor(path)
     session = runtime.InferenceSession(path)
     assert session.run(None, {"x": np.array(3, "float32")})[0] == -3
+
+
+@advice("export/onnx.py", "Write them with other layers.")
+@pytest.mark.skipif(
+    not (find_spec("tf2onnx") and find_spec("onnxruntime")),
+    reason="needs the extra onnx",
+)
+def test_layers_without_an_onnx_form(told, tmp_path):
+    class Inverse(layers.Layer):
+        def call(self, x):
+            return keras.ops.erfinv(x)
+
+    x, path = np.clip(X, -0.9, 0.9), tmp_path / "m.onnx"
+    with told():
+        export.onnx(keras.Sequential([keras.Input((2,)), Inverse()]), path)
+    model = keras.Sequential([keras.Input((2,)), layers.Activation("softsign")])
+    assert export.onnx(model, path, data=x).agreement.largest_lsb == 0

@@ -409,10 +409,10 @@ def test_int8_of_what_is_transformed(told):
     "export/litert.py", "Train transform(model, int8_recipe(model)) first, or leave"
 )
 @advice(
-    "export/litert.py", "Save the model with model.save('model.keras'), and export i"
+    "export/arguments.py", "Save the model with model.save('model.keras'), and export i"
 )
-@advice("export/litert.py", "Create it first.")
-@advice("export/litert.py", "Pass one or neither.")
+@advice("export/arguments.py", "Create it first.")
+@advice("export/arguments.py", "Pass one or neither.")
 @advice(
     "export/twin.py", "Train the model with fit() first, a few steps are enough for"
 )
