@@ -4,6 +4,7 @@ from keras_dlopt.export.agreement import Agreement, agreement
 from keras_dlopt.export.litert import ExportReport, litert
 from keras_dlopt.export.onnx import onnx
 from keras_dlopt.export.predictor import Predictor, run_litert
+from keras_dlopt.export.saved_model import saved_model
 
 __all__ = [
     "Agreement",
@@ -13,4 +14,5 @@ __all__ = [
     "litert",
     "onnx",
     "run_litert",
+    "saved_model",
 ]

@@ -135,3 +135,12 @@ def test_layers_without_an_onnx_form(told, tmp_path):
         export.onnx(keras.Sequential([keras.Input((2,)), Inverse()]), path)
     model = keras.Sequential([keras.Input((2,)), layers.Activation("softsign")])
     assert export.onnx(model, path, data=x).agreement.largest_lsb == 0
+
+
+@advice("export/saved_model.py", "Choose another name.")
+def test_places_that_are_taken(told, tmp_path):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    (tmp_path / "m").write_text("mine")
+    with told():
+        export.saved_model(model, tmp_path / "m")
+    assert export.saved_model(model, tmp_path / "other").verified
