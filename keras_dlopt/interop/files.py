@@ -1,14 +1,24 @@
 """Files of Keras 2 and Keras 3."""
 
+import contextlib
+import json
 import os
 import pathlib
-from collections.abc import Mapping
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import h5py
 import keras
 
 from keras_dlopt.errors import FormatError
+from keras_dlopt.files import parse_json
 from keras_dlopt.graph.walk import is_functional
+from keras_dlopt.interop.legacy_config import for_keras_3
+from keras_dlopt.interop.program import check_outputs
+from keras_dlopt.interop.saved_model import read, write_h5
 
 
 class _Depthwise(keras.layers.DepthwiseConv2D):
@@ -21,20 +31,30 @@ class _Depthwise(keras.layers.DepthwiseConv2D):
 
 
 def load(
-    path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    compare: bool = True,
 ) -> keras.Model:
-    """The model in a file of Keras 2 (`.h5`) or Keras 3 (`.keras`, `.h5`).
+    """The model in a file of Keras 2 (`.h5`, SavedModel) or Keras 3 (`.keras`, `.h5`).
 
     Like `keras.models.load_model` in safe mode, and it also reads what Keras 2 wrote of
-    depthwise convolutions. The model is not compiled.
+    depthwise convolutions, and the layers and weights in a SavedModel folder; tf_keras
+    is not needed. The model is not compiled.
 
     Args:
-        path: of the file.
+        path: of the file or folder.
         custom_objects: name -> class or function, of those that are not Keras' own.
+        compare: whether the outputs are compared with those of a SavedModel's own
+            program, which is run only if it does nothing but compute.
 
     Raises:
         FileNotFoundError: if there is none.
-        FormatError: for a file that Keras 3 cannot read, with its reason.
+        FormatError: for a file that Keras 3 cannot read, with its reason, and for a
+            SavedModel whose program computes something else.
+
+    Warns:
+        UserWarning: if a SavedModel's program was not run, with the reason.
 
     Example:
         >>> import tempfile
@@ -46,29 +66,70 @@ def load(
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        raise FormatError(
-            f"{path} is a folder. A SavedModel holds a program, and no layers that "
-            "could be pruned or quantized. Give the .keras or .h5 file, or write one "
-            "where the model was made: model.save('model.h5')."
-        )
+        return _from_folder(path, custom_objects, compare)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
-    objects = dict(custom_objects or {})
-    if path.suffix in (".h5", ".hdf5"):
+    return _from_file(path, path, custom_objects)
+
+
+@contextlib.contextmanager
+def _counted_from_0(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The file; a copy of it with another config, if Keras 2 wrote nested models."""
+    with h5py.File(path, "r") as file:
+        text = file.attrs.get("model_config", "null")
+        text = text.decode() if isinstance(text, bytes) else text
+        root = file.get("model_weights", file)
+        version = root.attrs.get("keras_version", file.attrs.get("keras_version", "2"))
+        version = version.decode() if isinstance(version, bytes) else str(version)
+    given = parse_json(text, finite=False)
+    made = given
+    if isinstance(given, dict) and not version.startswith("3"):
+        made = for_keras_3(given)
+    if made == given:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(made)
+        yield copy
+
+
+def _from_folder(path: pathlib.Path, objects: Any, compare: bool) -> keras.Model:
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "model.h5"
+        write_h5(read(path), file)
+        model = _from_file(file, path, objects)
+    reason = check_outputs(model, path) if compare else None
+    if reason is not None:
+        warnings.warn(
+            f"The outputs of {path} were not compared with its own program, which was "
+            f"not run: {reason}. Compare them by hand, or pass compare=False.",
+            stacklevel=3,
+        )
+    return model
+
+
+def _from_file(path: pathlib.Path, shown: pathlib.Path, given: Any) -> keras.Model:
+    objects = dict(given or {})
+    hdf5 = path.suffix in (".h5", ".hdf5")
+    if hdf5:
         objects.setdefault("DepthwiseConv2D", _Depthwise)
     try:
-        model = keras.models.load_model(
-            path, custom_objects=objects, compile=False, safe_mode=True
-        )
+        with _counted_from_0(path) if hdf5 else contextlib.nullcontext(path) as file:
+            model = keras.models.load_model(
+                file, custom_objects=objects, compile=False, safe_mode=True
+            )
     except Exception as error:
         raise FormatError(
-            f"{path} is no model that Keras {keras.__version__} can read: "
+            f"{shown} is no model that Keras {keras.__version__} can read: "
             f"{str(error).splitlines()[0][:300]}. Own classes and functions go into "
             "custom_objects={name: class}."
         ) from error
     sequential = isinstance(model, keras.Sequential)
-    given = model.input if is_functional(model) and not sequential else None
-    if isinstance(given, list | tuple) and len(given) == 1:
+    taken = model.input if is_functional(model) and not sequential else None
+    if isinstance(taken, list | tuple) and len(taken) == 1:
         # Keras 2 wrote a list of one input, which warns at every call with an array.
-        model = keras.Model(given[0], model.output, name=model.name)
+        model = keras.Model(taken[0], model.output, name=model.name)
     return model

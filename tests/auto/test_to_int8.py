@@ -106,18 +106,6 @@ def test_bad_input_leaves_no_file(tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.advice("interop/files.py", "Give the .keras or .h5 file, or write one")
-def test_a_saved_model_is_written_again_as_h5(tmp_path):
-    model = network()
-    model.export(tmp_path / "saved", verbose=False)
-    with pytest.raises(FormatError, match=r"holds a program.*model\.save\('model\.h5'"):
-        dlopt.interop.load(tmp_path / "saved")
-    model.save(tmp_path / "model.h5")
-    again = dlopt.interop.load(tmp_path / "model.h5")
-    x = np.ones((1, 8, 8, 3), "float32")
-    np.testing.assert_array_equal(again(x), model(x))
-
-
 def test_code_in_a_file_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((4,)), L.Lambda(lambda x: 2 * x)])
     model.save(tmp_path / "l.keras")

@@ -110,11 +110,11 @@ def _short(own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _saved_model(folder: Path) -> LegacyModel:
     import tensorflow as tf
 
-    nodes = list(_metadata((folder / "keras_metadata.pb").read_bytes()))
-    root = next(meta for path, meta in nodes if path == "root")
+    nodes = list(metadata_nodes((folder / "keras_metadata.pb").read_bytes()))
+    root = next(meta for _, path, meta in nodes if path == "root")
     names = {
         path.removeprefix("root."): meta["name"]
-        for path, meta in nodes
+        for _, path, meta in nodes
         if path.count(".") == 1 and "name" in meta
     }
     reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
@@ -129,11 +129,16 @@ def _saved_model(folder: Path) -> LegacyModel:
     return LegacyModel(root["class_name"], root["config"], arrays)
 
 
-def _metadata(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path, metadata) of each node in `keras_metadata.pb`.
+def metadata_nodes(data: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(number, path, metadata) of each node in `keras_metadata.pb`.
 
-    Only these two fields are read, under their numbers in tf_keras'
-    `saved_metadata.proto`.
+    Only these fields are read, under their numbers in tf_keras' `saved_metadata.proto`.
+
+    Args:
+        data: the file's bytes.
+
+    Raises:
+        ValueError: for bytes that are no such file.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     from google.protobuf.message import DecodeError
@@ -141,10 +146,10 @@ def _metadata(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     kind = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="metadata.proto", package="dlopt")
     node = file.message_type.add(name="Node")
-    for name, number in (("path", 3), ("metadata", 5)):
-        node.field.add(
-            name=name, number=number, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL
-        )
+    fields = (("number", 2), ("path", 3), ("metadata", 5))
+    for name, number in fields:
+        what = kind.TYPE_INT32 if name == "number" else kind.TYPE_STRING
+        node.field.add(name=name, number=number, type=what, label=kind.LABEL_OPTIONAL)
     file.message_type.add(name="Nodes").field.add(
         name="nodes",
         number=1,
@@ -161,4 +166,4 @@ def _metadata(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"keras_metadata.pb is damaged: {error}") from error
     for one in found:
         if one.metadata:
-            yield one.path, parse_json(one.metadata, finite=False)
+            yield one.number, one.path, parse_json(one.metadata, finite=False)
