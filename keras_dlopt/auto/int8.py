@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -57,6 +57,7 @@ def to_int8(
     io: str = "float",
     input_range: tuple[float, float] | None = None,
     observer: str = "mse",
+    per_channel: bool | Literal["auto"] = True,
     correct_bias: bool = False,
     batch_size: int = 64,
 ) -> Int8File:
@@ -70,12 +71,13 @@ def to_int8(
 
     Args:
         model: a trained, built Keras model, which stays as it is; or the path of its
-            file, `.keras` or `.h5`, also of Keras 2.
+            file, `.keras` or `.h5`, also of Keras 2, or of its SavedModel's folder.
         path: of the file to write, ending in `.tflite`.
         data: some hundred examples of what the model will see, without labels.
         io: type of the file's inputs and outputs, `"float"` or `"int8"`.
         input_range: (low, high) of the inputs; None calibrates it.
         observer: how ranges are chosen; see `post_training.calibrate`.
+        per_channel: see `post_training.quantize`.
         correct_bias: whether to correct the biases; see `post_training.correct_bias`.
         batch_size: of the data.
 
@@ -117,6 +119,7 @@ def to_int8(
         batches,
         observer=observer,
         input_range=input_range,
+        per_channel=per_channel,
         correct_bias=correct_bias,
         batch_size=batch_size,
     )

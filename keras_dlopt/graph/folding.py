@@ -140,16 +140,21 @@ def fold(model: keras.Model) -> keras.Model:
         source = rebuilt(source, pieces)
 
 
-def folded(model: Any, kinds: Any) -> Any:
+def folded(model: Any, kinds: Any, into: Any = layers.Layer) -> Any:
     """A model whose layers of some kinds went into the kernels beside them.
 
     Args:
         model: a Sequential or Functional model; returned itself if none goes.
         kinds: classes of the layers that may go.
+        into: classes of the layers that may take them.
     """
     while True:
         plan = _Plan(model)
-        found = [one for one in plan.folds() if isinstance(one[0].layer, kinds)]
+        found = [
+            one
+            for one in plan.folds()
+            if isinstance(one[0].layer, kinds) and isinstance(one[1].layer, into)
+        ]
         if not found:
             return model
         model = rebuilt(model, plan.replaced(found))

@@ -1,6 +1,6 @@
 """Quantization after training: weights at once, activations from calibration data."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -13,6 +13,12 @@ from keras_dlopt.post_training.bias import correct_bias as corrected
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.post_training.equalize import equalize as equalized
+from keras_dlopt.post_training.granularity import (
+    nearest,
+    one_scale_pays,
+    with_normalization_in_dense,
+    with_one_scale,
+)
 from keras_dlopt.transforms import (
     FakeQuant,
     FakeQuantActivation,
@@ -33,6 +39,7 @@ def quantize(
     observer: str | Observer = "mse",
     input_range: tuple[float, float] | None = None,
     recipe: Recipe | None = None,
+    per_channel: bool | Literal["auto"] = True,
     equalize: bool = False,
     correct_bias: bool = False,
     batch_size: int = 64,
@@ -53,6 +60,11 @@ def quantize(
         observer: how ranges are chosen; see `calibrate`.
         input_range: (low, high) of the inputs, such as (0, 1); None calibrates it.
         recipe: which quantizer where, in place of the three arguments before.
+        per_channel: False gives each dense kernel one scale, after its normalization
+            went into it: the file has 8 bytes less an output channel, and needs
+            `correct_bias=True` more. `"auto"` does so where the outputs on the data are
+            as near to the float model's, up to a tenth; all other kernels have a scale
+            per output channel.
         equalize: whether to equalize the layers first; see `equalize`.
         correct_bias: whether to correct the biases last; see `correct_bias`.
         batch_size: of the data, for arrays.
@@ -60,7 +72,8 @@ def quantize(
             None takes one of the data.
 
     Raises:
-        ConfigError: for a recipe together with what it replaces.
+        ConfigError: for a recipe or weights together with what they replace, or
+            another `per_channel`.
         DataError: for data that is empty or does not fit the model.
         ModelError: for a model that cannot be copied or, to equalize, be rebuilt.
 
@@ -80,6 +93,15 @@ def quantize(
             "A recipe says all about weights and activations: leave out weights, "
             "activation_bits and input_range, or the recipe."
         )
+    if per_channel not in (True, False, "auto"):
+        raise ConfigError(
+            f"per_channel must be True, False or 'auto'. Received: {per_channel!r}."
+        )
+    if per_channel is not True and (recipe is not None or weights is not None):
+        raise ConfigError(
+            "per_channel chooses the scales of int8 kernels. Where weights or a recipe "
+            "are given, they say it: FakeQuant(bits=8, per_channel=False)."
+        )
     # Fails before the work, and reads a generator once.
     data = Batches(model, data, batch_size=batch_size)
     if example is None and not getattr(model, "inputs", None):
@@ -89,12 +111,24 @@ def quantize(
     if recipe is None:
         model = _prepared(model) if activation_bits == 8 else model
         recipe = _recipe(model, weights, activation_bits, input_range, example)
-    small = transform(model, recipe)
-    calibrate(small, data, observer=observer, batch_size=batch_size)
-    small.update_transforms(0)
-    if correct_bias:
-        corrected(small, data, batch_size=batch_size, example=example)
-    return small
+
+    def made(source: keras.Model, recipe: Recipe) -> TransformedModel:
+        small = transform(source, recipe)
+        calibrate(small, data, observer=observer, batch_size=batch_size)
+        small.update_transforms(0)
+        if correct_bias:
+            corrected(small, data, batch_size=batch_size, example=example)
+        return small
+
+    if per_channel is True or not one_scale_pays(model):
+        return made(model, recipe)
+    source = with_normalization_in_dense(model)
+    if source is not model:
+        recipe = _recipe(source, weights, activation_bits, input_range, example)
+    if per_channel is False:
+        return made(source, with_one_scale(source, recipe))
+    plain, fewer = made(source, recipe), made(source, with_one_scale(source, recipe))
+    return nearest(source, data, plain, fewer)
 
 
 def _prepared(model: Any) -> Any:
