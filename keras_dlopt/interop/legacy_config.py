@@ -28,7 +28,7 @@ def for_keras_3(config: dict[str, Any]) -> dict[str, Any]:
         return {**config, "config": [for_keras_3(one) for one in inside]}
     given = [for_keras_3(one) for one in inside.get("layers", [])]
     kinds = {one.get("name"): one["class_name"] for one in given}
-    models = {name for name, kind in kinds.items() if kind in _MODELS}
+    models = {str(name) for name, kind in kinds.items() if kind in _MODELS}
     made = dict(inside)
     made["layers"] = [
         {**one, "inbound_nodes": _shifted(one["inbound_nodes"], models)}
@@ -37,7 +37,7 @@ def for_keras_3(config: dict[str, Any]) -> dict[str, Any]:
         for one in given
     ]
     # Keras 3 itself takes one off where a Functional model makes an output.
-    alone = {name for name in models if kinds[name] == "Sequential"}
+    alone = {name for name in models if kinds.get(name) == "Sequential"}
     for ends in ("input_layers", "output_layers"):
         if ends in made:
             made[ends] = _shifted(made[ends], alone)
