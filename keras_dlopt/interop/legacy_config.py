@@ -27,8 +27,8 @@ def for_keras_3(config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(inside, list):  # a Sequential of the first versions
         return {**config, "config": [for_keras_3(one) for one in inside]}
     given = [for_keras_3(one) for one in inside.get("layers", [])]
-    kinds = {one.get("name"): one["class_name"] for one in given}
-    models = {str(name) for name, kind in kinds.items() if kind in _MODELS}
+    kinds = {str(one.get("name")): one["class_name"] for one in given}
+    models = {name for name, kind in kinds.items() if kind in _MODELS}
     made = dict(inside)
     made["layers"] = [
         {**one, "inbound_nodes": _shifted(one["inbound_nodes"], models)}
