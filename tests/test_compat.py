@@ -869,3 +869,12 @@ def test_reads_of_variables_are_heard():
         lambda: (v.shape, v.dtype, v.path, v.trainable),
     ):
         assert count(other) == 0, mend
+
+
+def test_operations_with_a_state_are_known():
+    mend = "see has_state in litert.py"
+    for name in ("WriteFile", "ReadFile", "PyFunc", "ReadVariableOp", "VarHandleOp"):
+        assert _compat.has_state(name) is True, mend
+    for name in ("MatMul", "Conv2D", "Identity", "PartitionedCall"):
+        assert _compat.has_state(name) is False, mend
+    assert _compat.has_state("NoSuchOperation") is None, mend

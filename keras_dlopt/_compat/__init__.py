@@ -24,7 +24,7 @@ from keras_dlopt._compat.graphs import (
     graph_nodes,
     operation_name,
 )
-from keras_dlopt._compat.litert import litert_schema
+from keras_dlopt._compat.litert import has_state, litert_schema
 from keras_dlopt._compat.losses import (
     SeenResults,
     see_losses,
@@ -88,6 +88,7 @@ __all__ = [
     "compile_arguments",
     "do_not_ask_for_more",
     "graph_nodes",
+    "has_state",
     "heard",
     "in_checkpoints",
     "in_xla",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import FormatError
 
 _SIGNATURE = "serving_default"
@@ -85,8 +86,6 @@ def _reached(graph: Any) -> set[str]:
 
     Loading restores the variables, and makes resources by functions of the file.
     """
-    from tensorflow.python.framework import op_def_registry
-
     library = {f.signature.name: f.node_def for f in graph.graph_def.library.function}
     waiting, seen, found = _called(graph), set[str](), set[str]()
     if any(n.WhichOneof("kind") == "resource" for n in graph.object_graph_def.nodes):
@@ -99,8 +98,7 @@ def _reached(graph: Any) -> set[str]:
                 for node in library[name]:
                     waiting += [node.op, *_functions(node)]
             continue
-        known = op_def_registry.get(name)
-        if known is None or known.is_stateful:
+        if _compat.has_state(name) is not False:
             found.add(name)
     return found
 
