@@ -168,6 +168,17 @@ def test_a_program_that_does_more_than_compute_is_not_run(folder, tmp_path, expe
     np.testing.assert_allclose(model(expected[0]), expected[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["PyFuncStateless", "ReadFile"])
+def test_operations_that_are_no_arithmetic_are_not_run(folder, kind):
+    def add(graph):
+        for function in graph.graph_def.library.function:
+            function.node_def.add(name="w", op=kind)
+
+    _change_program(folder, add)
+    with pytest.warns(UserWarning, match=f"more than compute: .'{kind}'"):
+        load(folder)
+
+
 def test_a_resource_is_not_made(folder):
     def add(graph):
         graph.object_graph_def.nodes.add().resource.device = ""
