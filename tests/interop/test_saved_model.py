@@ -235,7 +235,6 @@ def test_other_outputs_are_refused(folder, expected):
     assert np.abs(np.asarray(model(x)) - y).max() > 0.01
 
 
-@pytest.mark.advice("interop/saved_model.py", "give the .keras or .h5 file, or write")
 def test_a_program_alone_is_written_again_as_h5(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.export(tmp_path / "saved", verbose=False)

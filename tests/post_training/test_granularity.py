@@ -102,7 +102,6 @@ def test_wrong_arguments():
         quantize(model, x, per_channel="tensor")
 
 
-@pytest.mark.advice("post_training/quantize.py", "FakeQuant(bits=8, per_channel=False)")
 def test_weights_say_it_themselves(tmp_path):
     model, x = network(1)
     with pytest.raises(ConfigError, match="are given, they say it"):
