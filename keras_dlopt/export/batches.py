@@ -126,14 +126,15 @@ def quantize(values: np.ndarray, end: End) -> np.ndarray:
             f"The input {end.name!r} takes real numbers. Received: {values.dtype}. "
             "Give an array of floats."
         )
-    codes = values.astype("float32")
-    codes /= np.float32(end.scale)
-    codes += np.float32(0.5)
+    scale, half, zero, low, high = end.numbers
+    codes = np.divide(values, scale, dtype="float32", casting="same_kind")
+    codes += half
     np.floor(codes, out=codes)
-    codes += np.float32(end.zero_point)
-    limits = np.iinfo(end.dtype)
-    np.clip(codes, limits.min, limits.max, out=codes)
-    if np.isnan(codes.sum()):
+    codes += zero
+    np.maximum(codes, low, out=codes)
+    np.minimum(codes, high, out=codes)
+    total = np.add.reduce(codes, axis=None)
+    if total != total:
         raise DataError(
             f"The input {end.name!r} lies on a grid of {end.dtype}, which holds no "
             "NaN. Replace them: np.nan_to_num(x)."
@@ -146,7 +147,8 @@ def decoded(codes: np.ndarray, end: End) -> np.ndarray:
     """The values of an output; floats, where it lies on a grid."""
     if not end.scale:
         return codes
+    scale, _, zero, _, _ = end.numbers
     values = codes.astype("float32")
-    values -= np.float32(end.zero_point)
-    values *= np.float32(end.scale)
+    values -= zero
+    values *= scale
     return values

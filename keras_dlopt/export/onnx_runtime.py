@@ -89,6 +89,13 @@ class OnnxRuntime:
             ) from error
         return found
 
+    def run_each(
+        self, arrays: Sequence[np.ndarray], size: int
+    ) -> list[list[np.ndarray]]:
+        """The outputs of each call with `size` of the examples."""
+        starts = range(0, len(arrays[0]), size)
+        return [self.run([a[low : low + size] for a in arrays]) for low in starts]
+
 
 def _end(path: str, one: Any) -> End:
     if one.type not in _TYPES:

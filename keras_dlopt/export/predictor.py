@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError, FormatError
-from keras_dlopt.export.batches import decoded, encoded, in_order
+from keras_dlopt.export.batches import decoded, encoded, in_order, quantize
 from keras_dlopt.export.onnx_runtime import OnnxRuntime
 from keras_dlopt.export.runtime import End, LiteRT
 
@@ -21,6 +21,10 @@ class _Runtime(Protocol):
     outputs: tuple[End, ...]
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+    def run_each(
+        self, arrays: Sequence[np.ndarray], size: int
+    ) -> list[list[np.ndarray]]: ...
 
 
 _BARE = {
@@ -94,6 +98,8 @@ class Predictor:
         fixed = self._fixed()
         self._is_fixed = fixed is not None
         self._size = fixed or batch_size
+        self._plain = self._plain_input()
+        self._on_grid = any(end.scale for end in self.outputs)
 
     def __call__(self, x: Any) -> Any:
         """The outputs for a batch.
@@ -137,42 +143,67 @@ class Predictor:
             )
         return next(iter(sizes), None)
 
+    def _plain_input(self) -> tuple[Any, ...]:
+        """Shape of an example and type of a batch that need no second look."""
+        end, *others = self.inputs
+        known = not others and None not in end.shape[1:]
+        dtype = np.dtype("float32") if end.scale else end.dtype
+        return (end.shape[1:], dtype) if known else (None, None)
+
     def _results(self, x: Any) -> list[np.ndarray]:
-        arrays = self.in_order(x)
+        if type(x) is np.ndarray and (x.shape[1:], x.dtype) == self._plain:
+            rows, (end,) = len(x), self.inputs
+            if rows == self._size or (rows and self._size is None):
+                return self._call([quantize(x, end) if end.scale else x], rows)
+            arrays = [x] if rows else self.in_order(x)
+        else:
+            arrays = self.in_order(x)
         total = len(arrays[0])
         size = self._size or total
         if size == total:
-            return self._call(self._encoded(arrays, slice(None)), total)
-        results: list[np.ndarray] = []
+            return self._call(self._encoded(arrays), total)
         block = max(_BLOCK // size, 1) * size
+        if total <= block:
+            return self._block(arrays, size)
+        results: list[np.ndarray] = []
         for start in range(0, total, block):
-            part = self._encoded(arrays, slice(start, start + block))
-            for low in range(0, len(part[0]), size):
-                made = self._chunk([a[low : low + size] for a in part], size)
-                results = results or [
-                    np.empty((total, *a.shape[1:]), a.dtype) for a in made
-                ]
-                for result, array in zip(results, made, strict=True):
-                    result[start + low : start + low + len(array)] = array
+            made = self._block([a[start : start + block] for a in arrays], size)
+            if not start:
+                results = [np.empty((total, *a.shape[1:]), a.dtype) for a in made]
+            for result, array in zip(results, made, strict=True):
+                result[start : start + len(array)] = array
         return results
 
-    def _chunk(self, arrays: list[np.ndarray], size: int) -> list[np.ndarray]:
-        """The outputs for at most `size` examples."""
+    def _block(self, arrays: list[np.ndarray], size: int) -> list[np.ndarray]:
+        """The outputs for some examples, `size` of them in a call."""
         rows = len(arrays[0])
-        if rows == size or not self._is_fixed:
-            return self._call(arrays, rows)
-        return [a[:rows] for a in self._call([_filled(a, size) for a in arrays], size)]
+        part = self._encoded(arrays)
+        if self._is_fixed and rows % size:
+            part = [_filled(a, size - rows % size) for a in part]
+        total = len(part[0])
+        runs = self._runtime.run_each(part, size)
+        self._check(runs[0], min(size, total))
+        made = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        self._check(made, total)
+        return self._decoded([a[:rows] for a in made] if rows < total else made)
 
     def _call(self, arrays: list[np.ndarray], rows: int) -> list[np.ndarray]:
         made = self._runtime.run(arrays)
-        for array, end in zip(made, self.outputs, strict=True):
+        self._check(made, rows)
+        return self._decoded(made) if self._on_grid else made
+
+    def _decoded(self, made: list[np.ndarray]) -> list[np.ndarray]:
+        return [decoded(a, end) for a, end in zip(made, self.outputs, strict=True)]
+
+    def _check(self, made: list[np.ndarray], rows: int) -> None:
+        """Raises where an output is not one row an example."""
+        for i, array in enumerate(made):
             if array.ndim == 0 or len(array) != rows:
                 raise FormatError(
-                    f"The output {end.name!r} of {self.path!r} has the shape "
-                    f"{array.shape} for a batch of {rows}, not one row an example. "
-                    f"{self._bare}"
+                    f"The output {self.outputs[i].name!r} of {self.path!r} has the "
+                    f"shape {array.shape} for a batch of {rows}, not one row an "
+                    f"example. {self._bare}"
                 )
-        return [decoded(a, end) for a, end in zip(made, self.outputs, strict=True)]
 
     def in_order(self, x: Any) -> list[np.ndarray]:
         """The arrays of a batch in the order of the file's inputs, checked.
@@ -182,14 +213,13 @@ class Predictor:
         """
         return in_order(x, self.inputs, path=self.path)
 
-    def _encoded(self, arrays: list[np.ndarray], part: slice) -> list[np.ndarray]:
-        ends = zip(arrays, self.inputs, strict=True)
-        return [encoded(a[part], end) for a, end in ends]
+    def _encoded(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return [encoded(a, end) for a, end in zip(arrays, self.inputs, strict=True)]
 
 
-def _filled(values: np.ndarray, size: int) -> np.ndarray:
-    """A batch of `size`, its last example repeated."""
-    return np.concatenate([values, np.repeat(values[-1:], size - len(values), 0)])
+def _filled(values: np.ndarray, more: int) -> np.ndarray:
+    """A batch with its last example repeated."""
+    return np.concatenate([values, np.repeat(values[-1:], more, 0)])
 
 
 def run_litert(path: str | os.PathLike[str], x: Any, *, threads: int = 1) -> Any:

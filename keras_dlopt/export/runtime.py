@@ -1,6 +1,7 @@
 """Running a .tflite file on the CPU."""
 
 import dataclasses
+import functools
 import os
 import re
 import threading
@@ -106,6 +107,13 @@ class End:
     scale: float = 0.0
     zero_point: int = 0
 
+    @functools.cached_property
+    def numbers(self) -> tuple[np.float32, ...]:
+        """Of the grid: scale, half a level, code of 0, and the least and largest."""
+        limits = np.iinfo(self.dtype)
+        found = (self.scale, 0.5, self.zero_point, limits.min, limits.max)
+        return tuple(np.float32(number) for number in found)
+
 
 class LiteRT:
     """A .tflite file, ready to run; calls from several threads wait for each other.
@@ -139,22 +147,44 @@ class LiteRT:
         Raises:
             FormatError: if an operation of the file fails on them.
         """
-        run = self._run
         with self._lock:
             try:
-                shapes: list[tuple[Any, ...]] = [a.shape for a in arrays]
-                if shapes != self._shapes:
-                    self._resize(shapes)
-                for index, array in zip(self._into, arrays, strict=True):
-                    run.set_tensor(index, array)
-                run.invoke()
+                return self._called(arrays)
             except (ValueError, RuntimeError) as error:
-                self._shapes = []
-                raise FormatError(
-                    f"{self._path!r} failed on inputs of shape "
-                    f"{[a.shape for a in arrays]}: {error}"
-                ) from error
-            return [run.get_tensor(index) for index in self._from]
+                raise self._failed(arrays, error) from error
+
+    def _called(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        run = self._run
+        shapes: list[tuple[Any, ...]] = [a.shape for a in arrays]
+        if shapes != self._shapes:
+            self._resize(shapes)
+        for index, array in zip(self._into, arrays, strict=True):
+            run.set_tensor(index, array)
+        run.invoke()
+        return [run.get_tensor(index) for index in self._from]
+
+    def _failed(self, arrays: Sequence[np.ndarray], error: Exception) -> FormatError:
+        self._shapes = []
+        return FormatError(
+            f"{self._path!r} failed on inputs of shape {[a.shape for a in arrays]}: "
+            f"{error}"
+        )
+
+    def run_each(
+        self, arrays: Sequence[np.ndarray], size: int
+    ) -> list[list[np.ndarray]]:
+        """The outputs of each call with `size` of the examples.
+
+        Raises:
+            FormatError: if an operation of the file fails on them.
+        """
+        call = self._called
+        with self._lock:
+            try:
+                starts = range(0, len(arrays[0]), size)
+                return [call([a[low : low + size] for a in arrays]) for low in starts]
+            except (ValueError, RuntimeError) as error:
+                raise self._failed([a[:size] for a in arrays], error) from error
 
     def _resize(self, shapes: list[tuple[Any, ...]]) -> None:
         with silence():

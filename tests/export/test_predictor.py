@@ -93,10 +93,23 @@ def test_the_batch_is_one_call_where_the_file_allows(files):
         ("int8_open", {"batch_size": 20}, [11]),
     ):
         predict, sizes = export.Predictor(files[name], **options), []
-        run = predict._runtime.run
-        predict._runtime.run = lambda a, run=run, s=sizes: s.append(len(a[0])) or run(a)
+        bare = predict._runtime._run
+        put = bare.set_tensor
+        bare.set_tensor = lambda i, a, put=put, s=sizes: s.append(len(a)) or put(i, a)
         predict(X)
         assert sizes == wanted
+
+
+@pytest.mark.parametrize("name", ["one", "open", "int8_open"])
+def test_plain_batches_and_others_give_the_same(files, name):
+    """An array of the file's own type takes a shorter way."""
+    predict = export.Predictor(files[name])
+    for rows in (1, 11):
+        expected = predict(X[:rows])
+        for x in ({"image": X[:rows]}, X[:rows].astype("float64"), [X[:rows]]):
+            np.testing.assert_array_equal(predict(x), expected)
+    with pytest.raises(DataError, match="Received: .*0, 6, 6, 2"):
+        predict(X[:0])
 
 
 def test_more_examples_than_are_scaled_at_a_time(files):
