@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "auto",
     "data",
+    "distill",
     "distribute",
     "export",
     "int8",
@@ -88,6 +89,7 @@ __all__ = [
     "auto",
     "callbacks",
     "data",
+    "distill",
     "distribute",
     "doctor",
     "everything",

@@ -145,3 +145,9 @@ def assign_on_each(variables: list[Assignable], values: list[Any]) -> None:
         return
     for variable, new in zip(variables, values, strict=True):
         variable.assign(new)
+
+
+def gathered(tensor: Any) -> Any:
+    """The rows of all replicas, in their order; gradients go back to each."""
+    context = _context()
+    return tensor if context is None else context.all_gather(tensor, axis=0)

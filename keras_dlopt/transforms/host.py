@@ -183,7 +183,7 @@ class TransformHost(KeepsRandomStates):
                 value = self._effective(group, slot, context)
                 values.append((slot.target.variable, value))
         with self._hidden_calls.value.hooked(taps(places)):
-            outputs = self._substituted(values, call)
+            outputs = self.substituted(values, call)
         acted.ran = True
         return outputs
 
@@ -200,9 +200,10 @@ class TransformHost(KeepsRandomStates):
 
     def seen_through(self, call: Callable[[], Any]) -> Any:
         """Runs `call`, which reads weights but runs no layers, as `run` does."""
-        return self._substituted(self.seen_values(), call)
+        return self.substituted(self.seen_values(), call)
 
-    def _substituted(self, values: list[Any], call: Callable[[], Any]) -> Any:
+    def substituted(self, values: list[Any], call: Callable[[], Any]) -> Any:
+        """Runs `call` with other values of variables, given as pairs."""
         scope = _compat.WeightOverlay(values)
         before = getattr(_SCOPES, "stack", ())
         _SCOPES.stack = (*before, (self, scope))

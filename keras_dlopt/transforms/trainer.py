@@ -53,6 +53,8 @@ _VARIABLES = (
     "non_trainable_weights",
 )
 
+_LOSS_TAKES = ("x", "y", "y_pred", "sample_weight", "training")
+
 _GIVEN = threading.local()
 
 
@@ -95,7 +97,7 @@ def forward(host: Any, model: Any) -> Any:
     if not own:
         return None
     attributes = _attributes(host)
-    if "compute_loss" in own:
+    if "compute_loss" in own or hasattr(host, "around_loss"):
         attributes["compute_loss"] = _own_loss(host, type(model).compute_loss)
     view = _compat.seen_as(model, attributes)
     for name in own:
@@ -158,10 +160,7 @@ def _forwarded(host: Any, view: Any, name: str, *args: Any, **kwargs: Any) -> An
         own = _each_transformed(host, training=name == "train_step")
         with hooks.hooked(own), _own_reads(host, name):
             return method(*args, **kwargs)
-    if name == "compute_loss":
-        if "training" not in inspect.signature(method).parameters:
-            kwargs.pop("training", None)
-    elif name in READING:
+    if name == "compute_metrics":
         with _given(host.losses):
             return host.seen_through(lambda: method(*args, **kwargs))
     return method(*args, **kwargs)
@@ -169,11 +168,21 @@ def _forwarded(host: Any, view: Any, name: str, *args: Any, **kwargs: Any) -> An
 
 def _own_loss(host: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """The user's loss on transformed weights, also where the user's step calls it."""
+    takes = inspect.signature(function).parameters
+
+    def compute(model: Any, given: dict[str, Any]) -> Any:
+        if "training" not in takes:
+            given = {name: one for name, one in given.items() if name != "training"}
+        return host.seen_through(lambda: function(model, **given))
 
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(_LOSS_TAKES, args, strict=False)) | kwargs
+        around = getattr(host, "around_loss", None)
         with _given(host.losses):
-            return host.seen_through(lambda: function(self, *args, **kwargs))
+            if around is None:
+                return compute(self, given)
+            return around(lambda **given: compute(self, given), **given)
 
     return method
 

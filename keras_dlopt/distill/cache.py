@@ -1,0 +1,135 @@
+"""A teacher's outputs, computed once and kept on disk."""
+
+import hashlib
+import io
+import os
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt import checks
+from keras_dlopt.errors import ConfigError, DataError, FormatError
+from keras_dlopt.files import write_atomic
+from keras_dlopt.graph.walk import check_built
+from keras_dlopt.runtime.values import to_numpy
+
+_LABELS, _TEACHER = "labels", "teacher_outputs"
+
+
+def teacher_outputs(
+    teacher: keras.Model,
+    x: Any,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """What a teacher makes of each example, in order, so that it runs only once.
+
+    Args:
+        teacher: a built Keras model with one output.
+        x: its inputs: an array, or a `tf.data.Dataset` of batches in a fixed order.
+        path: a `.npz` file. Outputs are read from it if they are of this teacher and
+            these inputs, and written to it otherwise.
+        batch_size: of arrays.
+
+    Returns:
+        (examples, ...), in the teacher's type; `taught` puts them beside the labels.
+
+    Raises:
+        ModelError: for a teacher that is not built.
+        ConfigError: for a teacher with several outputs.
+        FormatError: for a file that is damaged, or is no such file.
+
+    Example:
+        >>> import numpy as np
+        >>> L = keras.layers
+        >>> teacher = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+        >>> teacher_outputs(teacher, np.ones((5, 4))).shape
+        (5, 3)
+    """
+    check_built(teacher)
+    batch_size = checks.whole(batch_size, name="batch_size", least=1)
+    if path is None:
+        return _outputs(teacher, x, batch_size)
+    path = pathlib.Path(path)
+    key = _key(teacher, x)
+    if path.exists():
+        known, kept = _read(path)
+        if known == key:
+            return kept
+    made = _outputs(teacher, x, batch_size)
+    buffer = io.BytesIO()
+    np.savez(buffer, key=np.frombuffer(key, "uint8"), outputs=made)
+    write_atomic(path, buffer.getvalue())
+    return made
+
+
+def _outputs(teacher: Any, x: Any, batch_size: int) -> np.ndarray:
+    given = {"batch_size": batch_size} if hasattr(x, "shape") else {}
+    made = teacher.predict(x, verbose=0, **given)
+    if not isinstance(made, np.ndarray):
+        raise ConfigError(
+            f"{teacher.name!r} has several outputs, and they are kept for one. Make a "
+            "model of the one that the student learns from."
+        )
+    return made
+
+
+def _key(teacher: Any, x: Any) -> bytes:
+    """A digest of the teacher's weights and the inputs."""
+    digest = hashlib.sha256()
+    for variable in teacher.variables:
+        digest.update(np.ascontiguousarray(to_numpy(variable)).tobytes())
+    for batch in [x] if hasattr(x, "shape") else x:
+        for one in keras.tree.flatten(batch):
+            array = np.ascontiguousarray(to_numpy(one))
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.digest()
+
+
+def _read(path: pathlib.Path) -> tuple[bytes, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["key"].tobytes(), kept["outputs"]
+    except Exception as error:
+        raise FormatError(
+            f"{path} holds no teacher's outputs, or is damaged ({error}). Remove it, "
+            "or give another path."
+        ) from error
+
+
+def taught(y: Any, outputs: Any) -> dict[str, Any]:
+    """Labels and a teacher's outputs, as the `y` of a distilled model's `fit`.
+
+    Args:
+        y: labels, (examples, ...); None to learn from the teacher alone.
+        outputs: of the teacher, from `teacher_outputs`, for the same examples.
+
+    Raises:
+        DataError: if there are not as many outputs as labels.
+
+    Example:
+        >>> import numpy as np
+        >>> sorted(taught(np.zeros(5), np.zeros((5, 3))))
+        ['labels', 'teacher_outputs']
+    """
+    if y is None:
+        return {_TEACHER: outputs}
+    lengths = {len(one) for one in (*keras.tree.flatten(y), outputs)}
+    if len(lengths) > 1:
+        labels = len(keras.tree.flatten(y)[0])
+        raise DataError(
+            f"There are {len(outputs)} outputs of the teacher for {labels} labels. "
+            "Compute them on the same examples."
+        )
+    return {_LABELS: y, _TEACHER: outputs}
+
+
+def split_targets(y: Any) -> tuple[Any, Any]:
+    """Labels, and the teacher's outputs if they come with them."""
+    if isinstance(y, dict) and _TEACHER in y and set(y) <= {_LABELS, _TEACHER}:
+        return y.get(_LABELS), y[_TEACHER]
+    return y, None

@@ -1,0 +1,91 @@
+"""What a distillation term is, and what it sees of student and teachers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_dlopt.config import Value
+from keras_dlopt.errors import ModelError
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One batch, as a term sees it; all numbers float32.
+
+    Attributes:
+        student: outputs of the student.
+        teachers: outputs of each teacher, of the student's structure.
+        heads: what each output is, `"softmax"` or `"sigmoid"` probabilities or
+            `"linear"` values, in the outputs' structure; of the student, then of each
+            teacher.
+        student_features: path of a layer -> what it made of the batch.
+        teacher_features: the same for each teacher.
+        labels: what `fit` was given as `y`; None without labels.
+        projected: the student's features as the term's own projector maps them.
+        gathered: a tensor's rows of all replicas, for terms that compare examples.
+    """
+
+    student: Any
+    teachers: tuple[Any, ...]
+    heads: tuple[Any, ...]
+    student_features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    teacher_features: tuple[dict[str, Tensor], ...] = ()
+    labels: Any = None
+    projected: Callable[[Tensor], Tensor] = lambda x: x
+    gathered: Callable[[Tensor], Tensor] = lambda x: x
+
+
+class Term(Value):
+    """A loss between what student and teachers make of a batch.
+
+    A subclass has the fields `weight` and, to look at layers, `student` and `teacher`:
+    their paths, as `keras_dlopt.select` names them.
+    """
+
+    #: What the term's loss is multiplied with, beside the loss that was compiled.
+    weight: float
+
+    def __call__(self, seen: Compared) -> Tensor:
+        """The loss of each example, (batch,), or of the batch, ()."""
+        raise TypeError(f"{type(self).__name__} must define __call__().")
+
+    def paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Paths of the layers it looks at, in the student and in the teacher."""
+        return (), ()
+
+    def projection(self, student: Any, teacher: Any) -> Any:
+        """A layer that maps the student's features to the teacher's; None for none.
+
+        Args:
+            student: shape of the student's features, the batch first.
+            teacher: shape of the teacher's.
+        """
+        del student, teacher
+
+
+def per_example(values: Tensor) -> Tensor:
+    """The mean over all axes but the first."""
+    axes = list(range(1, len(values.shape)))
+    return ops.mean(values, axis=axes) if axes else values
+
+
+def rows(values: Tensor) -> Tensor:
+    """(batch, everything else)."""
+    return ops.reshape(values, (-1, _product(values.shape[1:])))
+
+
+def _product(shape: Any) -> int:
+    size = 1
+    for n in shape:
+        if n is None:
+            raise ModelError(
+                f"A distillation term compares features of the shape {tuple(shape)}, "
+                "whose size is open. Give the models inputs of a fixed size, or choose "
+                "a layer after pooling."
+            )
+        size *= n
+    return size
