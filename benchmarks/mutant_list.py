@@ -610,4 +610,21 @@ MUTANTS = [
             "return dtype",
         ),
     ),
+    # distill
+    *_of(
+        "tests/distill/test_terms.py",
+        "tests/distill/test_distill.py",
+        distilled_logits_lose_the_temperature=(
+            "return heat**2 * per_example(_divergence(student / heat, teacher / heat))",
+            "return per_example(_divergence(student / heat, teacher / heat))",
+        ),
+        several_teachers_at_another_temperature=(
+            "return student, heat * ops.logsumexp(",
+            "return student, ops.logsumexp(",
+        ),
+        a_mean_teacher_forgets_the_other_way=(
+            "average + (1.0 - self.decay) * (value - average)",
+            "average + self.decay * (value - average)",
+        ),
+    ),
 ]

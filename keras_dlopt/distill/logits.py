@@ -1,6 +1,5 @@
 """Distillation between the outputs of student and teacher."""
 
-import math
 from typing import Any
 
 import keras
@@ -77,8 +76,8 @@ def _pair(seen: Compared, term: Any) -> tuple[Tensor, Tensor]:
         return student, teachers[0]
     heat = term.temperature
     together = [ops.log_softmax(one / heat, axis=-1) for one in teachers]
-    mean = ops.logsumexp(ops.stack(together), axis=0) - math.log(len(teachers))
-    return student, heat * mean
+    # But for the logarithm of their number, which no softmax sees.
+    return student, heat * ops.logsumexp(ops.stack(together), axis=0)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:

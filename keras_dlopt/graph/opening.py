@@ -73,6 +73,8 @@ class _Through:
         try:
             if not self._tries and not self._same_in_training(layer, args, kwargs):
                 return own(*args, **kwargs)
+            if "training" not in inspect.signature(layer.call).parameters:
+                kwargs.pop("training", None)  # Keras' own __call__ takes it from any
             return layer.call(*args, **kwargs)
         except Exception:  # whatever it does there, it does not work on symbols
             if self._tries:

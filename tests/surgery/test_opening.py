@@ -143,6 +143,42 @@ def test_a_block_in_a_sequential_model(tmp_path):
     assert relative(again(numbers(2, 6, 6, 4)), model(numbers(2, 6, 6, 4))) < 1e-5
 
 
+@keras.saving.register_keras_serializable("opening")
+class Plain(Block):
+    """Does not take `training`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = L.Identity()
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.last.build((*shape[:-1], self.filters))
+
+    def call(self, inputs):
+        return inputs + self.last(self.act(self.conv(inputs)))
+
+
+@keras.saving.register_keras_serializable("opening")
+class Around(L.Layer):
+    """Hands `training` on all the same, as Keras allows."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = Plain(name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, inputs, training=None):
+        return self.inner(inputs, training=training)
+
+
+def test_training_is_handed_to_a_block_that_does_not_take_it():
+    model = randomized(keras.Sequential([keras.Input((6, 6, 4)), Around(name="a")]))
+    pruned_as_masked(model, numbers(2, 6, 6, 4), free=6)
+
+
 def test_subclassed_models_in_subclassed_models():
     model = Net()
     model(numbers(1, 12, 12, 3))
