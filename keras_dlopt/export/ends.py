@@ -118,19 +118,28 @@ def unique(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def arrange(file: Flat, ends: Ends) -> None:
-    """Puts the inputs and outputs of a file into the order of the model's.
+    """Puts the inputs of a file into the order of the model's, and names all ends.
+
+    Args:
+        file: as the converter wrote it: its inputs have the names of the model's, its
+            outputs their order.
+        ends: of the model.
 
     Raises:
-        ExportError: if the file's signature has other names than the model's ends.
+        ExportError: if the file has other inputs, or another number of outputs.
     """
-    for names, tensors, order in (
-        (ends.inputs, file.input_names, file.inputs),
-        (ends.outputs, file.output_names, file.outputs),
-    ):
-        if sorted(names) != sorted(tensors) or len(order) != len(names):
-            raise ExportError(
-                f"The file's signature names {sorted(tensors)}, and the model "
-                f"{sorted(names)}. A converter of another version wrote it; report it "
-                "with the versions of tensorflow and keras."
-            )
-        order[:] = [tensors[name] for name in names]
+    made = {_name(file, i): i for i in file.inputs}
+    if sorted(ends.inputs) != sorted(made) or len(file.outputs) != len(ends.outputs):
+        raise ExportError(
+            f"The file has the inputs {sorted(made)} and {len(file.outputs)} outputs, "
+            f"and the model {sorted(ends.inputs)} and {len(ends.outputs)}. A converter "
+            "of another version wrote it; report it with the versions of tensorflow "
+            "and keras."
+        )
+    file.inputs[:] = [made[name] for name in ends.inputs]
+    file.sign(ends.inputs, ends.outputs)
+
+
+def _name(file: Flat, index: int) -> str:
+    # TensorFlow numbers the outputs of an operation: "x:0".
+    return (file.tensors[index].name or b"").decode().removesuffix(":0")

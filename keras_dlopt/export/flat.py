@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,15 @@ class Op:
     outputs: list[int]
     table: Any
     custom: bytes | None = None
+
+    def copy(self) -> "Op":
+        """The same with lists of its own."""
+        return dataclasses.replace(
+            self,
+            inputs=list(self.inputs),
+            outputs=list(self.outputs),
+            table=copy.copy(self.table),
+        )
 
 
 class Flat:
@@ -142,6 +151,22 @@ class Flat:
             end.name.decode(): int(end.tensorIndex)
             for end in (getattr(found, what, None) or [])
         }
+
+    def sign(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Gives the inputs and outputs names, in their order."""
+        made = self.schema.SignatureDefT()
+        made.signatureKey, made.subgraphIndex = b"serving_default", 0
+        made.inputs = self._ends(inputs, self.inputs)
+        made.outputs = self._ends(outputs, self.outputs)
+        self.model.signatureDefs = [made]
+
+    def _ends(self, names: Sequence[str], tensors: Sequence[int]) -> list[Any]:
+        made = []
+        for name, index in zip(names, tensors, strict=True):
+            end = self.schema.TensorMapT()
+            end.name, end.tensorIndex = name.encode(), index
+            made.append(end)
+        return made
 
     def add(
         self,

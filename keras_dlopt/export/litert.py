@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dlopt.errors import ConfigError, ExportError
-from keras_dlopt.export.agreement import Agreement, agreement, worst
+from keras_dlopt.export.agreement import Agreement
 from keras_dlopt.export.arguments import check_arguments
-from keras_dlopt.export.contents import output_steps, read
-from keras_dlopt.export.ends import Ends, arrange, ends_of
+from keras_dlopt.export.checking import Checked, Made, checked
+from keras_dlopt.export.ends import arrange, ends_of
 from keras_dlopt.export.flat import Flat
-from keras_dlopt.export.predictor import Predictor
-from keras_dlopt.export.quiet import silence
+from keras_dlopt.export.floating import float_file
+from keras_dlopt.export.layerwise import Layerwise
+from keras_dlopt.export.noise import OutputNoise
 from keras_dlopt.export.runtime import litert_package
 from keras_dlopt.export.twin import Twin, bake
-from keras_dlopt.export.verify import check, layer_of
+from keras_dlopt.export.verify import layer_of
 from keras_dlopt.export.writer import Written, to_int8
 from keras_dlopt.graph.copying import in_float32
 
@@ -42,6 +42,11 @@ class ExportReport:
         agreement: of its outputs with the model's on `data`; None without data.
         islands: of a quantized model, each operation that stays in float, with the
             layer it came from and the reason.
+        layers: how far each int8 operation is from what was simulated; None if nothing
+            runs in int8, or nothing was checked.
+        noise: how far its outputs are from the model's on `data`, beside the difference
+            between the runtime's own kernels; None without data.
+        runtime: the package on which it was checked, with its version.
     """
 
     path: str
@@ -53,6 +58,19 @@ class ExportReport:
     ranges: int = 0
     agreement: Agreement | None = None
     islands: tuple[str, ...] = ()
+    layers: Layerwise | None = None
+    noise: OutputNoise | None = None
+    runtime: str = ""
+
+    def __str__(self) -> str:
+        kind = "int8" if self.quantized else "float"
+        lines = [f"{self.path}: {self.size:,} bytes, {kind}, {self.io} ends"]
+        if not self.verified:
+            return f"{lines[0]}; not verified"
+        lines.append(f"{self.codes:,} codes and {self.ranges} ranges as trained")
+        lines += [f"in float: {island}" for island in dict.fromkeys(self.islands)]
+        checks = [str(one) for one in (self.layers, self.noise) if one is not None]
+        return "\n  ".join([*lines, *checks, f"measured with {self.runtime}"])
 
 
 def litert(
@@ -118,18 +136,17 @@ def litert(
     ends = ends_of(plain, example)
     twin = Twin(plain, ranges, ends)
     with _complete_or_absent(path) as temporary:
-        _convert(twin, temporary, batch_size)
-        file = Flat(temporary)
+        file = float_file(twin, temporary, batch_size)
         arrange(file, ends)
         written = to_int8(file, kernels, ranges, io=io) if quantized else Written()
         islands = _islands(written, plain) if ranges else ()
         _check_written(file, islands, io, full_integer)
         file.write(temporary, lean=lean)
-        codes, agree = 0, None
+        found = Checked()
         if checks:
-            codes = check(temporary, plain, ranges, written.kernels)
-        if checks and data is not None:
-            agree = _compare(model, temporary, data, ends)
+            made = Made(model, plain, ranges, ends, file, written)
+            with _beside(path) as scratch:
+                found = checked(made, temporary, scratch, data, example)
         size = os.path.getsize(temporary)
     return ExportReport(
         path=path,
@@ -137,10 +154,8 @@ def litert(
         quantized=bool(ranges),
         io=io,
         verified=checks,
-        codes=codes,
-        ranges=len(ranges) if checks else 0,
-        agreement=agree,
         islands=islands,
+        **vars(found),
     )
 
 
@@ -174,6 +189,18 @@ def _check_written(
 @contextlib.contextmanager
 def _complete_or_absent(path: str) -> Iterator[str]:
     """A temporary file beside `path` that takes its place if all went well."""
+    with _beside(path) as temporary:
+        yield temporary
+        # mkstemp makes files for their owner only; give it what open() would.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[str]:
+    """A file beside `path` that is gone in the end."""
     folder, name = os.path.split(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(
         dir=folder, prefix=f".{name}.", suffix=".tflite"
@@ -181,40 +208,6 @@ def _complete_or_absent(path: str) -> Iterator[str]:
     os.close(handle)
     try:
         yield temporary
-        # mkstemp makes files for their owner only; give it what open() would.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-
-
-def _convert(twin: Twin, path: str, batch: int | None) -> None:
-    try:
-        with silence():
-            twin.export(
-                path,
-                format="litert",
-                verbose=False,
-                input_signature=[twin.ends.signature(batch)],
-            )
-    except Exception as error:
-        raise ExportError(
-            f"The LiteRT converter refused {twin.name!r} ({type(error).__name__}): "
-            f"{str(error)[:1000]}"
-        ) from error
-
-
-def _compare(model: keras.Model, path: str, data: Any, ends: Ends) -> Agreement:
-    predictor = Predictor(path)
-    given = dict(zip(ends.inputs, predictor.in_order(data), strict=True))
-    got = predictor.named(given).values()
-    expected = keras.tree.flatten(model.predict(ends.structured(given), verbose=0))
-    parts = []
-    for ours, theirs, step in zip(expected, got, output_steps(read(path)), strict=True):
-        # Float outputs have no grid; a ten-thousandth of the largest stands for it.
-        lsb = step or 1e-4 * max(float(np.abs(ours).max()), 1e-30)
-        parts.append(agreement(ours, theirs, lsb=lsb))
-    return worst(parts)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,14 +30,33 @@ def litert_package() -> Any:
     return ai_edge_litert
 
 
+# The runtime's implementations of one operator, and how they are asked for. The first
+# is what runs by default; where it has no kernel, the second does.
+KERNELS = {
+    "XNNPACK": "AUTO",
+    "built-in": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
+
+
+def runtime_name() -> str:
+    """The package that runs .tflite files, with its version."""
+    return f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
+
+
 def interpreter(
-    path: str | os.PathLike[str], *, threads: int = 1, allocate: bool = True
+    path: str | os.PathLike[str],
+    *,
+    threads: int = 1,
+    allocate: bool = True,
+    kernels: str = "XNNPACK",
 ) -> Any:
     """An `Interpreter` for the file, with its tensors allocated.
 
     Args:
         path: of the file.
         threads: of one call.
+        kernels: one of `KERNELS`.
         allocate: False leaves the tensors to the caller where a size is open; the
             sizes that stand in for it may be smaller than the operations bear.
 
@@ -50,8 +70,11 @@ def interpreter(
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     try:
         with silence():
-            it = package.interpreter.Interpreter(
-                model_path=os.fspath(path), num_threads=threads
+            found = package.interpreter
+            it = found.Interpreter(
+                model_path=os.fspath(path),
+                num_threads=threads,
+                experimental_op_resolver_type=found.OpResolverType[KERNELS[kernels]],
             )
             if allocate or not any(_is_open(end) for end in it.get_input_details()):
                 it.allocate_tensors()
@@ -118,14 +141,19 @@ class End:
 class LiteRT:
     """A .tflite file, ready to run; calls from several threads wait for each other.
 
+    Args:
+        path: of the file.
+        threads: of one call.
+        kernels: one of `KERNELS`.
+
     Attributes:
         inputs: in the order of the model's.
         outputs: the same.
     """
 
-    def __init__(self, path: str, threads: int):
+    def __init__(self, path: str, threads: int, *, kernels: str = "XNNPACK"):
         self._path = path
-        self._run = interpreter(path, threads=threads, allocate=False)
+        self._run = interpreter(path, threads=threads, allocate=False, kernels=kernels)
         self._lock = threading.Lock()
         with open(path, "rb") as file:
             data = file.read()
@@ -185,6 +213,16 @@ class LiteRT:
                 return [call([a[low : low + size] for a in arrays]) for low in starts]
             except (ValueError, RuntimeError) as error:
                 raise self._failed([a[:size] for a in arrays], error) from error
+
+    def in_batches(self, arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The outputs for inputs of any number of examples, a batch at a time.
+
+        The last batch is filled up with the first examples.
+        """
+        total = len(arrays[0])
+        size = self.inputs[0].shape[0] or total
+        for start in range(0, total, size):
+            yield self.run([a[(start + np.arange(size)) % total] for a in arrays])
 
     def _resize(self, shapes: list[tuple[Any, ...]]) -> None:
         with silence():

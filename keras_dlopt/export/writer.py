@@ -39,6 +39,22 @@ class Island:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """An operation that runs in int8.
+
+    Attributes:
+        made: the operation of the file.
+        simulated: the one in float that it stands for; it takes the same tensors in
+            float, and constants as they were trained.
+        names: of what it makes and of its constants.
+    """
+
+    made: Op
+    simulated: Op
+    names: tuple[str, ...]
+
+
 @dataclasses.dataclass
 class Written:
     """What became of a file's operations and weights.
@@ -46,10 +62,12 @@ class Written:
     Attributes:
         kernels: the trained kernels whose codes are in the file.
         islands: what stays in float.
+        steps: what runs in int8.
     """
 
     kernels: list[Kernel] = dataclasses.field(default_factory=list)
     islands: list[Island] = dataclasses.field(default_factory=list)
+    steps: list[Native] = dataclasses.field(default_factory=list)
 
 
 def to_int8(
@@ -137,11 +155,13 @@ class _Writer:
 
     def _put_float(self, op: Op, reason: str) -> None:
         if reason:
-            ends = [i for i in (*op.outputs, *op.inputs[1:]) if i >= 0]
-            names = [(self.file.tensors[i].name or b"").decode() for i in ends]
-            self.written.islands.append(Island(op.name, tuple(names), reason))
+            self.written.islands.append(Island(op.name, self._names(op), reason))
         op.inputs = [self._taken_float(op, n) for n in range(len(op.inputs))]
         self.ops.append(op)
+
+    def _names(self, op: Op) -> tuple[str, ...]:
+        ends = [i for i in (*op.outputs, *op.inputs[1:]) if i >= 0]
+        return tuple((self.file.tensors[i].name or b"").decode() for i in ends)
 
     def _taken_float(self, op: Op, place: int) -> int:
         index = op.inputs[place]
@@ -174,6 +194,7 @@ class _Writer:
         if len(taken) == 1 and taken == made and cuts_nothing(op, taken[0]):
             self._name(op.outputs[0], made[0], self._int8(moving[0]))
             return
+        self.written.steps.append(Native(op, op.copy(), self._names(op)))
         if op.name in WEIGHTED:
             self._put_kernel(op, taken[0], made[0])
         # Joined on one grid; what is not on it is rounded once more.

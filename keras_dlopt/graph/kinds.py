@@ -133,6 +133,12 @@ def activation_name(layer: Any) -> str:
     return getattr(function, "__name__", "linear") if function else "linear"
 
 
+def squashes(layer: Any) -> bool:
+    """Whether a layer is a softmax or sigmoid and nothing else."""
+    alone = isinstance(layer, layers.Softmax | layers.Activation)
+    return alone and activation_name(layer) in ("sigmoid", "softmax")
+
+
 def ends_linear(layer: Any) -> bool:
     """Whether a layer ends after its bias."""
     return getattr(layer, "activation", None) in (None, keras.activations.linear)

@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_dlopt as dlopt
 from keras_dlopt import export
+from keras_dlopt.export import twin, writer
 from keras_dlopt.export.quiet import silence
 
 advice = pytest.mark.advice
@@ -144,3 +145,53 @@ def test_places_that_are_taken(told, tmp_path):
     with told():
         export.saved_model(model, tmp_path / "m")
     assert export.saved_model(model, tmp_path / "other").verified
+
+
+@advice("export/layerwise.py", "Leave their quantizers out of the recipe")
+def test_an_operation_that_rounds_otherwise(told, tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    parts = [layers.Dense(4, name="odd"), layers.ReLU(name="r")]
+    parts.append(layers.Dense(2, name="end"))
+    model = keras.Sequential([keras.Input((2,)), *parts])
+    put = writer._Writer._put_kernel
+
+    def rounded_up(self, op, taken, made):
+        """As a runtime would whose kernel of this one operator is broken."""
+        put(self, op, taken, made)
+        if any("odd" in name for name in self._names(op)):
+            unit = self.file.tensors[op.inputs[2]].quantization.scale
+            bias = self.file.data(op.inputs[2]) + np.int32(9 * made.scale / unit)
+            op.inputs[2] = self.file.add(op.inputs[2], "int32", values=bias, scale=unit)
+
+    monkeypatch.setattr(writer._Writer, "_put_kernel", rounded_up)
+    model.get_layer("odd").bias.assign([1, 2, 3, 4])
+    path, kernels = tmp_path / "m.tflite", dlopt.named("kernel")
+
+    def quantized(*paths):
+        entries = [
+            (dlopt.at(*paths), dlopt.FakeQuantActivation()),
+            (kernels, dlopt.FakeQuant(bits=8)),
+        ]
+        recipe = dlopt.Recipe(entries)
+        return dlopt.post_training.quantize(model, X, recipe=recipe)
+
+    with told():
+        export.litert(quantized("odd/input", "r/output", "end/output"), path, data=X)
+    report = export.litert(quantized("r/output", "end/output"), path, data=X)
+    assert any("from 'odd'" in island for island in report.islands)
+
+
+@advice("export/noise.py", "Pass verify=False to write the file unchecked")
+def test_a_file_of_another_function(told, tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+
+    def negative(self, inputs):
+        return self.ends.named(-self.model(self.ends.structured(inputs)))
+
+    monkeypatch.setattr(twin.Twin, "call", negative)
+    path = tmp_path / "m.tflite"
+    with told():
+        export.litert(model, path, data=X)
+    assert not path.exists()
+    export.litert(model, path, verify=False)
+    np.testing.assert_allclose(export.run_litert(path, X), -model(X), atol=1e-6)

@@ -11,7 +11,7 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt import export
 from keras_dlopt.errors import ExportError
-from keras_dlopt.export.ends import arrange, ends_of, unique
+from keras_dlopt.export.ends import Ends, arrange, ends_of, unique
 from keras_dlopt.export.flat import Flat
 from keras_dlopt.export.quiet import silence
 
@@ -137,18 +137,21 @@ def test_int8_ends_of_one_shape_are_not_swapped(tmp_path, io):
 
 
 @pytest.mark.parametrize("io", ["float", "int8"])
-def test_a_file_with_two_outputs_swapped_is_not_verified(tmp_path, io, monkeypatch):
+def test_a_file_with_two_outputs_swapped_is_refused(tmp_path, io, monkeypatch):
     path, data = tmp_path / "m.tflite", batches(4, rows=64)
     small = dlopt.post_training.quantize(listed(), data)
     module = importlib.import_module("keras_dlopt.export.litert")
     monkeypatch.setattr(module, "arrange", lambda file, ends: _swap(file))
-    report = export.litert(small, path, data=data, io=io)
-    assert report.agreement.largest_lsb > 100
+    with pytest.raises(
+        ExportError, match="something else than the model: .* [0-9]{3,} "
+    ):
+        export.litert(small, path, data=data, io=io)
 
 
 def _swap(file):
     """The outputs in the other order."""
-    file.outputs[:] = [file.output_names["out1"], file.output_names["out2"]]
+    file.outputs.reverse()
+    arrange(file, Ends(None, NAMES, ("out1", "out2")))
 
 
 def twelve():
@@ -232,8 +235,9 @@ def test_odd_keys_feed_the_file(tmp_path):
 
 def test_a_signature_of_other_names_is_refused(tmp_path):
     path = tmp_path / "m.tflite"
-    export.litert(listed(), path)
-    with pytest.raises(ExportError, match=r"names \['alpha', .* 'zeta'\], and .*'x0'"):
+    export.litert(listed(), path, lean=False)
+    text = r"inputs \['alpha', .* 'zeta'\] and 2 outputs, and .*'x0'.* and 1\."
+    with pytest.raises(ExportError, match=text):
         arrange(Flat(path), ends_of(keras.Model(*_renamed())))
 
 

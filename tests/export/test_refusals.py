@@ -154,16 +154,29 @@ def test_failure_and_interruption_keep_the_old_file(path, monkeypatch):
         (ValueError("no such op"), ExportError),
     ):
 
-        def fail(*args, error=error, **kwargs):
-            with open(args[1], "wb") as file:
-                file.write(b"half")
+        def fail(*args, error=error):
             raise error
 
-        monkeypatch.setattr("keras_dlopt.export.twin.Twin.export", fail)
+        monkeypatch.setattr("keras_dlopt.export.floating._converted", fail)
         with pytest.raises(expected, match=None if error.args == () else "no such op"):
             export.litert(model, path)
         assert os.listdir(path.parent) == ["model.tflite"]
         assert path.read_bytes() == b"old"
+
+
+def test_a_disk_that_is_full_keeps_the_old_file(path, monkeypatch):
+    path.write_bytes(b"old")
+
+    def fail(self, path, **kwargs):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("keras_dlopt.export.flat.Flat.write", fail)
+    with pytest.raises(OSError, match="no space left"):
+        export.litert(net(), path)
+    assert os.listdir(path.parent) == ["model.tflite"]
+    assert path.read_bytes() == b"old"
 
 
 def test_arguments(path):
