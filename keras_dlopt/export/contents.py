@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlopt.export.packing import unpacked
 from keras_dlopt.export.runtime import litert_package
 
 
@@ -73,7 +74,9 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> LiteTensor:
     zeros = np.empty(0, "int64") if q is None or q.zeroPoint is None else q.zeroPoint
     shape, dtype, data = _ints(t.shape), types[t.type], None
     raw = buffers[t.buffer].data
-    if raw is not None and len(raw) and dtype in ("INT8", "INT32"):
+    if raw is not None and len(raw) and dtype == "INT4":
+        data = unpacked(np.asarray(raw, "uint8"), shape)
+    elif raw is not None and len(raw) and dtype in ("INT8", "INT32"):
         data = np.asarray(raw, "uint8").view(dtype.lower()).reshape(shape)
     return LiteTensor(
         name=(t.name or b"").decode(),

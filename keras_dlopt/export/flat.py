@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_dlopt import _compat
 from keras_dlopt.errors import ExportError, missing
-from keras_dlopt.export.packing import AlignedBuffer, pack
+from keras_dlopt.export.packing import AlignedBuffer, nibbles, pack, unpacked
 
 
 def schema() -> Any:
@@ -132,8 +132,10 @@ class Flat:
         raw = self.model.buffers[self.tensors[index].buffer].data
         if raw is None or not len(raw):
             return None
-        values = np.asarray(raw, "uint8").view(self.type(index))
-        return values.reshape(self.shape(index))
+        data = np.asarray(raw, "uint8")
+        if self.type(index) == "int4":
+            return unpacked(data, self.shape(index))
+        return data.view(self.type(index)).reshape(self.shape(index))
 
     @property
     def input_names(self) -> dict[str, int]:
@@ -193,6 +195,7 @@ class Flat:
         made.shapeSignature = source.shapeSignature
         made.type = getattr(self.schema.TensorType, kind.upper())
         if values is not None:
+            values = nibbles(values) if kind == "int4" else values
             raw = np.frombuffer(np.ascontiguousarray(values).tobytes(), "uint8")
             self.model.buffers.append(AlignedBuffer(raw, self.schema))
             made.buffer = len(self.model.buffers) - 1

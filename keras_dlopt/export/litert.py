@@ -8,21 +8,28 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError, ExportError
+from keras_dlopt.export import targets
 from keras_dlopt.export.agreement import Agreement
 from keras_dlopt.export.arguments import check_arguments
+from keras_dlopt.export.batches import encoded
 from keras_dlopt.export.checking import Checked, Made, checked
-from keras_dlopt.export.ends import arrange, ends_of
+from keras_dlopt.export.ends import Ends, arrange, ends_of
 from keras_dlopt.export.flat import Flat
 from keras_dlopt.export.floating import float_file
 from keras_dlopt.export.layerwise import Layerwise
 from keras_dlopt.export.noise import OutputNoise
+from keras_dlopt.export.predictor import Predictor
 from keras_dlopt.export.runtime import litert_package
+from keras_dlopt.export.storage import STORAGE, store
 from keras_dlopt.export.twin import Twin, bake
 from keras_dlopt.export.verify import layer_of
 from keras_dlopt.export.writer import Written, to_int8
 from keras_dlopt.graph.copying import in_float32
+from keras_dlopt.measure.npu import NpuEstimate
 
 IO = ("float", "int8")
 
@@ -47,6 +54,9 @@ class ExportReport:
         noise: how far its outputs are from the model's on `data`, beside the difference
             between the runtime's own kernels; None without data.
         runtime: the package on which it was checked, with its version.
+        target: what it was written for.
+        remarks: what the check for the target did and measured, a sentence each.
+        npu: Vela's estimate, for an Ethos-U; None otherwise.
     """
 
     path: str
@@ -61,6 +71,9 @@ class ExportReport:
     layers: Layerwise | None = None
     noise: OutputNoise | None = None
     runtime: str = ""
+    target: str = "xnnpack"
+    remarks: tuple[str, ...] = ()
+    npu: NpuEstimate | None = None
 
     def __str__(self) -> str:
         kind = "int8" if self.quantized else "float"
@@ -69,15 +82,18 @@ class ExportReport:
             return f"{lines[0]}; not verified"
         lines.append(f"{self.codes:,} codes and {self.ranges} ranges as trained")
         lines += [f"in float: {island}" for island in dict.fromkeys(self.islands)]
-        checks = [str(one) for one in (self.layers, self.noise) if one is not None]
-        return "\n  ".join([*lines, *checks, f"measured with {self.runtime}"])
+        lines += [f"for {self.target}: {remark}" for remark in self.remarks]
+        found = [str(one) for one in (self.layers, self.noise) if one is not None]
+        return "\n  ".join([*lines, *found, f"measured with {self.runtime}"])
 
 
 def litert(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
-    io: str = "float",
+    target: str = "xnnpack",
+    io: str | None = None,
+    storage: str | None = None,
     full_integer: bool = False,
     lean: bool = True,
     verify: bool = True,
@@ -98,8 +114,17 @@ def litert(
     Args:
         model: a `TransformedModel`, or a built Keras model.
         path: of the file, ending in `.tflite`; its folder must exist.
+        target: what runs it. `"xnnpack"`: LiteRT on CPUs. `"ethos-u55"`, `"ethos-u65"`,
+            `"ethos-u85"`: Arm's NPUs, checked with Vela (extra `npu`). `"tflm"`:
+            microcontrollers, checked in TFLM's interpreter (extra `tflm`).
+            `"edgetpu"`: checked against its published table, not compiled.
         io: type of the file's inputs and outputs: `"float"`, or `"int8"` for runtimes
             without float, where the caller scales with the file's input quantization.
+            None for float on CPUs and int8 on other targets.
+        storage: of the weights, if not as they were trained. `"int4"`: codes that fit
+            take half a byte. `"float16"`: float weights are rounded to half floats.
+            `"dynamic"`: int8 kernels of a model with float activations compute in int8
+            with what they take, rounded at run time to the range that it has.
         full_integer: whether to refuse a model of which something stays in float.
         lean: whether to leave out the names of tensors, which only debuggers read;
             inputs and outputs keep theirs.
@@ -112,26 +137,23 @@ def litert(
 
     Raises:
         ConfigError: for what LiteRT cannot express, or a wrong argument.
-        ExportError: if the converter fails, or the file is not what was trained; the
-            text names the layer, and no file is left.
-        MissingDependencyError: without `ai-edge-litert`, unless `verify=False`.
+        ExportError: if the converter fails, the file is not what was trained, or the
+            target does not run an operation of it; the text names the layer, and no
+            file is left.
+        MissingDependencyError: without `ai-edge-litert`, unless `verify=False`, and
+            without the package that checks for the target.
     """
     path = os.fspath(path)
     check_arguments(model, path, suffix=".tflite", data=data, verify=verify)
-    if io not in IO:
-        raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
+    asked, io = io, _checked_io(target, io, batch_size, storage)
     model = in_float32(model)  # as the file computes
     plain, ranges, kernels = bake(model, example)
     if not ranges and (io == "int8" or full_integer):
-        wanted = "io='int8'" if io == "int8" else "full_integer=True"
-        raise ConfigError(
-            f"{wanted} needs a quantized model, and {model.name!r} has no activation "
-            "quantizers. Train transform(model, int8_recipe(model)) first, or leave "
-            f"{wanted} out."
-        )
+        by_target = target != "xnnpack" and asked is None
+        raise _not_quantized(model, f"target={target!r}" if by_target else io)
     quantized = bool(kernels or ranges)
-    checks = verify and (quantized or data is not None)
-    if checks:
+    verify = verify and (quantized or data is not None)
+    if verify:
         litert_package()  # before the work, not after it
     ends = ends_of(plain, example)
     twin = Twin(plain, ranges, ends)
@@ -140,10 +162,13 @@ def litert(
         arrange(file, ends)
         written = to_int8(file, kernels, ranges, io=io) if quantized else Written()
         islands = _islands(written, plain) if ranges else ()
-        _check_written(file, islands, io, full_integer)
-        file.write(temporary, lean=lean)
+        _check_written(file, islands, io, full_integer, target)
+        ready = targets.own_operations(file)
+        remarks = store(ready, storage) + targets.fit(ready, target)
+        on_target = _check_target(ready, temporary, target, plain, data, ends)
+        ready.write(temporary, lean=lean)
         found = Checked()
-        if checks:
+        if verify:
             made = Made(model, plain, ranges, ends, file, written)
             with _beside(path) as scratch:
                 found = checked(made, temporary, scratch, data, example)
@@ -153,10 +178,65 @@ def litert(
         size=size,
         quantized=bool(ranges),
         io=io,
-        verified=checks,
+        verified=verify,
         islands=islands,
+        target=target,
+        remarks=(*remarks, *on_target.remarks),
+        npu=on_target.npu,
         **vars(found),
     )
+
+
+def _checked_io(
+    target: str, io: str | None, batch_size: int | None, storage: str | None
+) -> str:
+    """The type of the file's ends."""
+    checks.choice(storage, name="storage", choices=(None, *STORAGE))
+    checks.choice(target, name="target", choices=targets.TARGETS)
+    if io not in (None, *IO):
+        raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
+    return targets.check_options(target, io, batch_size, storage)
+
+
+def _not_quantized(model: keras.Model, asked: str) -> ConfigError:
+    named = {"int8": "io='int8'", "float": "full_integer=True"}
+    wanted = named.get(asked, asked)
+    return ConfigError(
+        f"{wanted} needs a quantized model, and {model.name!r} has no activation "
+        "quantizers. Train transform(model, int8_recipe(model)) first, or leave "
+        f"{wanted} out."
+    )
+
+
+def _check_target(
+    file: Flat, path: str, target: str, model: keras.Model, data: Any, ends: Ends
+) -> targets.OnTarget:
+    if target == "xnnpack":
+        return targets.OnTarget()
+    file.write(path, lean=False)  # the names tell of the layers
+    batches = None if data is None else _batches(path, data, ends)
+    return targets.check(
+        file,
+        path,
+        target,
+        batches=batches,
+        layer=lambda names: layer_of(names, model),
+        name=model.name,
+    )
+
+
+def _batches(path: str, data: Any, ends: Ends) -> list[list[np.ndarray]]:
+    """The data in the file's types and batches; an incomplete last one is left."""
+    predictor = Predictor(path)
+    arrays = predictor.in_order(data)
+    size = predictor.inputs[0].shape[0] or 1
+    return [
+        [
+            encoded(a[low : low + size], end)
+            for a, end in zip(arrays, predictor.inputs, strict=True)
+        ]
+        for low in range(0, len(arrays[0]) - size + 1, size)
+    ]
 
 
 def _islands(written: Written, model: keras.Model) -> tuple[str, ...]:
@@ -167,9 +247,15 @@ def _islands(written: Written, model: keras.Model) -> tuple[str, ...]:
 
 
 def _check_written(
-    file: Flat, islands: tuple[str, ...], io: str, full_integer: bool
+    file: Flat, islands: tuple[str, ...], io: str, full_integer: bool, target: str
 ) -> None:
     """Raises for parts in float that the caller does not want."""
+    if islands and target in targets.INTEGER_ONLY:
+        raise ExportError(
+            f"target={target!r} has no float, and these operations stay in float: "
+            f"{'; '.join(dict.fromkeys(islands))}. Start from int8_recipe(model) or "
+            "post_training.quantize, or write the file without target."
+        )
     if islands and full_integer:
         raise ExportError(
             f"These operations stay in float: {'; '.join(dict.fromkeys(islands))}. "

@@ -39,6 +39,29 @@ class AlignedBuffer:
         return self._schema.BufferEnd(builder)
 
 
+def nibbles(codes: np.ndarray) -> np.ndarray:
+    """Integers of four bits, two a byte, the first in the lower half.
+
+    Example:
+        >>> nibbles(np.array([1, -1, 7], "int8")).tolist()
+        [241, 7]
+    """
+    flat = np.append(codes.ravel(), np.zeros(codes.size % 2)).astype("int8")
+    low, high = flat[0::2] & 15, flat[1::2] & 15
+    return np.asarray(low | high << 4, "uint8")
+
+
+def unpacked(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The integers that `nibbles` packed, as int8.
+
+    Example:
+        >>> unpacked(np.array([241, 7], "uint8"), (3,)).tolist()
+        [1, -1, 7]
+    """
+    pairs = np.stack([data << 4, data], axis=-1).view("int8") >> 4
+    return np.asarray(pairs.ravel()[: int(np.prod(shape))].reshape(shape))
+
+
 def pack(model: Any) -> bytes:
     """A `ModelT` as the bytes of a .tflite file, equal vectors and names stored once.
 

@@ -1,5 +1,6 @@
 """Running a .tflite file on the CPU."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -83,6 +84,29 @@ def interpreter(
             f"{os.fspath(path)!r} is not a LiteRT model that can run here: {error}"
         ) from error
     return it
+
+
+def reference_interpreter(path: str | os.PathLike[str]) -> Any:
+    """An `Interpreter` of LiteRT's reference kernels, without XNNPACK.
+
+    Operators that these lack run in the optimized kernels.
+
+    Raises:
+        FormatError: for a file that neither runs.
+        MissingDependencyError: without the package `ai-edge-litert`.
+    """
+    module = litert_package().interpreter
+    kinds = module.OpResolverType
+    for kind in (kinds.BUILTIN_REF, kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES):
+        with silence(), contextlib.suppress(ValueError, RuntimeError):
+            it = module.Interpreter(
+                model_path=os.fspath(path), experimental_op_resolver_type=kind
+            )
+            it.allocate_tensors()
+            return it
+    raise FormatError(
+        f"{os.fspath(path)!r} is not a LiteRT model that can run here without XNNPACK."
+    )
 
 
 def _is_open(details: dict[str, Any]) -> bool:

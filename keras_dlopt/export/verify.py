@@ -121,7 +121,7 @@ def _holds(
     tensor: LiteTensor, coarse: np.ndarray, kernel: Kernel, factors: list[np.ndarray]
 ) -> bool:
     """Whether a tensor is the kernel, by itself or with a BatchNorm folded in."""
-    if tensor.dtype != "INT8" or tensor.data is None:
+    if tensor.dtype not in ("INT8", "INT4") or tensor.data is None:
         return False
     if tensor.data.size != kernel.codes.size:
         return False

@@ -90,10 +90,7 @@ def npu_estimate(
         raise ConfigError(
             f"There is no file {os.fspath(path)!r} to compile for an NPU."
         )
-    if importlib.util.find_spec("ethosu") is None:
-        raise missing(
-            "ethos-u-vela", extra="npu", purpose="The estimate for an Ethos-U NPU"
-        )
+    require_vela()
     system, memory = ACCELERATORS[accelerator]
     with tempfile.TemporaryDirectory() as folder:
         log = _compile(file, accelerator, system, memory, folder)
@@ -102,6 +99,14 @@ def npu_estimate(
         if summary is None or rows is None:
             raise _failed(file, log)
         return _read(accelerator, system, _rows(summary)[0], _rows(rows), log)
+
+
+def require_vela() -> None:
+    """Raises `MissingDependencyError` without Arm's compiler."""
+    if importlib.util.find_spec("ethosu") is None:
+        raise missing(
+            "ethos-u-vela", extra="npu", purpose="The estimate for an Ethos-U NPU"
+        )
 
 
 def _compile(

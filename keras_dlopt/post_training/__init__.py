@@ -5,6 +5,7 @@ from keras_dlopt.post_training.adaround import adaround
 from keras_dlopt.post_training.bias import correct_bias
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.equalize import equalize
+from keras_dlopt.post_training.float_parts import FloatParts
 from keras_dlopt.post_training.mixed import (
     MixedPrecision,
     mixed_precision,
@@ -14,6 +15,7 @@ from keras_dlopt.post_training.normalization import recalibrate_batch_normalizat
 from keras_dlopt.post_training.quantize import dynamic_range, quantize
 
 __all__ = [
+    "FloatParts",
     "MixedPrecision",
     "adaround",
     "calibrate",

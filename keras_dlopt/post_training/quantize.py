@@ -4,21 +4,25 @@ from typing import Any, Literal
 
 import keras
 
+from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.walk import as_functional, custom_classes
 from keras_dlopt.int8 import int8_recipe, quantization_recipe
+from keras_dlopt.int8.partly import without
 from keras_dlopt.int8.preparing import prepared
 from keras_dlopt.int8.recipes import kernel_entries
 from keras_dlopt.post_training.bias import correct_bias as corrected
 from keras_dlopt.post_training.calibrate import calibrate
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.post_training.equalize import equalize as equalized
+from keras_dlopt.post_training.float_parts import worst_parts
 from keras_dlopt.post_training.granularity import (
     nearest,
     one_scale_pays,
     with_normalization_in_dense,
     with_one_scale,
 )
+from keras_dlopt.select import Selector
 from keras_dlopt.transforms import (
     FakeQuant,
     FakeQuantActivation,
@@ -42,6 +46,9 @@ def quantize(
     per_channel: bool | Literal["auto"] = True,
     equalize: bool = False,
     correct_bias: bool = False,
+    keep_float: Selector | None = None,
+    mixed: Literal["auto"] | None = None,
+    max_error: float = 0.01,
     batch_size: int = 64,
     example: Any = None,
 ) -> TransformedModel:
@@ -67,13 +74,18 @@ def quantize(
             per output channel.
         equalize: whether to equalize the layers first; see `equalize`.
         correct_bias: whether to correct the biases last; see `correct_bias`.
+        keep_float: means kernels and activations that are not quantized, such as
+            `at("logits/kernel")`; the operations around them compute in float.
+        mixed: `"auto"` leaves in float what hurts most on the data, until the outputs
+            are near enough; the result's `float_parts` lists it with the figures.
+        max_error: relative squared error of the outputs that `mixed="auto"` accepts.
         batch_size: of the data, for arrays.
         example: a batch of inputs, for models that do not know their input's shape;
             None takes one of the data.
 
     Raises:
-        ConfigError: for a recipe or weights together with what they replace, or
-            another `per_channel`.
+        ConfigError: for a recipe or weights together with what they replace, another
+            `per_channel`, or a `keep_float` that means nothing.
         DataError: for data that is empty or does not fit the model.
         ModelError: for a model that cannot be copied or, to equalize, be rebuilt.
 
@@ -93,6 +105,8 @@ def quantize(
             "A recipe says all about weights and activations: leave out weights, "
             "activation_bits and input_range, or the recipe."
         )
+    checks.choice(mixed, name="mixed", choices=(None, "auto"))
+    checks.positive(max_error, name="max_error")
     if per_channel not in (True, False, "auto"):
         raise ConfigError(
             f"per_channel must be True, False or 'auto'. Received: {per_channel!r}."
@@ -113,11 +127,21 @@ def quantize(
         recipe = _recipe(model, weights, activation_bits, input_range, example)
 
     def made(source: keras.Model, recipe: Recipe) -> TransformedModel:
+        if keep_float is not None:
+            recipe = without(source, recipe, keep_float)
+        small = ranged(source, recipe)
+        found = worst_parts(source, small, data, max_error) if mixed else None
+        if found is not None and found.parts:
+            small = ranged(source, without(source, recipe, found.selector()))
+        small.float_parts = found
+        if correct_bias:
+            corrected(small, data, batch_size=batch_size, example=example)
+        return small
+
+    def ranged(source: keras.Model, recipe: Recipe) -> TransformedModel:
         small = transform(source, recipe)
         calibrate(small, data, observer=observer, batch_size=batch_size)
         small.update_transforms(0)
-        if correct_bias:
-            corrected(small, data, batch_size=batch_size, example=example)
         return small
 
     if per_channel is True or not one_scale_pays(model):
