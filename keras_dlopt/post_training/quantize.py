@@ -100,22 +100,9 @@ def quantize(
     (arXiv:2106.08295), section 3.
     """
     given = weights is not None or input_range is not None or activation_bits != 8
-    if recipe is not None and given:
-        raise ConfigError(
-            "A recipe says all about weights and activations: leave out weights, "
-            "activation_bits and input_range, or the recipe."
-        )
+    _check_given(recipe, given, weights, per_channel)
     checks.choice(mixed, name="mixed", choices=(None, "auto"))
     checks.positive(max_error, name="max_error")
-    if per_channel not in (True, False, "auto"):
-        raise ConfigError(
-            f"per_channel must be True, False or 'auto'. Received: {per_channel!r}."
-        )
-    if per_channel is not True and (recipe is not None or weights is not None):
-        raise ConfigError(
-            "per_channel chooses the scales of int8 kernels. Where weights or a recipe "
-            "are given, they say it: FakeQuant(bits=8, per_channel=False)."
-        )
     # Fails before the work, and reads a generator once.
     data = Batches(model, data, batch_size=batch_size)
     if example is None and not getattr(model, "inputs", None):
@@ -153,6 +140,24 @@ def quantize(
         return made(source, with_one_scale(source, recipe))
     plain, fewer = made(source, recipe), made(source, with_one_scale(source, recipe))
     return nearest(source, data, plain, fewer)
+
+
+def _check_given(recipe: Any, given: bool, weights: Any, per_channel: Any) -> None:
+    """Raises for arguments that say the same thing twice."""
+    if recipe is not None and given:
+        raise ConfigError(
+            "A recipe says all about weights and activations: leave out weights, "
+            "activation_bits and input_range, or the recipe."
+        )
+    if per_channel not in (True, False, "auto"):
+        raise ConfigError(
+            f"per_channel must be True, False or 'auto'. Received: {per_channel!r}."
+        )
+    if per_channel is not True and (recipe is not None or weights is not None):
+        raise ConfigError(
+            "per_channel chooses the scales of int8 kernels. Where weights or a recipe "
+            "are given, they say it: FakeQuant(bits=8, per_channel=False)."
+        )
 
 
 def _prepared(model: Any) -> Any:
