@@ -174,7 +174,7 @@ def compare(
     if not pairs:
         return None
     both.write(path)
-    run = LiteRT(os.fspath(path), os.cpu_count() or 1, kernels=kernels)
+    run = LiteRT(os.fspath(path), 1, kernels=kernels)
     most = np.ceil(_VALUES / sum(np.prod(both.shape(p.made)) for p in pairs))
     count = int(min(_EXAMPLES, most))
     if data is not None:

@@ -143,12 +143,16 @@ def _equal(
     rows: Any, scales: Any, coarse: Any, kernel: Kernel, factor: np.ndarray
 ) -> bool:
     # A negative factor turns the codes' signs; a factor of 0 leaves only zeros.
-    codes = kernel.codes * np.sign(factor)[:, None]
     wanted = np.broadcast_to(kernel.scale * np.abs(factor), factor.shape)
     scales = np.broadcast_to(scales, factor.shape)
     close = np.isclose(scales, wanted, rtol=_SCALE_RTOL, atol=0)
     wider = np.broadcast_to(coarse, factor.shape) & (scales >= wanted)
-    unused = ~np.any(codes, axis=1)
-    coarser = codes * (wanted / scales)[:, None]
-    rounded = np.where(close[:, None], rows == codes, np.abs(rows - coarser) <= 0.501)
-    return bool(np.all(rounded) and np.all(close | wider | unused))
+    left = ~(close | wider)
+    # The scales tell most kernels apart; their codes can be millions.
+    if np.any(kernel.codes[left & (factor != 0)]):
+        return False
+    codes = kernel.codes * np.sign(factor).astype("int32")[:, None]
+    if not np.array_equal(rows[close], codes[close]):
+        return False
+    coarser = codes[~close] * (wanted / scales)[~close, None]
+    return bool(np.all(np.abs(rows[~close] - coarser) <= 0.501))
