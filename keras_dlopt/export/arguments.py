@@ -10,7 +10,13 @@ from keras_dlopt.graph.walk import check_built
 
 
 def check_arguments(
-    model: Any, path: str, *, suffix: str, data: Any = None, verify: bool = True
+    model: Any,
+    path: str,
+    *,
+    suffix: str,
+    data: Any = None,
+    verify: bool = True,
+    backends: tuple[str, ...] = ("tensorflow",),
 ) -> None:
     """Refuses what no file can be written from, or to.
 
@@ -20,15 +26,16 @@ def check_arguments(
         suffix: that the path must have; empty for a folder.
         data: to be compared on.
         verify: whether anything is compared.
+        backends: of Keras on which it works.
 
     Raises:
-        ConfigError: for a wrong argument, a folder that cannot be written, or a backend
-            that has no graph of TensorFlow.
+        ConfigError: for a wrong argument, a folder that cannot be written, or another
+            backend.
         ModelError: for a model that is not built.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() not in backends:
         raise ConfigError(
-            "Files are exported from TensorFlow's graph, and this process runs "
+            f"This export works on {' and '.join(backends)}, and this process runs "
             f"Keras on {keras.backend.backend()!r}. Save the model with "
             "model.save('model.keras'), and export it in a process started with "
             "KERAS_BACKEND=tensorflow."

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_dlopt.graph import hooks
 from keras_dlopt.graph.affine import Affine, affine
@@ -50,8 +50,6 @@ def as_convolutions(graph: Trace) -> None:
 
 
 def _pooling(layer: Any) -> hooks.Hook:
-    import tensorflow as tf
-
     size, strides = layer.pool_size, layer.strides
 
     def pool(call: hooks.Called, given: hooks.Given) -> Any:
@@ -63,30 +61,35 @@ def _pooling(layer: Any) -> hooks.Hook:
         equal = strides[0] == strides[1]  # the kernel knows no others
         if not equal or (layer.padding != "valid" and not inside):
             return call(given)
-        weight = np.float32(1 / (size[0] * size[1]))
-        kernel = tf.fill((*size, inputs.shape[-1], 1), weight)
-        return tf.nn.depthwise_conv2d(inputs, kernel, (1, *strides, 1), "VALID")
+        kernel = ops.full(
+            (*size, inputs.shape[-1], 1), np.float32(1 / (size[0] * size[1]))
+        )
+        return _convolution(inputs, kernel, strides)
 
     return pool
 
 
-def _scaling(change: Affine) -> hooks.Hook:
-    import tensorflow as tf
+def _convolution(inputs: Any, kernel: Any, strides: tuple[int, ...]) -> Any:
+    return ops.depthwise_conv(
+        inputs, kernel, strides, padding="valid", data_format="channels_last"
+    )
 
+
+def _scaling(change: Affine) -> hooks.Hook:
     def scale(call: hooks.Called, given: hooks.Given) -> Any:
         (inputs,) = given.inputs()
         channels, rank = inputs.shape[-1], len(inputs.shape)
         ends = change.along(change.axis or 0, channels)
         if channels is None or ends is None:
             return call(given)
-        kernel = tf.constant(ends[0].reshape(1, 1, -1, 1), "float32")
+        kernel = ops.convert_to_tensor(ends[0].reshape(1, 1, -1, 1), "float32")
         image = inputs
         for _ in range(4 - rank):
-            image = tf.expand_dims(image, -2)
-        made = tf.nn.depthwise_conv2d(image, kernel, (1, 1, 1, 1), "VALID")
-        made = made + tf.constant(ends[1], "float32")
+            image = ops.expand_dims(image, -2)
+        made = _convolution(image, kernel, (1, 1))
+        made = made + ops.convert_to_tensor(ends[1], "float32")
         for _ in range(4 - rank):
-            made = tf.squeeze(made, -2)
+            made = ops.squeeze(made, -2)
         return made
 
     return scale

@@ -1,28 +1,80 @@
-"""The float file that int8 is written into: TensorFlow's converter on one function.
+"""Where the float file comes from that int8 is written into: a seam.
 
-`keras.Model.export` writes a SavedModel first, loads it and converts that. The function
-alone, its variables as constants, gives the same operations in a tenth of the time.
+TensorFlow's converter (`tf.lite`) makes it from one function: `keras.Model.export`
+writes a SavedModel first, loads it and converts that; the function alone, its variables
+as constants, gives the same operations in a tenth of the time. `litert-converter` makes
+it from StableHLO, which JAX exports, and needs no `tf.lite`. Both leave a pair of
+QUANTIZE and DEQUANTIZE where a trained range is.
 """
 
+import importlib.util
 from typing import Any
 
-from keras_dlopt.errors import ExportError
+import keras
+
+from keras_dlopt.errors import ConfigError, ExportError, require
+from keras_dlopt.export import stablehlo
 from keras_dlopt.export.flat import Flat
 from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.twin import Twin
 
 
-def float_file(twin: Twin, path: str, batch: int | None) -> Flat:
+CONVERTERS = ("auto", "tf.lite", "stablehlo")
+
+
+def chosen(converter: str) -> str:
+    """`"tf.lite"` or `"stablehlo"`, whichever is meant and can be had.
+
+    Args:
+        converter: one of `CONVERTERS`; `"auto"` takes `"tf.lite"` where it is.
+
+    Raises:
+        ConfigError: for another name, or `"tf.lite"` where it is not.
+        MissingDependencyError: without the packages of `"stablehlo"`.
+    """
+    if converter not in CONVERTERS:
+        raise ConfigError(
+            f"converter must be one of {CONVERTERS}. Received: {converter!r}."
+        )
+    known = keras.backend.backend() == "tensorflow" and _has_tf_lite()
+    if converter == "tf.lite" and not known:
+        raise ConfigError(
+            "converter='tf.lite' needs Keras on TensorFlow, and a TensorFlow that has "
+            "tf.lite. Use converter='stablehlo'."
+        )
+    if converter == "tf.lite" or (converter == "auto" and known):
+        return "tf.lite"
+    packages, purpose = ("litert_converter", "jax"), "Writing .tflite without tf.lite"
+    require(*packages, extra="stablehlo", purpose=purpose)
+    return "stablehlo"
+
+
+def _has_tf_lite() -> bool:
+    if importlib.util.find_spec("tensorflow") is None:
+        return False
+    import tensorflow as tf
+
+    return hasattr(getattr(tf, "lite", None), "TFLiteConverter")
+
+
+def float_file(
+    twin: Twin, path: str, batch: int | None, converter: str = "tf.lite"
+) -> Flat:
     """Converts a twin to a .tflite file in float; its inputs have the model's names.
 
     Args:
         twin: what is converted.
         path: where the file is written.
         batch: examples per call of the file; None leaves it open.
+        converter: `"tf.lite"` or `"stablehlo"`.
 
     Raises:
+        ConfigError: for what `"stablehlo"` does not take.
         ExportError: if the converter fails.
     """
+    if converter == "stablehlo":
+        stablehlo.write(twin, path, batch)
+        return Flat(path)
     try:
         with silence():
             converted = _converted(twin, batch)

@@ -19,7 +19,7 @@ from keras_dlopt.export.batches import encoded
 from keras_dlopt.export.checking import Checked, Made, checked
 from keras_dlopt.export.ends import Ends, arrange, ends_of
 from keras_dlopt.export.flat import Flat
-from keras_dlopt.export.floating import float_file
+from keras_dlopt.export.floating import chosen, float_file
 from keras_dlopt.export.layerwise import Layerwise
 from keras_dlopt.export.noise import OutputNoise
 from keras_dlopt.export.predictor import Predictor
@@ -32,6 +32,7 @@ from keras_dlopt.graph.copying import in_float32
 from keras_dlopt.measure.npu import NpuEstimate
 
 IO = ("float", "int8")
+BACKENDS = ("tensorflow", "jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,7 @@ def litert(
     data: Any = None,
     batch_size: int | None = 1,
     example: Any = None,
+    converter: str = "auto",
 ) -> ExportReport:
     """Writes a model as a LiteRT file for phones, microcontrollers and CPUs.
 
@@ -134,6 +136,10 @@ def litert(
         batch_size: examples per call of the file; None leaves it open, at the price
             of some operations that compute shapes.
         example: a batch of inputs, for models that do not know their input's shape.
+        converter: what makes the float file into which codes are written: `"tf.lite"`,
+            or `"stablehlo"`, which takes JAX and the package `litert-converter`, runs
+            in processes of its own and works on either backend; `"auto"` takes the
+            first where it is.
 
     Raises:
         ConfigError: for what LiteRT cannot express, or a wrong argument.
@@ -144,7 +150,10 @@ def litert(
             without the package that checks for the target.
     """
     path = os.fspath(path)
-    check_arguments(model, path, suffix=".tflite", data=data, verify=verify)
+    check_arguments(
+        model, path, suffix=".tflite", data=data, verify=verify, backends=BACKENDS
+    )
+    converter = chosen(converter)
     asked, io = io, _checked_io(target, io, batch_size, storage)
     model = in_float32(model)  # as the file computes
     plain, ranges, kernels = bake(model, example)
@@ -158,7 +167,7 @@ def litert(
     ends = ends_of(plain, example)
     twin = Twin(plain, ranges, ends)
     with _complete_or_absent(path) as temporary:
-        file = float_file(twin, temporary, batch_size)
+        file = float_file(twin, temporary, batch_size, converter)
         arrange(file, ends)
         written = to_int8(file, kernels, ranges, io=io) if quantized else Written()
         islands = _islands(written, plain) if ranges else ()

@@ -45,6 +45,7 @@ def take_pairs(file: Flat) -> dict[int, View]:
     A view's source may be a view itself. Constants that the converter stored on a grid
     become float again, and so does what it left as integers before a product of floats.
     """
+    _in_float(file)
     _complete(file)
     makers = {i: op for op in file.ops for i in op.outputs}
     views: dict[int, View] = {}
@@ -92,6 +93,22 @@ def _times(grid: Lattice, trained: Sequence[Lattice]) -> int:
         and bool(np.isclose(t.scale, grid.scale, rtol=1e-6, atol=0))
         for t in trained
     )
+
+
+def _in_float(file: Flat) -> None:
+    """Lets operations make floats, to be rounded, that make int8 already.
+
+    `litert-converter` moves some of those between two pairs into int8 by itself.
+    """
+    for op in list(file.ops):
+        if op.name in ("DEQUANTIZE", "QUANTIZE"):
+            continue
+        for place, made in enumerate(op.outputs):
+            eight = file.type(made) in ("int8", "uint8")
+            if eight and _grid(file, made) is not None:
+                op.outputs[place] = file.add(made, "float32")
+                quantize = file.new_op("QUANTIZE", 1, [op.outputs[place]], [made])
+                file.ops.insert(file.ops.index(op) + 1, quantize)
 
 
 def _complete(file: Flat) -> None:

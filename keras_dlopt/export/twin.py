@@ -77,6 +77,7 @@ class Twin(keras.Model):
         super().__init__(name=model.name)
         self.model = model
         self.ends = ends
+        self.ranges = tuple(ranges)
         paths = [r.path for r in ranges]
         targets = {t.path: t for t in activation_targets(model, paths)}
         places = [(targets[r.path], _quantizer(r)) for r in ranges]
@@ -90,6 +91,8 @@ class Twin(keras.Model):
 
 
 def _quantizer(r: Range) -> Any:
+    if keras.backend.backend() == "jax":
+        return _mark(r)
     import tensorflow as tf
 
     low, high = float(r.low), float(r.high)
@@ -98,6 +101,26 @@ def _quantizer(r: Range) -> Any:
         shift = (r.zero_point + 128 - zero) * float(r.scale)
         low, high = low - shift, high - shift
     return lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high)
+
+
+def _mark(r: Range) -> Any:
+    """What `litert-converter` turns into a pair: its numbers are those of `r`."""
+    import jax
+
+    attributes = {
+        "dtype": "i8",
+        "narrow_range": False,
+        "quantization_dimension": np.int32(-1),
+        "scale": np.array([r.scale], "float64"),
+        "zero_point": np.array([r.zero_point], "int64"),
+    }
+    marked = jax.lax.composite(lambda x, **_: x, "quant.fake_quant")
+    return lambda x: marked(x, **attributes)
+
+
+def calls_for(plain: keras.Model, example: Any = None) -> None:
+    """Makes a baked model run what int8 has no exact operation for in another way."""
+    as_convolutions(trace(plain, example))
 
 
 def bake(
@@ -131,7 +154,7 @@ def bake(
     plain = finalize(model)
     kernels = _kernels(model, plain)
     if ranges:
-        as_convolutions(trace(plain, example))
+        calls_for(plain, example)
     return plain, ranges, kernels
 
 

@@ -195,3 +195,21 @@ def test_a_file_of_another_function(told, tmp_path, monkeypatch):
     assert not path.exists()
     export.litert(model, path, verify=False)
     np.testing.assert_allclose(export.run_litert(path, X), -model(X), atol=1e-6)
+
+
+@advice("export/floating.py", "Use converter='stablehlo'.")
+@advice("export/stablehlo.py", "Give batch_size a number, or use converter='tf.lite'.")
+@pytest.mark.skipif(
+    not (find_spec("litert_converter") and find_spec("jax")),
+    reason="needs the extra stablehlo",
+)
+def test_either_converter(told, tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    small, path = dlopt.post_training.quantize(model, X), tmp_path / "m.tflite"
+    with monkeypatch.context() as patched, told():
+        patched.setattr(export.floating, "_has_tf_lite", lambda: False)
+        export.litert(small, path, converter="tf.lite")
+    with told():
+        export.litert(small, path, converter="stablehlo", batch_size=None)
+    for options in ({"converter": "stablehlo"}, {"batch_size": None}):
+        assert export.litert(small, path, data=X, **options).agreement.largest_lsb <= 1

@@ -427,7 +427,7 @@ def test_exports(told, tmp_path, monkeypatch):
     )
     assert exported(dense(), tmp_path) == 0
     with monkeypatch.context() as patched, told():
-        patched.setattr(keras.backend, "backend", lambda: "jax")
+        patched.setattr(keras.backend, "backend", lambda: "torch")
         exported(dense(), tmp_path)
     dense().save(tmp_path / "model.keras")
     assert exported(keras.models.load_model(tmp_path / "model.keras"), tmp_path) == 0
