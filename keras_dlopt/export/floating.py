@@ -18,7 +18,6 @@ from keras_dlopt.export.flat import Flat
 from keras_dlopt.export.quiet import silence
 from keras_dlopt.export.twin import Twin
 
-
 CONVERTERS = ("auto", "tf.lite", "stablehlo")
 
 
@@ -74,7 +73,7 @@ def float_file(
     """
     if converter == "stablehlo":
         stablehlo.write(twin, path, batch)
-        return Flat(path)
+        return _by_signature(Flat(path), twin)
     try:
         with silence():
             converted = _converted(twin, batch)
@@ -86,6 +85,14 @@ def float_file(
     with open(path, "wb") as file:
         file.write(converted)
     return Flat(path)
+
+
+def _by_signature(file: Flat, twin: Twin) -> Flat:
+    """The file with the names of its inputs, and the order of its outputs."""
+    for name, index in file.input_names.items():
+        file.tensors[index].name = name.encode()
+    file.outputs[:] = [file.output_names[name] for name in twin.ends.outputs]
+    return file
 
 
 def _converted(twin: Twin, batch: int | None) -> bytes:
