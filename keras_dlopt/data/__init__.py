@@ -3,5 +3,19 @@
 from keras_dlopt.data.dataset import Dataset
 from keras_dlopt.data.loading import load
 from keras_dlopt.data.pipeline import batches
+from keras_dlopt.data.shards import (
+    ShardReport,
+    read_shards,
+    verify_shards,
+    write_shards,
+)
 
-__all__ = ["Dataset", "batches", "load"]
+__all__ = [
+    "Dataset",
+    "ShardReport",
+    "batches",
+    "load",
+    "read_shards",
+    "verify_shards",
+    "write_shards",
+]

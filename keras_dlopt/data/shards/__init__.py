@@ -1,0 +1,6 @@
+"""Data sets in compressed files that are read as fast as they train."""
+
+from keras_dlopt.data.shards.reading import read_shards, verify_shards
+from keras_dlopt.data.shards.writing import ShardReport, write_shards
+
+__all__ = ["ShardReport", "read_shards", "verify_shards", "write_shards"]

@@ -1,0 +1,184 @@
+"""How a data set lies in files: TFRecord shards, each with a header of its own.
+
+The first record of a shard is JSON: format, version, number of the shard and how many
+there are, number of examples, the structure of an example, and for each of its arrays
+the type, shape, filter, and the SHA-256 of its bytes in this shard. Each further record
+is a block of examples: the number of examples, then for each array its length and its
+bytes, all numbers little-endian of 64 bits. TFRecord adds a CRC to each record.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dlopt.data.shards.coding import FILTERS, KINDS, decoded
+from keras_dlopt.errors import FormatError
+from keras_dlopt.files import parse_json
+
+FORMAT, VERSION = "keras_dlopt shards", 1
+PATTERN = "shard-{:05d}-of-{:05d}.tfrecord"
+# No array of a block is larger: what a stranger's file may ask for.
+MAX_BLOCK_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One of the arrays of an example.
+
+    Attributes:
+        dtype: NumPy's name of its type.
+        shape: of one example.
+        filter: how it is coded.
+        digest: SHA-256 of its bytes in this shard, in hexadecimal.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    filter: str
+    digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What the first record of a shard says."""
+
+    shard: int
+    shards: int
+    examples: int
+    structure: Any
+    arrays: tuple[Array, ...]
+
+    def to_json(self) -> bytes:
+        """The record."""
+        head = {"format": FORMAT, "version": VERSION}
+        return json.dumps(head | dataclasses.asdict(self)).encode()
+
+    def same_data(self, other: "Header") -> bool:
+        """Whether two shards hold the same numbers in the same order."""
+        return [dataclasses.replace(a, filter="") for a in self.arrays] == [
+            dataclasses.replace(a, filter="") for a in other.arrays
+        ] and (self.structure, self.examples, self.shard, self.shards) == (
+            other.structure,
+            other.examples,
+            other.shard,
+            other.shards,
+        )
+
+    def block(self, record: bytes) -> list[np.ndarray]:
+        """The arrays of a block.
+
+        Raises:
+            FormatError: for a block that does not fit this header.
+        """
+        count, at, arrays = _number(record, 0), 8, []
+        if not 0 < count <= self.examples:
+            raise FormatError(f"a block has {count} of {self.examples} examples")
+        for one in self.arrays:
+            length = _number(record, at)
+            data = record[at + 8 : at + 8 + length]
+            shape = (count, *one.shape)
+            if math.prod(shape) * np.dtype(one.dtype).itemsize > MAX_BLOCK_BYTES:
+                raise FormatError(f"a block asks for an array of the shape {shape}")
+            arrays.append(decoded(data, one.filter, one.dtype, shape))
+            at += 8 + length
+        if at != len(record):
+            raise FormatError("a block is longer or shorter than it says")
+        return arrays
+
+
+def _number(record: bytes, at: int) -> int:
+    if len(record) < at + 8:
+        raise FormatError("a block ends too early")
+    return int(struct.unpack_from("<Q", record, at)[0])
+
+
+def header_from(record: bytes) -> Header:
+    """The header that a first record holds.
+
+    Raises:
+        FormatError: for anything else.
+    """
+    try:
+        given = parse_json(record)
+        if given.pop("format") != FORMAT or given.pop("version") != VERSION:
+            raise ValueError("it is of another format or version")
+        arrays = tuple(
+            Array(one["dtype"], tuple(one["shape"]), one["filter"], one["digest"])
+            for one in given.pop("arrays")
+        )
+        made = Header(arrays=arrays, **given)
+        _check(made)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FormatError(f"its first record is no header of a shard: {error}") from (
+            error
+        )
+    return made
+
+
+def _check(header: Header) -> None:
+    for one in header.arrays:
+        if np.dtype(one.dtype).kind not in KINDS or one.filter not in FILTERS:
+            raise ValueError(f"it has an array of {one.dtype!r}, {one.filter!r}")
+        if not all(type(n) is int and n >= 0 for n in one.shape):
+            raise ValueError(f"it has an array of the shape {one.shape}")
+    for number in (header.shard, header.shards, header.examples):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"it counts {number!r}")
+    if count_of(header.structure) != len(header.arrays):
+        raise ValueError("its structure has another number of arrays")
+
+
+def described(structure: Any) -> Any:
+    """The structure of an example as JSON: lists, dicts, and 0 for each array."""
+    if isinstance(structure, dict):
+        return {"dict": {k: described(v) for k, v in sorted(structure.items())}}
+    if isinstance(structure, list | tuple):
+        return {"tuple": [described(v) for v in structure]}
+    return 0
+
+
+def count_of(structure: Any) -> int:
+    """How many arrays a described structure has."""
+    if structure == 0:
+        return 1
+    (kind, inside), *more = structure.items()
+    if more or kind not in ("dict", "tuple"):
+        raise ValueError("its structure is neither tuple nor dict")
+    return sum(count_of(v) for v in (inside.values() if kind == "dict" else inside))
+
+
+def packed(structure: Any, arrays: Sequence[Any]) -> Any:
+    """Arrays in the structure that `described` wrote."""
+    left = list(arrays)
+
+    def build(part: Any) -> Any:
+        if part == 0:
+            return left.pop(0)
+        if "dict" in part:
+            return {k: build(v) for k, v in part["dict"].items()}
+        return tuple(build(v) for v in part["tuple"])
+
+    return build(structure)
+
+
+def flat(structure: Any) -> list[Any]:
+    """The arrays of an example, in the order of `described`."""
+    return list(keras.tree.flatten(structure))
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def path_of(folder: pathlib.Path, shard: int, shards: int) -> pathlib.Path:
+    """The file of a shard."""
+    return folder / PATTERN.format(shard, shards)
