@@ -31,6 +31,7 @@ class _Seen:
     highs: list[float] = dataclasses.field(default_factory=list)
     total: float = 0.0
     count: int = 0
+    arrays: int = 0
     histogram: np.ndarray | None = None
 
     def add(self, array: np.ndarray, first: bool) -> None:
@@ -41,6 +42,13 @@ class _Seen:
         self.highs.append(high)
         self.total += float(np.abs(array).sum(dtype="float64"))
         self.count += array.size
+        self.arrays += 1
+
+    def add_all(self, array: np.ndarray, first: bool) -> None:
+        """As `add` and `bin`: these are all values, if nothing comes after them."""
+        self.add(array, first)
+        self.histogram = None
+        self.bin(array, first)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -85,7 +93,8 @@ def calibrate(
     """Sets the ranges of a model's activation quantizers from data, in place.
 
     Runs the float model over the data, once for its ends and, for observers that look
-    at the distribution, once more for histograms of 2048 bins. Trained quantizers
+    at the distribution, once more for histograms of 2048 bins; data that fit into one
+    batch are run once. Trained quantizers
     (`LSQActivation`, `LSQPlusActivation`, `PACT`) get their start from it.
 
     Args:
@@ -121,9 +130,7 @@ def calibrate(
         if group.transform.kind == "activation"
         for slot in group.slots
     ]
-    _observe(model.model, batches, [(s.target, seen.add) for _, s, seen in places])
-    if observer.host:
-        _observe(model.model, batches, [(s.target, seen.bin) for _, s, seen in places])
+    _see(model.model, batches, [(s.target, seen) for _, s, seen in places], observer)
     model.check_acted(slot for _, slot, found in places if found.count)
     for transform, slot, found in places:
         if not found.count:
@@ -132,6 +139,23 @@ def calibrate(
         magnitude = found.total / found.count
         for name, value in transform.calibrated(low, high, magnitude).items():
             slot.write(name, value)
+
+
+def _see(
+    model: Any,
+    batches: Batches,
+    places: list[tuple[Target, _Seen]],
+    observer: Observer,
+) -> None:
+    alone = observer.host and len(batches.batches) == 1
+    once = [(at, seen.add_all if alone else seen.add) for at, seen in places]
+    _observe(model, batches, once)
+    # Where one array came, its histogram is complete; else the ends are known now.
+    left = [(at, seen) for at, seen in places if not alone or seen.arrays > 1]
+    if observer.host and left:
+        for _, seen in left:
+            seen.histogram = None
+        _observe(model, batches, [(at, seen.bin) for at, seen in left])
 
 
 def _check_known(model: TransformedModel) -> None:

@@ -257,3 +257,34 @@ def test_a_model_of_its_own_class_is_not_rebuilt():
     with pytest.warns(UserWarning, match=r"split_activations\(model\) makes"):
         small = post_training.quantize(net, np.ones((4, 6), "float32"))
     assert [layer.name for layer in small.model.layers[1:]] == ["head"]
+
+
+class Counted(layers.Layer):
+    """Doubles what it is given, and counts how often."""
+
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return 2 * x
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_one_batch_is_run_once_unless_a_place_is_passed_twice(shared):
+    inputs, relu = keras.Input((400,)), layers.ReLU(name="r")
+    x = relu(Counted(name="counted")(inputs))
+    outputs = [x, relu(-3 * inputs)] if shared else x
+    model = keras.Model(inputs, outputs)
+    recipe = dlopt.Recipe([(dlopt.at("r/output"), dlopt.FakeQuantActivation())])
+    small, x = dlopt.transform(model, recipe), np.random.default_rng(0)
+    x = x.normal(size=(50, 400)).astype("float32")
+    counted = small.model.get_layer("counted")
+    counted.calls = 0
+    observer = dlopt.transforms.Percentile(90.0)
+    post_training.calibrate(small, x, observer=observer)
+    assert counted.calls == (2 if shared else 1)
+    made = np.maximum([2 * x, -3 * x] if shared else 2 * x, 0)
+    # The histogram's bins are a 2048th of the range.
+    expected = np.percentile(made, 90)
+    found = float(small.groups[0].slots[0].state["high"])
+    np.testing.assert_allclose(found, expected, atol=2 * made.max() / 2048)
