@@ -14,6 +14,7 @@ from keras_dlopt.export.agreement import Agreement, agreement, worst
 from keras_dlopt.export.arguments import check_arguments
 from keras_dlopt.export.ends import Ends, ends_of
 from keras_dlopt.export.litert import ExportReport
+from keras_dlopt.export.noise import OutputNoise
 from keras_dlopt.export.onnx_codes import Found, put
 from keras_dlopt.export.onnx_graph import Graph
 from keras_dlopt.export.onnx_runtime import OnnxRuntime
@@ -84,7 +85,9 @@ def onnx(
     graph.finish()
     _name_ends(proto, ends, batch_size)
     written = _serialized(proto, plain)
-    agree = _checked(model, written, data, ends, graph) if verify else None
+    agree, noise, runtime = None, None, ""
+    if verify:
+        agree, noise, runtime = _checked(model, written, data, ends, graph)
     write_atomic(pathlib.Path(path), written)
     return ExportReport(
         path=path,
@@ -95,6 +98,8 @@ def onnx(
         codes=sum(k.codes.size for k in found.kernels),
         ranges=found.ranges,
         agreement=agree,
+        noise=noise,
+        runtime=runtime,
         islands=tuple(f"{path}: {_UNKNOWN}" for path in found.missing),
     )
 
@@ -174,28 +179,45 @@ class _Plain(Predictor):
 
 def _checked(
     model: keras.Model, written: bytes, data: Any, ends: Ends, graph: Graph
-) -> Agreement | None:
+) -> tuple[Agreement | None, OutputNoise | None, str]:
     """Opens a file in ONNX Runtime, and compares its outputs with the model's."""
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "model.onnx"
         file.write_bytes(written)
         predictor = Predictor(file)
         if data is None:
-            return None
+            return None, None, runtime
         given = dict(zip(ends.inputs, predictor.in_order(data), strict=True))
         got, plain = predictor.named(given), _Plain(file).named(given)
     expected = keras.tree.flatten(model.predict(ends.structured(given), verbose=0))
-    parts = []
+    parts, noises = [], []
     for name, ours in zip(ends.outputs, expected, strict=True):
         # Float outputs have no grid; a ten-thousandth of the largest stands for it.
         lsb = graph.grid(name) or 1e-4 * max(float(np.abs(ours).max()), 1e-30)
         parts.append(agreement(ours, got[name], lsb=lsb))
-        noise = agreement(plain[name], got[name], lsb=lsb).largest_lsb
-        if parts[-1].largest_lsb > _SLACK * max(noise, 1):
-            raise ExportError(
-                f"The output {name!r} of the file is up to {parts[-1].largest_lsb} "
-                f"levels of {lsb:.3g} off the model's, and two ways of running the "
-                f"file differ by {noise}: it does not compute what was trained. Report "
-                "it with the versions of onnx, onnxruntime and tf2onnx."
-            )
-    return worst(parts)
+        own = agreement(plain[name], got[name], lsb=lsb).largest_lsb
+        noises.append(_judged(name, parts[-1], own, lsb))
+    return worst(parts), max(noises, key=lambda n: n.levels), runtime
+
+
+def _judged(name: str, found: Agreement, own: int, lsb: float) -> OutputNoise:
+    """Raises where an output is further off than the runtime is from itself."""
+    noise = OutputNoise(
+        levels=found.largest_lsb,
+        own=own,
+        rounding=0,
+        allowed=_SLACK * max(own, 1),
+        examples=found.examples,
+        kernels=("optimized", "plain"),
+    )
+    if noise.levels > noise.allowed:
+        raise ExportError(
+            f"The output {name!r} of the file is up to {noise.levels} levels of "
+            f"{lsb:.3g} off the model's, and two ways of running the file differ by "
+            f"{own}: it does not compute what was trained. Report it with the versions "
+            "of onnx, onnxruntime and tf2onnx."
+        )
+    return noise

@@ -71,6 +71,8 @@ def saved_model(
     path = os.fspath(path)
     check_arguments(model, path, suffix="", data=data, verify=verify)
     _check_place(path)
+    import tensorflow as tf
+
     try:
         plain, ranges, _ = bake(model, example)
     except (
@@ -90,11 +92,12 @@ def saved_model(
     return ExportReport(
         path=path,
         size=size,
-        quantized=bool(ranges),
+        quantized=False,  # it computes in float
         io="float",
         verified=agree is not None,
         ranges=len(ranges),
         agreement=agree,
+        runtime=f"tensorflow {tf.__version__}" if agree else "",
     )
 
 

@@ -184,6 +184,10 @@ def test_what_the_report_says(file):
     assert report.islands == ()
     assert report.agreement.examples == 16
     assert report.agreement.largest_lsb <= 2
+    assert report.noise.levels == report.agreement.largest_lsb
+    assert report.noise.allowed == 5 * max(report.noise.own, 1)
+    told = f"plain kernels differ by {report.noise.own}\n  measured with onnxruntime"
+    assert told in str(report)
     assert os.listdir(path.parent) == ["residual.onnx"]
 
 
