@@ -76,7 +76,7 @@ def _tensor(t: Any, buffers: Any, types: dict[int, str]) -> LiteTensor:
     raw = buffers[t.buffer].data
     if raw is not None and len(raw) and dtype == "INT4":
         data = unpacked(np.asarray(raw, "uint8"), shape)
-    elif raw is not None and len(raw) and dtype in ("INT8", "INT32"):
+    elif raw is not None and len(raw) and dtype in ("INT8", "INT32", "INT64"):
         data = np.asarray(raw, "uint8").view(dtype.lower()).reshape(shape)
     return LiteTensor(
         name=(t.name or b"").decode(),

@@ -13,6 +13,8 @@ _OFF_GRID = 1e-2
 SMALLEST_MULTIPLIER = 2.0**-31
 # A quarter of what an int32 holds: the rest is for the products.
 FULL_BIAS = 2**29
+# The same of the 40 bits that an Ethos-U has for the biases beside 16-bit activations.
+WIDE_BIAS = 2**37
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +94,8 @@ def fitted(
     step = float(taken.scale)
     floor = np.full(len(found.rows), SMALLEST_MULTIPLIER * float(made.scale) / step)
     if bias is not None:
-        most = FULL_BIAS * (1 + 1e-6)  # not below it once the scale is in float32
+        full = WIDE_BIAS if taken.bits == 16 else FULL_BIAS
+        most = full * (1 + 1e-6)  # not below it once the scale is in float32
         floor = np.maximum(floor, np.abs(bias.astype("float64")) / most / step)
     return coarser(found, floor)
 

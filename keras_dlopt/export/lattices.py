@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from keras_dlopt.export.flat import Flat, Op
-from keras_dlopt.export.operators import CUTS, FIXED, KEEPS_GRID, READS_SHAPE
+from keras_dlopt.export.operators import CUTS, KEEPS_GRID, READS_SHAPE, fixed
 from keras_dlopt.export.pairs import Lattice, View
 
 
@@ -19,10 +19,11 @@ class Lattices:
     Args:
         file: without its pairs.
         views: what the pairs made.
+        bits: of all activations, 8 or 16.
     """
 
-    def __init__(self, file: Flat, views: dict[int, View]):
-        self.file, self.views = file, views
+    def __init__(self, file: Flat, views: dict[int, View], bits: int = 8):
+        self.file, self.views, self.bits = file, views, bits
         self.own: dict[int, Lattice] = {}
         self._agreed: set[int] = set()
         self._takers: dict[int, list[Op]] = collections.defaultdict(list)
@@ -78,9 +79,9 @@ class Lattices:
         )
 
     def _forward(self, op: Op) -> None:
-        if op.name in FIXED and all(self.at(i) for i in self.moving(op)):
-            scale, zero = FIXED[op.name]
-            self.own[op.outputs[0]] = Lattice(np.float32(scale), zero)
+        ends = fixed(op.name, self.bits)
+        if ends is not None and all(self.at(i) for i in self.moving(op)):
+            self.own[op.outputs[0]] = Lattice(np.float32(ends[0]), ends[1], self.bits)
         elif op.name in KEEPS_GRID:
             taken = {self.at(i) for i in self.moving(op)}
             if len(taken) != 1 or None in taken:

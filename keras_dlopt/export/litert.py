@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError, ExportError
-from keras_dlopt.export import targets
+from keras_dlopt.export import lookup, targets
 from keras_dlopt.export.agreement import Agreement
 from keras_dlopt.export.arguments import check_arguments
 from keras_dlopt.export.batches import encoded
@@ -25,13 +25,13 @@ from keras_dlopt.export.noise import OutputNoise
 from keras_dlopt.export.predictor import Predictor
 from keras_dlopt.export.runtime import litert_package
 from keras_dlopt.export.storage import STORAGE, store
-from keras_dlopt.export.twin import Twin, bake
+from keras_dlopt.export.twin import Range, Twin, bake
 from keras_dlopt.export.verify import layer_of
 from keras_dlopt.export.writer import Written, to_int8
 from keras_dlopt.graph.copying import in_float32
 from keras_dlopt.measure.npu import NpuEstimate
 
-IO = ("float", "int8")
+IO = ("float", "int8", "int16")
 BACKENDS = ("tensorflow", "jax")
 
 
@@ -121,12 +121,14 @@ def litert(
             microcontrollers, checked in TFLM's interpreter (extra `tflm`).
             `"edgetpu"`: checked against its published table, not compiled.
         io: type of the file's inputs and outputs: `"float"`, or `"int8"` for runtimes
-            without float, where the caller scales with the file's input quantization.
-            None for float on CPUs and int8 on other targets.
+            without float, where the caller scales with the file's input quantization;
+            `"int16"` where activations have 16 bits. None for float on CPUs and
+            integers on other targets.
         storage: of the weights, if not as they were trained. `"int4"`: codes that fit
             take half a byte. `"float16"`: float weights are rounded to half floats.
             `"dynamic"`: int8 kernels of a model with float activations compute in int8
             with what they take, rounded at run time to the range that it has.
+            `"lookup"`, for TFLM alone: kernels of few values as tables and indices.
         full_integer: whether to refuse a model of which something stays in float.
         lean: whether to leave out the names of tensors, which only debuggers read;
             inputs and outputs keep theirs.
@@ -156,18 +158,17 @@ def litert(
     converter = chosen(converter)
     asked, io = io, _checked_io(target, io, batch_size, storage)
     model = in_float32(model)  # as the file computes
-    plain, ranges, kernels = bake(model, example)
-    if not ranges and (io == "int8" or full_integer):
-        by_target = target != "xnnpack" and asked is None
-        raise _not_quantized(model, f"target={target!r}" if by_target else io)
+    plain, ranges, kernels = bake(model, example, bits=(8, 16))
+    io = _as_wide(io, asked, ranges)
+    if not ranges and (io != "float" or full_integer):
+        raise _not_quantized(model, io if asked else target, full_integer)
     quantized = bool(kernels or ranges)
     verify = verify and (quantized or data is not None)
     if verify:
         litert_package()  # before the work, not after it
     ends = ends_of(plain, example)
-    twin = Twin(plain, ranges, ends)
     with _complete_or_absent(path) as temporary:
-        file = float_file(twin, temporary, batch_size, converter)
+        file = float_file(Twin(plain, ranges, ends), temporary, batch_size, converter)
         arrange(file, ends)
         written = to_int8(file, kernels, ranges, io=io) if quantized else Written()
         islands = _islands(written, plain) if ranges else ()
@@ -181,10 +182,10 @@ def litert(
             made = Made(model, plain, ranges, ends, file, written)
             with _beside(path) as scratch:
                 found = checked(made, temporary, scratch, data, example)
-        size = os.path.getsize(temporary)
+        remarks += _compressed(temporary, storage, data, ends)
     return ExportReport(
         path=path,
-        size=size,
+        size=os.path.getsize(path),
         quantized=bool(ranges),
         io=io,
         verified=verify,
@@ -203,13 +204,26 @@ def _checked_io(
     checks.choice(storage, name="storage", choices=(None, *STORAGE))
     checks.choice(target, name="target", choices=targets.TARGETS)
     if io not in (None, *IO):
-        raise ConfigError(f"io must be 'float' or 'int8'. Received: {io!r}.")
+        raise ConfigError(f"io must be 'float', 'int8' or 'int16'. Received: {io!r}.")
     return targets.check_options(target, io, batch_size, storage)
 
 
-def _not_quantized(model: keras.Model, asked: str) -> ConfigError:
-    named = {"int8": "io='int8'", "float": "full_integer=True"}
-    wanted = named.get(asked, asked)
+def _as_wide(io: str, asked: str | None, ranges: list[Range]) -> str:
+    """The type of the file's ends, with integers as wide as the activations."""
+    wanted = f"int{ranges[0].bits}" if ranges else io
+    if io in ("float", wanted):
+        return io
+    if asked is None:
+        return wanted
+    raise ConfigError(
+        f"The activations of this model are {wanted}, and so are its ends. Pass "
+        f"io={wanted!r} or io='float'. Received: io={io!r}."
+    )
+
+
+def _not_quantized(model: keras.Model, asked: str, full: bool) -> ConfigError:
+    wanted = f"io={asked!r}" if asked in IO else f"target={asked!r}"
+    wanted = "full_integer=True" if asked in ("float", "xnnpack") and full else wanted
     return ConfigError(
         f"{wanted} needs a quantized model, and {model.name!r} has no activation "
         "quantizers. Train transform(model, int8_recipe(model)) first, or leave "
@@ -232,6 +246,15 @@ def _check_target(
         layer=lambda names: layer_of(names, model),
         name=model.name,
     )
+
+
+def _compressed(
+    path: str, storage: str | None, data: Any, ends: Ends
+) -> tuple[str, ...]:
+    if storage != "lookup":
+        return ()
+    batches = None if data is None else _batches(path, data, ends)
+    return (lookup.compress(path, batches),)
 
 
 def _batches(path: str, data: Any, ends: Ends) -> list[list[np.ndarray]]:
@@ -273,10 +296,10 @@ def _check_written(
             "int8_recipe(model). With full_integer=False the file keeps them in float."
         )
     ends = (("input", file.inputs), ("output", file.outputs))
-    for what, tensors in ends if io == "int8" else ():
+    for what, tensors in ends if io != "float" else ():
         if any(file.is_float(i) for i in tensors):
             raise ConfigError(
-                f"io='int8' needs a quantizer at every {what} of the model, and one "
+                f"io={io!r} needs a quantizer at every {what} of the model, and one "
                 f"{what} has none. Start from int8_recipe(model), or use io='float'."
             )
 

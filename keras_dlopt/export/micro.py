@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_dlopt.errors import ExportError, require
 from keras_dlopt.export.flat import Flat, Op
-from keras_dlopt.export.runtime import reference_interpreter
+from keras_dlopt.export.runtime import interpreter, reference_interpreter
 
 SECONDS = 600.0
 # Examples that are compared where none are given, and most of those that are.
@@ -42,7 +42,8 @@ class Micro:
 
     Attributes:
         arena: bytes of its tensors and its own records.
-        codes: output codes that were compared with LiteRT's reference kernels.
+        codes: output codes that were compared with those of LiteRT's kernels: reference
+            or built-in, whichever are nearer.
         equal: those that are equal.
         largest: the largest difference in levels.
         operation: the largest difference of one operation on equal inputs, in levels.
@@ -57,7 +58,7 @@ class Micro:
     def __str__(self) -> str:
         return (
             f"TFLM ran it in {self.arena:,} bytes of arena: {self.equal:,}"
-            f" of {self.codes:,} output codes equal those of LiteRT's reference "
+            f" of {self.codes:,} output codes equal those of LiteRT's own "
             f"kernels, the largest difference is {self.largest} levels, and of one "
             f"operation on equal inputs {self.operation:g}"
         )
@@ -88,27 +89,23 @@ def compare(
         MissingDependencyError: without the package `tflite-micro`.
     """
     require_package()
-    reference = reference_interpreter(path)
-    batches = (batches or _random(reference))[:_MOST]
     file = Flat(path)
+    batches = (batches or _random(file))[:_MOST]
     ends = len(file.outputs)
     run = _run(path, batches, ends, [i for op in file.ops for i in _moving(file, op)])
     if run.outputs is None:
         return _failure(file, run.log)
-    apart = [
-        np.abs(wanted.astype("int64") - ours.reshape(wanted.shape)).ravel()
-        for batch, got in zip(batches, run.outputs, strict=True)
-        for wanted, ours in zip(_called(reference, batch), got, strict=True)
-    ]
+    both = [_differences(r(path), batches, run.outputs) for r in _LITERT]
+    near = min(both, key=lambda apart: int(apart.sum()))
     by_operation = [_apart(path, n, run.tensors) for n in range(len(file.ops))]
     worst = int(np.argmax(by_operation))
     if by_operation[worst] > 1:
         return Unsupported(
             worst,
-            f"TFLM's kernel and LiteRT's reference differ by {by_operation[worst]:g} "
-            "levels on equal inputs",
+            f"TFLM's kernel and LiteRT's differ by {by_operation[worst]:g} levels on "
+            "equal inputs",
         )
-    found, arena = np.concatenate(apart), _ARENA.search(run.log)
+    found, arena = near, _ARENA.search(run.log)
     return Micro(
         arena=int(arena[1]) if arena else 0,
         codes=found.size,
@@ -116,6 +113,26 @@ def compare(
         largest=int(found.max(initial=0)),
         operation=by_operation[worst],
     )
+
+
+def outputs(
+    path: str | os.PathLike[str], batches: list[list[np.ndarray]] | None = None
+) -> list[list[np.ndarray]]:
+    """The outputs of TFLM's interpreter for each batch.
+
+    Args:
+        path: of a `.tflite` file.
+        batches: inputs in the file's order and types; None for random codes.
+
+    Raises:
+        ExportError: if TFLM does not run the file.
+    """
+    file = Flat(path)
+    batches = (batches or _random(file))[:_MOST]
+    run = _run(path, batches, len(file.outputs), [])
+    if run.outputs is None:
+        raise ExportError(f"TFLM cannot run the file: {_failure(file, run.log).reason}")
+    return run.outputs
 
 
 def _called(interpreter: Any, batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -146,7 +163,31 @@ def _apart(
     with tempfile.TemporaryDirectory() as folder:
         alone = os.path.join(folder, "alone.tflite")
         file.write(alone)
-        results = _called(reference_interpreter(alone), given)
+        apart = [_levels(_called(run(alone), given), made) for run in _LITERT]
+    return min(apart)
+
+
+def _built_in(path: str | os.PathLike[str]) -> Any:
+    return interpreter(path, kernels="built-in")
+
+
+# LiteRT's reference of SUM is wrong where its other kernel is right.
+_LITERT = (reference_interpreter, _built_in)
+
+
+def _differences(
+    interpreter: Any, batches: list[list[np.ndarray]], outputs: list[list[np.ndarray]]
+) -> np.ndarray:
+    """The levels between LiteRT's and TFLM's output codes."""
+    apart = [
+        np.abs(wanted.astype("int64") - ours.reshape(wanted.shape)).ravel()
+        for batch, got in zip(batches, outputs, strict=True)
+        for wanted, ours in zip(_called(interpreter, batch), got, strict=True)
+    ]
+    return np.concatenate(apart)
+
+
+def _levels(results: list[np.ndarray], made: list[np.ndarray]) -> float:
     codes = [
         np.abs(r.astype("int64") - m.reshape(r.shape)).max(initial=0)
         for r, m in zip(results, made, strict=True)
@@ -155,16 +196,18 @@ def _apart(
     return float(max(codes, default=0))
 
 
-def _random(reference: Any) -> list[list[np.ndarray]]:
+def _random(file: Flat) -> list[list[np.ndarray]]:
     rng = np.random.default_rng(0)
 
-    def values(end: dict[str, Any]) -> np.ndarray:
+    def values(index: int) -> np.ndarray:
+        kind = np.dtype(file.type(index))
         # Other integers than codes are numbers of rows: small ones exist for sure.
-        low, high = (-128, 128) if end["dtype"] == np.int8 else (0, 2)
-        return np.asarray(rng.integers(low, high, end["shape"]), end["dtype"])
+        limits = np.iinfo(kind)
+        wide = kind.itemsize < 4
+        low, high = (limits.min, limits.max + 1) if wide else (0, 2)
+        return np.asarray(rng.integers(low, high, file.shape(index)), kind)
 
-    inputs = reference.get_input_details()
-    return [[values(end) for end in inputs] for _ in range(_RANDOM)]
+    return [[values(i) for i in file.inputs] for _ in range(_RANDOM)]
 
 
 def _arena(file: Flat) -> int:

@@ -79,6 +79,29 @@ FIXED = {
     "SOFTMAX": (1 / 256, -128),
     "TANH": (1 / 128, 0),
 }
+# The same with activations of 16 bits, which have no zero point.
+FIXED_16 = {
+    "LOGISTIC": (1 / 32768, 0),
+    "SOFTMAX": (1 / 32768, 0),
+    "TANH": (1 / 32768, 0),
+}
+# Without kernels for 16 bits, or with wrong ones: PRELU, and SUM in reference kernels,
+# are thousands of levels off, and EXP three.
+ONLY_8 = frozenset(
+    [
+        "DEPTH_TO_SPACE",
+        "ELU",
+        "EXP",
+        "HARD_SWISH",
+        "L2_NORMALIZATION",
+        "LOG_SOFTMAX",
+        "PRELU",
+        "RELU_N1_TO_1",
+        "SPACE_TO_DEPTH",
+        "SQUARED_DIFFERENCE",
+        "SUM",
+    ]
+)
 # On a grid that ends where they cut, they change nothing: (lowest, highest) value.
 CUTS = {"RELU": (0.0, float("inf")), "RELU6": (0.0, 6.0)}
 # They ask what a tensor of any type is, not what it holds.
@@ -107,7 +130,14 @@ def version(name: str, given: int) -> int:
     return max(given, _VERSIONS.get(name, 2))
 
 
-def runs_in_int8(name: str) -> bool:
-    """Whether an operator has an int8 kernel."""
+def runs_in_int(name: str, bits: int = 8) -> bool:
+    """Whether an operator has a kernel for activations of so many bits, 8 or 16."""
+    if bits == 16 and name in ONLY_8:
+        return False
     tables = (WEIGHTED, KEEPS_GRID, RESCALES, FIXED)
     return any(name in table for table in tables)
+
+
+def fixed(name: str, bits: int = 8) -> tuple[float, int] | None:
+    """The grid that an operator's results are on in any case: scale and zero point."""
+    return (FIXED_16 if bits == 16 else FIXED).get(name)

@@ -12,23 +12,37 @@ import numpy as np
 
 from keras_dlopt.export.flat import Flat
 
+# The converter computes scales in another order of float32 operations.
+_SAME = 1e-5
+
 
 @dataclasses.dataclass(frozen=True)
 class Lattice:
-    """The int8 grid of a tensor: value = scale * (code - zero point)."""
+    """The grid of a tensor of integers: value = scale * (code - zero point)."""
 
     scale: np.float32
     zero_point: int
+    bits: int = 8
+
+    @property
+    def kind(self) -> str:
+        """The type of the tensor, such as `"int8"`."""
+        return f"int{self.bits}"
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
 
     @property
     def low(self) -> float:
         """The value of the smallest code."""
-        return float(self.scale) * (-128 - self.zero_point)
+        return float(self.scale) * (self.codes[0] - self.zero_point)
 
     @property
     def high(self) -> float:
         """The value of the largest code."""
-        return float(self.scale) * (127 - self.zero_point)
+        return float(self.scale) * (self.codes[1] - self.zero_point)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +81,26 @@ def take_pairs(file: Flat) -> dict[int, View]:
             gone.add(id(op))
     file.ops = [op for op in file.ops if id(op) not in gone]
     return views
+
+
+def on_trained(
+    views: dict[int, View], marks: Sequence[Lattice], trained: Sequence[Lattice]
+) -> dict[int, View]:
+    """The views on the grids that were trained, where the marks stand for wider ones.
+
+    Args:
+        views: as they were marked.
+        marks: the grid of each mark.
+        trained: the grid that each stands for.
+    """
+    wide = [(m, t) for m, t in zip(marks, trained, strict=True) if m != t]
+
+    def grid(marked: Lattice) -> Lattice:
+        near = [(abs(float(m.scale / marked.scale) - 1), t) for m, t in wide]
+        off, found = min(near, key=lambda pair: pair[0], default=(1.0, marked))
+        return found if off < _SAME else marked
+
+    return {made: View(view.source, grid(view.grid)) for made, view in views.items()}
 
 
 def drop_copied(file: Flat, views: dict[int, View], trained: Sequence[Lattice]) -> None:

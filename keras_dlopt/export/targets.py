@@ -46,6 +46,11 @@ def check_options(
         ConfigError: for ends, weights or an open batch that the target does not have.
         MissingDependencyError: without the package that checks for the target.
     """
+    if storage == "lookup" and target != "tflm":
+        raise ConfigError(
+            "storage='lookup' is for TFLM, which alone decodes it. Pass target='tflm', "
+            "or leave storage out."
+        )
     if target == "xnnpack":
         return io or "float"
     if io == "float":

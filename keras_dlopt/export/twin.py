@@ -39,15 +39,25 @@ class Range:
     path: str
     low: np.float32
     high: np.float32
+    bits: int = 8
 
     @property
     def scale(self) -> np.float32:
         """The step between two levels."""
+        if self.bits == 16:  # from -32767 to 32767
+            return np.float32(self.high / np.float32(32767))
         return np.float32((self.high - self.low) / np.float32(255))
 
     @property
+    def mark(self) -> "Range":
+        """The range of 8 bits that marks it in the file that is converted."""
+        return dataclasses.replace(self, bits=8)
+
+    @property
     def zero_point(self) -> int:
-        """The int8 code of 0."""
+        """The code of 0."""
+        if self.bits == 16:
+            return 0
         zero = np.floor(-self.low / self.scale + np.float32(0.5))
         return int(np.clip(zero, 0, 255)) - 128
 
@@ -80,7 +90,7 @@ class Twin(keras.Model):
         self.ranges = tuple(ranges)
         paths = [r.path for r in ranges]
         targets = {t.path: t for t in activation_targets(model, paths)}
-        places = [(targets[r.path], _quantizer(r)) for r in ranges]
+        places = [(targets[r.path], _quantizer(r.mark)) for r in ranges]
         self._quantized = functools.partial(hooks.hooked, tuple(taps(places)))
         self.built = True
 
@@ -124,7 +134,7 @@ def calls_for(plain: keras.Model, example: Any = None) -> None:
 
 
 def bake(
-    model: keras.Model, example: Any = None
+    model: keras.Model, example: Any = None, *, bits: tuple[int, ...] = (8,)
 ) -> tuple[keras.Model, list[Range], list[Kernel]]:
     """A plain copy with baked weights, its activation ranges and its int8 kernels.
 
@@ -133,6 +143,7 @@ def bake(
     Args:
         model: what was trained; it stays as it is.
         example: a batch of inputs, for models that do not know their input's shape.
+        bits: that activations may have.
 
     Raises:
         ConfigError: for quantizers that int8 LiteRT cannot express.
@@ -150,7 +161,7 @@ def bake(
                 "keras_dlopt.transform(model, recipe)."
             )
         return finalize(model), [], []
-    ranges = _ranges(model)
+    ranges = _ranges(model, bits)
     plain = finalize(model)
     kernels = _kernels(model, plain)
     if ranges:
@@ -158,8 +169,8 @@ def bake(
     return plain, ranges, kernels
 
 
-def _ranges(model: TransformedModel) -> list[Range]:
-    found, untrained = [], []
+def _ranges(model: TransformedModel, bits: tuple[int, ...]) -> list[Range]:
+    found, untrained = list[Range](), []
     for group in model.groups:
         if group.transform.kind != "activation":
             continue
@@ -168,13 +179,7 @@ def _ranges(model: TransformedModel) -> list[Range]:
                 "The int8 export knows FakeQuantActivation for activations. "
                 f"Received: {group.transform!r} at {group.slots[0].target.path!r}."
             )
-        if group.transform.bits != 8:
-            raise ConfigError(
-                f"LiteRT's int8 kernels take activations of 8 bits. {group.transform!r}"
-                f" at {group.slots[0].target.path!r} has {group.transform.bits}: files "
-                "with other widths convert, and then fail or return wrong numbers. "
-                "Train with FakeQuantActivation(bits=8)."
-            )
+        _check_width(group, bits)
         for slot in group.slots:
             state = slot.arrays()
             if not state["seen"]:
@@ -182,14 +187,39 @@ def _ranges(model: TransformedModel) -> list[Range]:
             low = np.float32(state["low"])
             high = np.float32(wide(low, np.float32(state["high"])))
             high = np.maximum(high, low + _SMALLEST)
-            found.append(Range(slot.target.path, low, high))
+            if group.transform.bits == 16:
+                high = np.maximum(high, -low)
+                low = -high
+            found.append(Range(slot.target.path, low, high, group.transform.bits))
     if untrained:
         raise ExportError(
             f"The ranges of {untrained} were never set: no training step has run "
             "through them. Train the model with fit() first, a few steps are enough "
             "for the ranges."
         )
+    widths = {r.bits: r.path for r in found}
+    if len(widths) > 1:
+        raise ConfigError(
+            f"{widths[8]!r} has 8 bits and {widths[16]!r} 16: a file has activations "
+            "of one width. Give all FakeQuantActivation the same bits."
+        )
     return found
+
+
+def _check_width(group: Any, bits: tuple[int, ...]) -> None:
+    given, path = group.transform, group.slots[0].target.path
+    if given.bits not in bits:
+        raise ConfigError(
+            f"The kernels take activations of {' or '.join(map(str, bits))} bits here. "
+            f"{given!r} at {path!r} has {given.bits}. Train with "
+            "FakeQuantActivation(bits=8)."
+        )
+    if given.bits == 16 and not given.symmetric:
+        raise ConfigError(
+            f"LiteRT's kernels for 16 bits know no zero point, and {given!r} at "
+            f"{path!r} has one. Train with "
+            "FakeQuantActivation(bits=16, symmetric=True)."
+        )
 
 
 def _kernels(model: TransformedModel, plain: keras.Model) -> list[Kernel]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_dlopt.errors import ExportError
 from keras_dlopt.export.contents import LiteFile, LiteTensor, Operator, read
-from keras_dlopt.export.kernels import FULL_BIAS, SMALLEST_MULTIPLIER
+from keras_dlopt.export.kernels import FULL_BIAS, SMALLEST_MULTIPLIER, WIDE_BIAS
 from keras_dlopt.export.operators import GIVEN, WEIGHTED
 from keras_dlopt.export.twin import Kernel, Range
 from keras_dlopt.graph.affine import channel_factors
@@ -82,14 +82,16 @@ def _coarse(op: Operator, tensors: list[LiteTensor]) -> np.ndarray:
     multiplier = scales * given.scales[0] / made.scales[0]
     coarse = multiplier <= SMALLEST_MULTIPLIER * (1 + _SCALE_RTOL)
     has_bias = len(op.inputs) > at_bias and op.inputs[at_bias] >= 0
-    bias = tensors[op.inputs[at_bias]].data if has_bias else None
-    found: np.ndarray = coarse if bias is None else coarse | (abs(bias) >= FULL_BIAS)
+    if not has_bias or (bias := tensors[op.inputs[at_bias]]).data is None:
+        return np.asarray(coarse)
+    full = WIDE_BIAS if bias.dtype == "INT64" else FULL_BIAS
+    found: np.ndarray = coarse | (abs(bias.data) >= full)
     return found
 
 
 def _has(tensor: LiteTensor, r: Range) -> bool:
     return (
-        tensor.dtype == "INT8"
+        tensor.dtype == f"INT{r.bits}"
         and len(tensor.scales) == 1
         and bool(np.isclose(tensor.scales[0], r.scale, rtol=_SCALE_RTOL, atol=0))
         and int(tensor.zero_points[0]) == r.zero_point

@@ -17,10 +17,10 @@ from keras_dlopt.export.operators import (
     KEEPS_GRID,
     READS_SHAPE,
     WEIGHTED,
-    runs_in_int8,
+    runs_in_int,
     version,
 )
-from keras_dlopt.export.pairs import Lattice, drop_copied, take_pairs
+from keras_dlopt.export.pairs import Lattice, drop_copied, on_trained, take_pairs
 from keras_dlopt.export.twin import Kernel, Range
 
 
@@ -80,7 +80,7 @@ def to_int8(
             every trained range.
         kernels: the trained kernels.
         ranges: the trained ranges.
-        io: type of the file's inputs and outputs, `"float"` or `"int8"`.
+        io: type of the file's inputs and outputs, `"float"`, `"int8"` or `"int16"`.
     """
     return _Writer(file, kernels, ranges).run(io)
 
@@ -89,9 +89,12 @@ class _Writer:
     def __init__(self, file: Flat, kernels: list[Kernel], ranges: list[Range]):
         self.file, self.kernels = file, kernels
         self.views = take_pairs(file)
-        trained = [Lattice(r.scale, r.zero_point) for r in ranges]
-        drop_copied(file, self.views, trained)
-        self.grids = Lattices(file, self.views)
+        self.bits = max((r.bits for r in ranges), default=8)
+        marks = [Lattice(r.mark.scale, r.mark.zero_point) for r in ranges]
+        trained = [Lattice(r.scale, r.zero_point, r.bits) for r in ranges]
+        drop_copied(file, self.views, marks)
+        self.views = on_trained(self.views, marks, trained)
+        self.grids = Lattices(file, self.views, self.bits)
         self.ops: list[Op] = []
         self.written = Written()
         # The tensor that holds another one in int8, on a grid; and in float.
@@ -102,7 +105,7 @@ class _Writer:
         self.found: dict[tuple[int, str], Codes | None] = {}
 
     def run(self, io: str) -> Written:
-        if io == "int8":
+        if io != "float":
             for i in list(self.file.inputs):
                 self._take_int8(i)
         for op in self.file.ops:
@@ -112,7 +115,7 @@ class _Writer:
             else:
                 self._put_float(op, reason)
         for o in list(self.file.outputs):
-            if io == "int8" and self._is_int8(o):
+            if io != "float" and self._is_int8(o):
                 self.file.rename(o, self._int8(o))
             else:
                 self.file.rename(o, self._float(o))
@@ -131,7 +134,7 @@ class _Writer:
         floats = [i for i in (*op.inputs, *op.outputs) if self.file.is_float(i)]
         if not floats or op.name in READS_SHAPE:
             return ""
-        if not runs_in_int8(op.name):
+        if not runs_in_int(op.name, self.bits):
             return "LiteRT has it in float only"
         if not all(self._is_int8(i) for i in self.grids.moving(op)):
             return "what it takes has no quantizer"
@@ -208,6 +211,8 @@ class _Writer:
                 op.outputs[n] = self._new(o, grid)
                 self._name(o, grid, op.outputs[n])
         op.version = version(op.name, op.version)
+        if self.bits == 16 and hasattr(op.table.builtinOptions, "potScaleInt16"):
+            op.table.builtinOptions.potScaleInt16 = False  # scales are of any size
         self.ops.append(op)
 
     def _made(self, op: Op) -> list[Lattice]:
@@ -231,9 +236,9 @@ class _Writer:
             return self._int8(index, joins)
         if op.name not in KEEPS_GRID:
             top = max(float(np.abs(values).max(initial=0)), 1e-30)
-            held = Lattice(np.float32(top / 127), 0)
+            held = Lattice(np.float32(top / held.codes[1]), 0, held.bits)
         codes = np.rint(values.astype("float64") / held.scale) + held.zero_point
-        return self._constant(index, np.clip(codes, -128, 127), held)
+        return self._constant(index, np.clip(codes, *held.codes), held)
 
     def _put_kernel(self, op: Op, taken: Lattice, made: Lattice) -> None:
         at, at_bias = WEIGHTED[op.name]
@@ -253,7 +258,7 @@ class _Writer:
             unit = taken.scale * codes.scale
             sums = np.rint(bias.astype("float64") / unit)
             op.inputs[at_bias] = self._constant(
-                op.inputs[at_bias], sums, unit, kind="int32"
+                op.inputs[at_bias], sums, unit, kind=f"int{4 * taken.bits}"
             )
 
     def _constant(
@@ -268,6 +273,7 @@ class _Writer:
         scale, zero = grid, 0
         if isinstance(grid, Lattice):
             scale, zero = np.atleast_1d(grid.scale), grid.zero_point
+            kind = grid.kind
         key = (like, kind, axis, zero, np.asarray(scale).tobytes())
         if key not in self.constants:
             self.constants[key] = self.file.add(
@@ -320,7 +326,9 @@ class _Writer:
         return made
 
     def _new(self, like: int, grid: Lattice) -> int:
-        return self.file.add(like, "int8", scale=grid.scale, zero_point=grid.zero_point)
+        return self.file.add(
+            like, grid.kind, scale=grid.scale, zero_point=grid.zero_point
+        )
 
 
 def _rows(name: str, weight: np.ndarray) -> np.ndarray:

@@ -33,6 +33,10 @@ from keras_dlopt.transforms import (
 )
 from keras_dlopt.transforms.quantize.observers import Observer
 
+# Where tanh, sigmoid and softmax end in LiteRT's kernels of 8 bits, and of 16.
+_ENDS_8 = ((0.0, 255 / 256), (-1.0, 127 / 128))
+_ENDS_16 = (-32767 / 32768, 32767 / 32768)
+
 
 def quantize(
     model: keras.Model,
@@ -63,7 +67,7 @@ def quantize(
         model: a trained, built Keras model; it stays as it is.
         data: some hundred examples of what the model will see, without labels.
         weights: for kernels and embeddings; None for `FakeQuant(bits=8)`.
-        activation_bits: 2 to 16; LiteRT runs 8.
+        activation_bits: 2 to 16; LiteRT runs 8, and 16 without zero points.
         observer: how ranges are chosen; see `calibrate`.
         input_range: (low, high) of the inputs, such as (0, 1); None calibrates it.
         recipe: which quantizer where, in place of the three arguments before.
@@ -110,7 +114,7 @@ def quantize(
     if equalize:
         model = equalized(model, example=example)
     if recipe is None:
-        model = _prepared(model) if activation_bits == 8 else model
+        model = _prepared(model) if activation_bits in (8, 16) else model
         recipe = _recipe(model, weights, activation_bits, input_range, example)
 
     def made(source: keras.Model, recipe: Recipe) -> TransformedModel:
@@ -169,12 +173,12 @@ def _prepared(model: Any) -> Any:
 
 def _recipe(model, weights, activation_bits, input_range, example) -> Recipe:
     weights = weights or FakeQuant(bits=8)
-    if activation_bits == 8:
+    if activation_bits in (8, 16):
         placed = int8_recipe(model, input_range=input_range, example=example)
-        return Recipe(
-            [e for e in placed.entries if e[1].kind == "activation"]
-            + kernel_entries(model, weights)
-        )
+        made = [e for e in placed.entries if e[1].kind == "activation"]
+        if activation_bits == 16:
+            made = [(selector, _sixteen(one)) for selector, one in made]
+        return Recipe(made + kernel_entries(model, weights))
     return quantization_recipe(
         model,
         weights=weights,
@@ -182,6 +186,12 @@ def _recipe(model, weights, activation_bits, input_range, example) -> Recipe:
         inputs=FakeQuantActivation(bits=activation_bits, range=input_range),
         example=example,
     )
+
+
+def _sixteen(one: Any) -> FakeQuantActivation:
+    """An activation quantizer of LiteRT's int8 as that of its int16."""
+    ends = _ENDS_16 if one.range in _ENDS_8 else one.range
+    return FakeQuantActivation(bits=16, symmetric=True, range=ends)
 
 
 def dynamic_range(

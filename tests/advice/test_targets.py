@@ -142,3 +142,63 @@ def test_parts_in_float(told):
         dlopt.post_training.quantize(model, X, keep_float=dlopt.at("e/kernel"))
     small = dlopt.post_training.quantize(model, X, keep_float=dlopt.at("d/kernel"))
     assert [g.transform.kind for g in small.groups] == ["activation"] * 2
+
+
+@advice("export/twin.py", "Give all FakeQuantActivation the same bits.")
+@advice("export/twin.py", "Train with FakeQuantActivation(bits=16, symmetric=True).")
+@advice("export/litert.py", "Pass io=")
+def test_activations_of_sixteen_bits(told, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="d")])
+    wide, path = (
+        dlopt.FakeQuantActivation(bits=16, symmetric=True),
+        tmp_path / "a.tflite",
+    )
+
+    def trained(first, last):
+        entries = [(dlopt.at("d/input"), first), (dlopt.at("d/output"), last)]
+        entries.append((dlopt.named("kernel"), dlopt.FakeQuant(bits=8)))
+        small = dlopt.transform(model, dlopt.Recipe(entries))
+        small(X, training=True)
+        small.update_transforms(0)
+        return small
+
+    for wrong in (dlopt.FakeQuantActivation(), dlopt.FakeQuantActivation(bits=16)):
+        with told():
+            export.litert(trained(wide, wrong), path)
+    small = trained(wide, wide)
+    with told():
+        export.litert(small, path, io="int8")
+    for io in ("float", "int16"):
+        assert export.litert(small, path, io=io, data=X).layers.levels <= 1
+
+
+@advice("export/targets.py", "Pass target='tflm', or leave storage out.")
+@advice("export/lookup.py", "Train with Cluster(16) >> FakeQuant(bits=8, per_channel=")
+@advice("export/lookup.py", "Leave storage out, and report it")
+def test_kernels_as_tables(told, tmp_path, monkeypatch):
+    pytest.importorskip("tflite_micro")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(256), layers.Dense(8)])
+    one, path = dlopt.FakeQuant(bits=8, per_channel=False), tmp_path / "a.tflite"
+    eight = dlopt.post_training.quantize(model, X, weights=one)
+    options = {"target": "tflm", "storage": "lookup"}
+    with told():
+        export.litert(eight, path, storage="lookup")
+    with told():
+        export.litert(eight, path, **options)
+    assert export.litert(eight, path).verified
+    weights = dlopt.Cluster(16) >> one
+    few = dlopt.post_training.quantize(model, X, weights=weights)
+    assert "as tables" in export.litert(few, path, **options).remarks[0]
+    outputs = micro.outputs
+    calls = []
+
+    def wrong(*arguments):
+        calls.append(arguments)
+        made = outputs(*arguments)
+        made[0][0] = made[0][0] ^ len(calls)
+        return made
+
+    monkeypatch.setattr(micro, "outputs", wrong)
+    with told():
+        export.litert(few, path, **options)
+    assert export.litert(few, path, target="tflm").verified

@@ -281,3 +281,16 @@ def test_wrong_options(tmp_path):
     with pytest.raises(ConfigError, match="target='edgetpu' needs a quantized model"):
         export.litert(plain, path, target="edgetpu")
     assert targets.TARGETS[0] == "xnnpack"
+
+
+@tflm
+def test_a_sum_is_compared_with_the_kernel_that_is_right(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 8))
+    made = keras.ops.sum(layers.Dense(8)(inputs), axis=1)
+    model = keras.Model(inputs, layers.Dense(3)(made), name="net")
+    small = dlopt.post_training.quantize(model, data(32, 6, 8))
+    report = export.litert(small, tmp_path / "a.tflite", target="tflm")
+    assert "SUM" in operators(report.path)
+    found = micro.compare(report.path)
+    assert found.largest <= 1
