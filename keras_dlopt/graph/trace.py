@@ -241,7 +241,8 @@ def input_specs(model: Any, example: Any = None) -> Any:
     if isinstance(shape, list | tuple) and all(
         d is None or isinstance(d, int) for d in shape
     ):
-        return keras.KerasTensor(tuple(shape), dtype="float32")
+        # The batch is that of the first call, which says nothing about the next.
+        return keras.KerasTensor((None, *shape[1:]), dtype="float32")
     raise ModelError(
         f"The inputs of {model.name!r} are not known: it is a subclassed model that "
         "was not built from one input shape. Pass example=, a batch of its inputs."

@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers as L
 from keras import ops
 
+from keras_dlopt.graph.symbolic import functional_twin
 from keras_dlopt.graph.trace import trace
 
 
@@ -132,3 +133,20 @@ def test_a_mask_that_a_layer_made_is_taken_too():
     assert mha.aside == keep.outputs
     assert not set(mha.inputs) & set(keep.outputs)
     assert graph.only_consumer(keep.outputs[0]) is None
+
+
+class OfOneInput(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head = L.Dense(3)
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
+def test_the_first_batch_does_not_fix_the_batch_of_a_twin():
+    model = OfOneInput()
+    model(np.ones((5, 4), "float32"))
+    twin = functional_twin(model)
+    assert twin.input_shape == (None, 4)
+    assert twin.predict(np.ones((7, 4)), verbose=0).shape == (7, 3)
