@@ -26,6 +26,7 @@ from keras_dlopt.runtime.replicas import gathered
 from keras_dlopt.transforms.host import Hidden
 from keras_dlopt.transforms.model import TransformedModel
 from keras_dlopt.transforms.recipe import Recipe
+from keras_dlopt.transforms.trainer import overridden
 
 _NOTHING: tuple[dict[str, Any], ...] = ({},)
 # Calls of a model that its loss may still ask for, in one thread.
@@ -90,10 +91,9 @@ class DistilledModel(TransformedModel):
         self._shapes = Hidden(tuple(shapes))
         self.projectors = self._projectors(terms)
         self.distillation_loss = keras.metrics.Mean(name="distillation_loss")
-        for name in ("compute_loss", "compute_metrics"):
-            if name == "compute_metrics" and name in vars(self):
-                own = vars(self)[name]
-                _compat.replace_method(self, name, _without_teacher(own))
+        own = vars(self).get("compute_metrics")
+        if own is not None:
+            _compat.replace_method(self, "compute_metrics", _without_teacher(own))
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -178,7 +178,8 @@ class DistilledModel(TransformedModel):
         labels, taught = split_targets(given.get("y"))
         given = {**given, "y": labels}
         training = given.get("training", True)
-        if training and self.loss is None and not self.losses:
+        own = overridden(self.model, "compute_loss")
+        if training and self.loss is None and not self.losses and not own:
             loss = ops.zeros(())  # the terms alone
         else:
             loss = compute(**given)

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dlopt import _compat, checks
 from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.trace import Call, Trace, trace
+from keras_dlopt.runtime.values import to_numpy
 
 _HEADS = ("softmax", "sigmoid")
 
@@ -118,7 +120,7 @@ class Average:
                 average = host.add_weight(
                     shape=variable.shape,
                     dtype=variable.dtype,
-                    initializer=lambda *_, v=variable, **__: ops.convert_to_tensor(v),
+                    initializer=lambda *_, v=variable, **__: _copied(v),
                     trainable=False,
                     autocast=False,
                     aggregation="mean",
@@ -135,3 +137,8 @@ class Average:
     def values(self) -> list[tuple[Any, Any]]:
         """Each variable with its average."""
         return [(v, ops.convert_to_tensor(average)) for v, average in self.pairs]
+
+
+def _copied(variable: Any) -> Any:
+    # JAX gives no buffer away twice.
+    return ops.array(np.array(to_numpy(variable)), dtype=variable.dtype)

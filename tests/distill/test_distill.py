@@ -476,3 +476,81 @@ def test_two_replicas_are_one_device():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert max(json.loads(done.stdout.splitlines()[-1])) < 1e-5
+
+
+JAX = """
+import os
+os.environ["KERAS_BACKEND"] = "jax"
+import json, keras, numpy as np
+import keras_dlopt as dlopt
+from keras_dlopt import distill
+
+L = keras.layers
+
+def net(width):
+    return keras.Sequential(
+        [keras.Input((6,)), L.Dense(width, "relu", name="hidden"), L.Dense(3)]
+    )
+
+keras.utils.set_random_seed(0)
+student, teacher = net(4), net(9)
+x = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
+y = np.arange(24) % 3
+recipe = dlopt.Recipe([(dlopt.named("kernel"), dlopt.FakeQuant(bits=4))])
+terms = [
+    distill.LogitsDistillation(2.0),
+    distill.FeatureDistillation("hidden", "hidden"),
+]
+falls = []
+for given in (teacher, distill.MeanTeacher(0.9), "parent"):
+    taught = distill.distill(dlopt.transform(student, recipe), given, terms)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    taught.compile(keras.optimizers.SGD(0.05), loss)
+    logs = taught.fit(x, y, epochs=4, batch_size=8, verbose=0, validation_data=(x, y))
+    falls.append(logs.history["loss"])
+    assert "val_distillation_loss" not in logs.history
+    dlopt.finalize(taught)
+print(json.dumps(falls))
+"""
+
+
+@pytest.mark.jax
+@pytest.mark.timeout(240)
+def test_it_trains_on_jax():
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", JAX],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for losses in json.loads(done.stdout.splitlines()[-1]):
+        assert losses[-1] < losses[0]
+
+
+class OwnTerms(Doubling):
+    """A loss and metrics of its own, and nothing compiled."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return keras.ops.mean(keras.ops.square(y_pred - 1.0))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        assert not isinstance(y, dict)
+        return {"mean": keras.ops.mean(y_pred)}
+
+
+def test_a_loss_of_its_own_counts_though_nothing_is_compiled():
+    _, teacher = pair()
+    x, y = data()
+    model = OwnTerms(name="own")
+    model(x)
+    taught = distill.distill(model, teacher, LOGITS)
+    taught.compile(keras.optimizers.SGD(0.0))
+    outputs = distill.teacher_outputs(teacher, x)
+    own = float(np.mean((model(x) - 1.0) ** 2))
+    soft = by_hand(model, teacher, x, y)[0][1]
+    total = taught.compute_loss(x, distill.taught(y, outputs), taught(x, training=True))
+    assert float(total) == pytest.approx(own + soft, rel=1e-5)
+    taught.fit(x, distill.taught(y, outputs), verbose=0)
