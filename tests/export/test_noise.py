@@ -144,7 +144,7 @@ def test_untrained_networks_whose_rounding_grows_through_depth_are_exported(tmp_
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.3
-    for _ in range(4):
+    for _ in range(8):
         model(x, training=True)
     small = dlopt.post_training.quantize(model, x)
     report = export.litert(small, tmp_path / "m.tflite", data=x)
