@@ -132,13 +132,19 @@ SMALL = {
 }
 
 
-def build(name: str):
-    """The network, and the shape of one input."""
+def build(name: str, **options):
+    """The network, and the shape of one input.
+
+    Args:
+        name: of the network.
+        **options: of those of `keras.applications`.
+    """
     if name in SMALL:
         return SMALL[name]()
     shape = (APPLICATIONS[name],) * 2 + (3,)
     network = getattr(keras.applications, name)
-    return network(weights=None, input_shape=shape, classes=CLASSES), shape
+    made = network(weights=None, input_shape=shape, classes=CLASSES, **options)
+    return made, shape
 
 
 def prepare(method: str, model: keras.Model):

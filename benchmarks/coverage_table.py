@@ -66,6 +66,45 @@ def removed(networks):
     return "\n".join(lines)
 
 
+def kinds(found):
+    """The operators of an island list, with their counts."""
+    counted = (f"{count} {name}" for name, count in sorted(found.items()))
+    return ", ".join(counted) or "none"
+
+
+def files():
+    """The table of int8 files, from what `coverage_int8.py` measured."""
+    path = RESULTS / "coverage_int8.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = {row["network"]: row for row in rows}
+    lines = [
+        "| network | bytes, ours | converter's | in float, ours | converter's "
+        "| off the float model, ours | converter's "
+        "| same largest, ours | converter's |",
+        "|---" * 9 + "|",
+    ]
+    for name in [*SMALL, *APPLICATIONS]:
+        if name not in found:
+            lines.append(f"| {name} | not run" + " |" * 8)
+            continue
+        pairs = [file_cells(found[name][who]) for who in ("ours", "converter")]
+        cells = [cell for pair in zip(*pairs, strict=True) for cell in pair]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def file_cells(made):
+    """Size, islands, and nearness of one file."""
+    if "error" in made:
+        return [f"fails: {made['error'].split(':')[0]}", "", "", ""]
+    return [
+        f"{made['bytes']:,}",
+        kinds(made["islands"]),
+        f"{made['off']:.3f}",
+        f"{100 * made['top1']:.0f} %",
+    ]
+
+
 def main():
     ours, theirs = rows_of("coverage.json"), rows_of("tfmot_coverage.json")
     text = PAGE.read_text()
@@ -84,6 +123,8 @@ def main():
         "inputs and outputs. KerasHub's ViT has a layer that cannot be built from its "
         "own config. `python benchmarks/coverage_pruning.py`.",
         removed([*SMALL, *APPLICATIONS]),
+        "### Int8 files",
+        files(),
         END,
     ]
     PAGE.write_text(before + "\n\n".join(parts) + after)

@@ -1,6 +1,6 @@
 """Which layers LiteRT runs in int8: one small network each, written, read and run.
 
-python benchmarks/int8_ops.py [--only PATTERN] [--out benchmarks/results/int8_ops.json]
+python benchmarks/int8_ops.py [--only PATTERN ...] [--out .../int8_ops.json]
 python benchmarks/int8_ops.py --table docs/int8_ops.md
 
 Each network goes through `post_training.quantize` and `export.litert`, and what the
@@ -40,6 +40,7 @@ def activations():
     yield "LeakyReLU", IMAGE, L.LeakyReLU(0.1)
     yield "ELU", IMAGE, L.ELU()
     yield "Softmax", IMAGE, L.Softmax()
+    yield "LayerScale", ROWS, dlopt.layers.LayerScale(0.5)
 
 
 def weighted():
@@ -69,6 +70,7 @@ def sequences():
     yield "BatchNormalization", IMAGE, L.BatchNormalization()
     yield "BatchNormalization (vector)", VECTOR, L.BatchNormalization()
     yield "LayerNormalization", ROWS, L.LayerNormalization()
+    yield "RMSNormalization", ROWS, L.RMSNormalization()
     yield "GroupNormalization", IMAGE, L.GroupNormalization(2)
     yield "UnitNormalization", ROWS, L.UnitNormalization()
     yield "Rescaling", IMAGE, L.Rescaling(1 / 127.5, offset=-1.0)
@@ -211,7 +213,7 @@ def table(rows):
 def main():
     """Measures, or writes the table of what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*")
+    parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names")
     parser.add_argument("--out", default=HERE / "results" / "int8_ops.json")
     parser.add_argument("--table", type=pathlib.Path)
     options = parser.parse_args()
@@ -225,13 +227,15 @@ def main():
             f"{head}<!-- measured -->\n{table(rows)}\n<!-- end -->{tail}"
         )
         return
-    rows = []
-    for group in GROUPS:
-        for name, shape, body in group():
-            if fnmatch.fnmatch(name, options.only):
-                rows.append(measured(name, shape, body))
-                print(json.dumps(rows[-1])[:300], flush=True)
-                out.write_text(json.dumps({"rows": rows}, indent=1))
+    known = json.loads(out.read_text())["rows"] if out.exists() else []
+    found = {row["name"]: row for row in known}
+    networks = [one for group in GROUPS for one in group()]
+    for name, shape, body in networks:
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.only):
+            found[name] = measured(name, shape, body)
+            print(json.dumps(found[name])[:300], flush=True)
+            rows = [found[one] for one, _, _ in networks if one in found]
+            out.write_text(json.dumps({"rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Layers that the inference twin runs as depthwise convolutions, exact in int8."""
 
+import functools
+import operator
 from typing import Any
 
 import keras
@@ -29,6 +31,8 @@ def as_convolutions(graph: Trace) -> None:
     convolution it is one operation, and exact: each channel has one weight, so its
     scale fits. Rows and vectors are reshaped to images for it.
 
+    `Add` becomes a plain sum, whatever the shapes.
+
     Args:
         graph: of an inference copy, whose layers are hooked for good.
     """
@@ -47,6 +51,17 @@ def as_convolutions(graph: Trace) -> None:
         pools = isinstance(layer, keras.layers.AveragePooling2D)
         if pools and layer.data_format == "channels_last":
             hooks.attach(layer, _pooling(layer))
+        if type(layer) is keras.layers.Add:
+            hooks.attach(layer, _sum)
+
+
+def _sum(_: hooks.Called, given: hooks.Given) -> Any:
+    """A plain sum.
+
+    Keras takes a second tensor with one axis that is not 1 for a bias of that axis,
+    which the converter refuses.
+    """
+    return functools.reduce(operator.add, given.inputs())
 
 
 def _pooling(layer: Any) -> hooks.Hook:
@@ -82,12 +97,15 @@ def _scaling(change: Affine) -> hooks.Hook:
         ends = change.along(change.axis or 0, channels)
         if channels is None or ends is None:
             return call(given)
+        if change.axis is None and np.all(change.factor == 1):
+            return inputs + float(change.offset[0])  # one ADD
         kernel = ops.convert_to_tensor(ends[0].reshape(1, 1, -1, 1), "float32")
         image = inputs
         for _ in range(4 - rank):
             image = ops.expand_dims(image, -2)
         made = _convolution(image, kernel, (1, 1))
-        made = made + ops.convert_to_tensor(ends[1], "float32")
+        if ends[1].any():
+            made = made + ops.convert_to_tensor(ends[1], "float32")
         for _ in range(4 - rank):
             made = ops.squeeze(made, -2)
         return made

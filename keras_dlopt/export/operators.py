@@ -66,6 +66,7 @@ RESCALES = frozenset(
         "RELU",
         "RELU6",
         "RELU_N1_TO_1",
+        "RSQRT",
         "SQUARED_DIFFERENCE",
         "SUB",
         "SUM",

@@ -61,6 +61,7 @@ def take_pairs(file: Flat) -> dict[int, View]:
     """
     _in_float(file)
     _complete(file)
+    _squares_as_products(file)
     makers = {i: op for op in file.ops for i in op.outputs}
     views: dict[int, View] = {}
     gone = set()
@@ -101,6 +102,13 @@ def on_trained(
         return found if off < _SAME else marked
 
     return {made: View(view.source, grid(view.grid)) for made, view in views.items()}
+
+
+def _squares_as_products(file: Flat) -> None:
+    """`x * x`, which the converter made a SQUARE of: LiteRT has that in float only."""
+    for n, op in enumerate(file.ops):
+        if op.name == "SQUARE":
+            file.ops[n] = file.new_op("MUL", 1, [op.inputs[0]] * 2, list(op.outputs))
 
 
 def drop_copied(file: Flat, views: dict[int, View], trained: Sequence[Lattice]) -> None:

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_dlopt.graph.kinds import calls_like
+from keras_dlopt import _compat
+from keras_dlopt.graph.kinds import calls_like, says_affine
 from keras_dlopt.graph.trace import Call, Trace
 from keras_dlopt.runtime.values import to_numpy
 
@@ -60,8 +61,9 @@ def channel_factors(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
 def affine(call: Call, graph: Trace) -> Affine | None:
     """What a call computes, if it is a x + b of its only tensor in a floating type.
 
-    Known are BatchNormalization in inference, Rescaling, Normalization, and sums,
-    products and quotients of a tensor and a constant between layers.
+    Known are BatchNormalization in inference, Rescaling, Normalization, layers that say
+    so by a method `as_affine()`, ConvNeXt's factor by channel, and sums, products and
+    quotients of a tensor and a constant between layers.
     """
     if len(call.inputs) != 1 or len(call.outputs) != 1:
         return None
@@ -95,6 +97,13 @@ def _layer(layer: Any, rank: int) -> Affine | None:
         width = np.maximum(width, keras.config.epsilon())
         factor = width if layer.invert else 1 / width
         return _spread(factor, mean if layer.invert else -mean * factor, rank)
+    if type(layer) is _compat.FactorByChannel:
+        return _spread(to_numpy(layer.gamma), 0.0, rank)
+    if says_affine(layer):
+        factor, offset, axis = layer.as_affine()
+        both = np.broadcast_arrays(np.float64(factor), np.float64(offset))
+        a, b = (np.array(one).reshape(-1) for one in both)
+        return Affine(a, b, axis)
     return None
 
 

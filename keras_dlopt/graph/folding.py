@@ -99,9 +99,10 @@ class Foldable:
 def fold(model: keras.Model) -> keras.Model:
     """The same function with fewer layers: kernels take in what is a x + b.
 
-    BatchNormalization, `Rescaling`, `Normalization` and arithmetic with constants
-    (`x / 127.5 - 1`), each a x + b of a channel x, go into the convolution or dense
-    layer before them, or, if that is exact, after them:
+    BatchNormalization, `Rescaling`, `Normalization`, factors by channel (`LayerScale`,
+    `ReZero`, `ScaleAndShift`) and arithmetic with constants (`x / 127.5 - 1`), each a
+    x + b of a channel x, go into the convolution or dense layer before them, or, if
+    that is exact, after them:
 
         after    kernel' = a kernel                  bias' = a bias + b
         before   kernel' = kernel a (by input)       bias' = bias + sum kernel b

@@ -35,6 +35,7 @@ KEEPS_RANGE = (
     layers.Permute,
     layers.RepeatVector,
     layers.Reshape,
+    layers.Resizing,
     layers.UpSampling1D,
     layers.UpSampling2D,
     layers.ZeroPadding1D,
@@ -48,12 +49,21 @@ MAX_POOLING = (
 )
 # Of `keras.ops`, those that keep their input's range, and those that have their own.
 KEEPS_RANGE_OPERATIONS = (
-    *("BroadcastTo", "ExpandDims", "GetItem", "Max", "Reshape", "Squeeze"),
-    *("Swapaxes", "Transpose"),
+    *("BroadcastTo", "ExpandDims", "GetItem", "Max", "Reshape", "Split"),
+    *("Squeeze", "Swapaxes", "Transpose"),
 )
 OWN_RANGE_OPERATIONS = (
-    *("Add", "Concatenate", "Maximum", "Mean", "Minimum", "Multiply", "Stack"),
-    *("Subtract", "Sum"),
+    *(
+        "Absolute",
+        "Add",
+        "Concatenate",
+        "Matmul",
+        "Maximum",
+        "Mean",
+        "Minimum",
+        "Multiply",
+    ),
+    *("Rsqrt", "Square", "Stack", "Subtract", "Sum"),
 )
 # One operation each, with a range of its own.
 OWN_RANGE = (
@@ -61,6 +71,8 @@ OWN_RANGE = (
     layers.AveragePooling1D,
     layers.AveragePooling2D,
     layers.Concatenate,
+    layers.Dot,
+    layers.ELU,
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
     layers.LeakyReLU,
@@ -89,33 +101,70 @@ FIXED_RANGES = {
 FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
 ACTIVATIONS = (
     *(*FUSED_ACTIVATIONS, *FIXED_RANGES),
-    *("exponential", "gelu", "hard_silu", "leaky_relu", "silu"),
+    *("elu", "exponential", "gelu", "hard_silu", "leaky_relu", "silu"),
 )
 # What `int8.prepare` writes with layers that have an int8 form.
 REWRITTEN = (layers.Average, layers.SeparableConv1D, layers.SeparableConv2D)
 REWRITTEN_ACTIVATIONS = ("hard_sigmoid",)
+# These too, where they normalize the last axis.
+NORMALIZATIONS = (
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.RMSNormalization,
+)
 # They call inner layers in a loop, where no quantizer can keep a state.
 LOOPS = (layers.RNN, layers.Bidirectional, layers.TimeDistributed)
 
 
 def keeps_range(layer: Any) -> bool:
     """Whether what a layer returns has the range of what it takes, in LiteRT too."""
-    if isinstance(layer, layers.UpSampling2D):
-        return bool(layer.interpolation in ("nearest", "bilinear"))
+    if isinstance(layer, layers.UpSampling2D | layers.Resizing):
+        pads = getattr(layer, "pad_to_aspect_ratio", False)
+        return bool(layer.interpolation in ("nearest", "bilinear") and not pads)
     return isinstance(layer, KEEPS_RANGE) or _operation(layer) in KEEPS_RANGE_OPERATIONS
 
 
 def has_own_range(layer: Any) -> bool:
     """Whether a layer without weights is one int8 operation with a range of its own."""
-    return isinstance(layer, OWN_RANGE) or _operation(layer) in OWN_RANGE_OPERATIONS
+    known = isinstance(layer, OWN_RANGE) or says_affine(layer)
+    return known or _operation(layer) in OWN_RANGE_OPERATIONS
+
+
+def says_affine(layer: Any) -> bool:
+    """Whether a layer computes a x + b by channel, as its method `as_affine` says.
+
+    A class made from one that does, with a `call` of its own, may compute something
+    else.
+    """
+    if type(layer) is _compat.FactorByChannel:
+        return True
+    order = type(layer).__mro__
+    says = [c for c in order if "as_affine" in vars(c)]
+    calls = [c for c in order if "call" in vars(c)]
+    return bool(says) and says[0] is calls[0]
 
 
 def is_rewritten(layer: Any) -> bool:
     """Whether `int8.prepare` gives a layer the int8 form that it lacks."""
-    return isinstance(layer, REWRITTEN) or (
-        isinstance(layer, layers.Activation)
-        and activation_name(layer) in REWRITTEN_ACTIVATIONS
-    )
+    if isinstance(layer, layers.Activation):
+        return activation_name(layer) in REWRITTEN_ACTIVATIONS
+    return isinstance(layer, REWRITTEN) or normalizes_last_axis(layer)
+
+
+def normalizes_last_axis(layer: Any) -> bool:
+    """Whether a layer normalizes each example along the last axis, and no other.
+
+    Groups of it, over places too, only of inputs whose sizes are known.
+    """
+    kind = next((k for k in NORMALIZATIONS if calls_like(layer, k)), None)
+    if kind is None or not layer.built or getattr(layer, "rms_scaling", False):
+        return False
+    shape: Any = (layer.get_build_config() or {}).get("input_shape")
+    grouped = kind is layers.GroupNormalization
+    if shape is None or (grouped and (None in shape[1:] or len(shape) < 3)):
+        return False
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    return [axis % len(shape) for axis in axes] == [len(shape) - 1]
 
 
 def _operation(layer: Any) -> str | None:

@@ -6,6 +6,7 @@ with and runs nothing; it serves what can be built anew.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import keras
@@ -42,6 +43,14 @@ def nodes(model: Any) -> list[Node]:
     Nested models are one call. `Input` layers take nothing.
     """
     return [Node(*parts) for parts in _compat.graph_nodes(model)]
+
+
+def arguments_by_name(node: Node) -> dict[str, Any]:
+    """What a layer was called with, by the names that its `call` has for it."""
+    call = inspect.signature(type(node.operation).call)
+    given = dict(call.bind(None, *node.args, **node.kwargs).arguments)
+    del given["self"]
+    return given
 
 
 def functional_twin(model: Any, example: Any = None) -> keras.Model:

@@ -15,8 +15,8 @@ The rules, each of which mirrors what the converter fuses or shares:
 - sigmoid and softmax end in (0, 255/256), tanh in (-1, 127/128), LiteRT's fixed ranges;
 - the model's output is quantized.
 
-A layer that the rules do not know, such as an LSTM or a LayerNormalization, is taken
-as one operation with a range of its own, and stays in float between the two: an island.
+A layer that the rules do not know, such as an LSTM or a Conv3D, is taken as one
+operation with a range of its own, and stays in float between the two: an island.
 `Places.problems` names them. Nothing is placed inside recurrent layers: they run their
 cells in a loop. Models in float16, bfloat16 or mixed precision have the places of their
 float32 copies.
@@ -97,7 +97,13 @@ def place(graph: Trace, *, after_pooling: bool = True) -> Places:
             _check_sources(places, call, graph, producers)
             _check_layer(places, call, graph)
         elif stays_float_inside(call.layer):
-            places.problems.append(_unknown(call, f"a {type(call.layer).__name__}"))
+            text = _unknown(call, f"a {type(call.layer).__name__}")
+            if isinstance(call.layer, layers.MultiHeadAttention):
+                text += (
+                    " int8.prepare(model) writes one that is called without masks with "
+                    "layers that have one."
+                )
+            places.problems.append(text)
         made = [t for t in call.outputs if producers.get(t) is call]
         if not made or set(made) <= graph.integers:
             continue
@@ -216,7 +222,8 @@ def _check_layer(places: Places, call: Call, graph: Trace) -> None:
     elif is_rewritten(layer):
         problems.append(
             _unknown(call, f"a {type(layer).__name__}")
-            + " int8.prepare(model) writes it with layers that have one."
+            + " int8.prepare(model) writes it with layers that have one; inside a "
+            "block written as one layer, after surgery.opened(model)."
         )
     elif isinstance(layer, (*LINEAR, *PRODUCTS_WITHOUT_FUSION)):
         if activation not in FUSED_ACTIVATIONS:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.copying import in_float32
 from keras_dlopt.graph.folding import folded
@@ -14,10 +15,15 @@ from keras_dlopt.graph.rebuilding import Args, Kwargs, Piece, Reshaped, reaches,
 from keras_dlopt.graph.symbolic import Node, nodes
 from keras_dlopt.graph.trace import trace
 from keras_dlopt.graph.walk import as_functional, is_functional, layers_below, walk
+from keras_dlopt.int8.attending import each_once
 from keras_dlopt.int8.between import layer_of, scalings
-from keras_dlopt.int8.splitting import Names, in_parts
+from keras_dlopt.int8.splitting import Names, in_parts, joined_in_parts
+from keras_dlopt.layers import LayerScale, ReZero, ScaleAndShift
 
-_AFFINE = (layers.Rescaling, layers.Normalization)
+_AFFINE = (
+    *(layers.Rescaling, layers.Normalization, LayerScale, ReZero, ScaleAndShift),
+    _compat.FactorByChannel,
+)
 _Arguments = Callable[[Args, Kwargs], tuple[Args, Kwargs]]
 
 
@@ -32,6 +38,9 @@ def prepare(model: keras.Model, *, fold: bool = False) -> keras.Model:
       `split_activations`;
     - separable convolutions become a depthwise one and one of size 1, `Average` a sum
       and a `Rescaling`, hard sigmoids relu6(x + 3) / 6, `SqueezeExcitation` its parts;
+    - `LayerNormalization`, `RMSNormalization` and `GroupNormalization` become means,
+      differences, products and a `ScaleAndShift`; `MultiHeadAttention` without masks
+      its products and softmax, the scale in the kernel of the queries;
     - an input of the model that is joined with other tensors gets a `Reshape` to its
       own shape, at which it is quantized;
     - models in float16, bfloat16 or mixed precision become float32.
@@ -129,9 +138,17 @@ class _Change:
         if isinstance(what, layers.Layer):
             if (make := in_parts(node, self.names, _parts_of)) is not None:
                 self.pieces[id(what)] = make
+            elif self._alone(what) and (make := joined_in_parts(node, _parts_of)):
+                self.pieces[id(what)] = make
+                self.arguments[id(what)] = each_once
         elif (make := layer_of(node, plain=self.masks)) is not None:
             self.pieces[id(what)] = make
             self.arguments[id(what)] = _tensors
+
+    def _alone(self, layer: Any) -> bool:
+        """Whether a layer is called once, and without masks."""
+        calls = sum(node.operation is layer for node in self.found)
+        return calls == 1 and not self.masks
 
     def _split_off_inputs(self, model: Any) -> None:
         """Gives an input that is joined with others a layer that quantizes it."""

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_dlopt import _compat
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.kinds import (
     FUSED_ACTIVATIONS,
@@ -18,6 +19,8 @@ from keras_dlopt.graph.kinds import (
 from keras_dlopt.graph.rebuilding import Piece, like, reaches, rebuilt
 from keras_dlopt.graph.symbolic import Node, model_of_parts
 from keras_dlopt.graph.walk import as_functional, layers_below, numbered, walk
+from keras_dlopt.int8.attending import attention
+from keras_dlopt.int8.normalizing import normalization
 from keras_dlopt.layers import SqueezeExcitation
 from keras_dlopt.runtime.values import to_numpy
 
@@ -84,7 +87,7 @@ def split_activations(model: keras.Model) -> keras.Model:
 
 
 def in_parts(node: Node, names: Names, normal: Callable[[Any], Any]) -> _Make | None:
-    """What makes the layers in place of one; None to leave it.
+    """What makes the layers in place of one that takes one tensor; None to leave it.
 
     Args:
         node: a call of it.
@@ -92,6 +95,8 @@ def in_parts(node: Node, names: Names, normal: Callable[[Any], Any]) -> _Make | 
         normal: brings a model into normal form.
     """
     layer = node.operation
+    if (make := normalization(node, normal)) is not None:
+        return make
     if _ends_apart(layer):
         return functools.partial(_with_activation, layer, names)
     if calls_like(layer, SqueezeExcitation):
@@ -102,8 +107,8 @@ def in_parts(node: Node, names: Names, normal: Callable[[Any], Any]) -> _Make | 
         return functools.partial(_average, layer, len(node.inputs), names)
     if isinstance(layer, layers.Activation):
         return functools.partial(_hard_sigmoid, layer.name, names)
-    kind = next(k for k in _DEPTHWISE if isinstance(layer, k))
-    if not calls_like(layer, kind) or layer.padding == "causal":
+    kind = next((k for k in _DEPTHWISE if isinstance(layer, k)), None)
+    if kind is None or not calls_like(layer, kind) or layer.padding == "causal":
         return None
     return functools.partial(_separable, layer, kind, names)
 
@@ -192,3 +197,26 @@ def _opened(node: Node, normal: Callable[[Any], Any]) -> list[Piece]:
     model = model_of_parts(copy, shape)
     model.trainable = layer.trainable
     return [(normal(model), [])]
+
+
+def joined_in_parts(node: Node, normal: Callable[[Any], Any]) -> _Make | None:
+    """What makes the layers in place of one that takes several tensors, each once.
+
+    Args:
+        node: a call of it.
+        normal: brings a model into normal form.
+    """
+    layer = node.operation
+    if type(layer) is _compat.ScaledSum and len(node.inputs) == 2:
+        return functools.partial(_scaled_sum, node, normal)
+    return attention(node, normal)
+
+
+def _scaled_sum(node: Node, normal: Callable[[Any], Any]) -> list[Piece]:
+    """Inception-ResNet's x + y * scale."""
+    layer = node.operation
+    given = [keras.Input(batch_shape=t.shape) for t in node.inputs]
+    scaled = layers.Rescaling(layer.scale, name="scale")(given[1])
+    ends = layers.Add(name="sum")([given[0], scaled])
+    made = keras.Model(given, ends, name=layer.name)
+    return [(normal(made), [])]

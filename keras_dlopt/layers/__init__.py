@@ -6,7 +6,7 @@ from keras_dlopt.layers.fused import use_fused
 from keras_dlopt.layers.mobile import ConvNeXtBlock, InvertedResidualBlock
 from keras_dlopt.layers.operation import OperationLayer
 from keras_dlopt.layers.residual import Residual
-from keras_dlopt.layers.scale import LayerScale, ReZero
+from keras_dlopt.layers.scale import LayerScale, ReZero, ScaleAndShift
 from keras_dlopt.layers.squeeze import SqueezeExcitation
 from keras_dlopt.layers.stochastic_depth import StochasticDepth
 from keras_dlopt.layers.transformer import (
@@ -27,6 +27,7 @@ __all__ = [
     "ReZero",
     "Residual",
     "ResidualMLPBlock",
+    "ScaleAndShift",
     "SelfAttention",
     "SqueezeExcitation",
     "StochasticDepth",

@@ -1,4 +1,4 @@
-"""Scales on the body of a residual block that start at, or near, zero."""
+"""Factors by channel: on a residual body, or with an offset."""
 
 import keras
 from keras import ops
@@ -6,6 +6,7 @@ from keras import ops
 from keras_dlopt import checks
 from keras_dlopt.config import Configured
 from keras_dlopt.layers import _shared
+from keras_dlopt.runtime.values import to_numpy
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -39,6 +40,7 @@ class LayerScale(Configured, keras.layers.Layer):
         axis = _shared.channel_axis(self.data_format) if len(input_shape) > 2 else -1
         self._shape = [1] * (len(input_shape) - 1)
         self._shape[axis if axis < 0 else axis - 1] = input_shape[axis]
+        self._axis = axis % len(input_shape)
         self.gamma = self.add_weight(
             name="gamma",
             shape=(input_shape[axis],),
@@ -47,6 +49,10 @@ class LayerScale(Configured, keras.layers.Layer):
 
     def call(self, inputs):
         return inputs * ops.reshape(self.gamma, self._shape)
+
+    def as_affine(self):
+        """Factor, offset and axis of the channels."""
+        return to_numpy(self.gamma), 0.0, self._axis
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -73,6 +79,55 @@ class ReZero(keras.layers.Layer):
 
     def call(self, inputs):
         return self.alpha * inputs
+
+    def as_affine(self):
+        """Factor, offset and axis of the channels: all are treated alike."""
+        return to_numpy(self.alpha), 0.0, None
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable("keras_dlopt")
+class ScaleAndShift(Configured, keras.layers.Layer):
+    """Multiplies each channel of the last axis and adds to it: how normalizations end.
+
+        y = x * gamma + beta,  gamma = 1 and beta = 0 at first
+
+    In an int8 file it is a depthwise convolution of size 1, exact for each channel.
+
+    Args:
+        scale: whether there is a gamma.
+        center: whether there is a beta.
+        **kwargs: of `keras.layers.Layer`.
+
+    Example:
+        >>> ScaleAndShift()(np.ones((1, 2), "float32")).numpy().tolist()
+        [[1.0, 1.0]]
+    """
+
+    def __init__(self, *, scale: bool = True, center: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = checks.boolean(scale, name=f"{self.name}: scale")
+        self.center = checks.boolean(center, name=f"{self.name}: center")
+
+    def build(self, input_shape=None):
+        shape = (input_shape[-1],)
+        self._rank = len(input_shape)
+        if self.scale:
+            self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+        if self.center:
+            self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
+
+    def call(self, inputs):
+        made = inputs * self.gamma if self.scale else inputs
+        return made + self.beta if self.center else made
+
+    def as_affine(self):
+        """Factor, offset and axis of the channels."""
+        factor = to_numpy(self.gamma) if self.scale else 1.0
+        offset = to_numpy(self.beta) if self.center else 0.0
+        return factor, offset, self._rank - 1
 
     def compute_output_shape(self, input_shape):
         return input_shape

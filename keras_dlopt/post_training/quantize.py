@@ -5,10 +5,12 @@ from typing import Any, Literal
 import keras
 
 from keras_dlopt import checks
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.trace import trace
 from keras_dlopt.graph.walk import as_functional, custom_classes
 from keras_dlopt.int8 import int8_recipe, quantization_recipe
 from keras_dlopt.int8.partly import without
+from keras_dlopt.int8.placement import place
 from keras_dlopt.int8.preparing import prepared
 from keras_dlopt.int8.recipes import kernel_entries
 from keras_dlopt.post_training.bias import correct_bias as corrected
@@ -23,6 +25,7 @@ from keras_dlopt.post_training.granularity import (
     with_one_scale,
 )
 from keras_dlopt.select import Selector
+from keras_dlopt.surgery import opened
 from keras_dlopt.transforms import (
     FakeQuant,
     FakeQuantActivation,
@@ -61,7 +64,9 @@ def quantize(
     Kernels go to their grids at once; the ranges of the activations are chosen from
     calibration data. `finalize`, `save_compressed` and `export.litert` take the result,
     and `fit` trains it on. Functional and Sequential models are brought into the normal
-    form of int8 first, as by `int8.prepare(model, fold=True)`.
+    form of int8 first, as by `int8.prepare(model, fold=True)`; blocks written as one
+    layer are opened for it (`surgery.opened`) where more of them runs in int8 then,
+    unless `keep_float` names parts of the model.
 
     Args:
         model: a trained, built Keras model; it stays as it is.
@@ -114,7 +119,9 @@ def quantize(
     if equalize:
         model = equalized(model, example=example)
     if recipe is None:
-        model = _prepared(model) if activation_bits in (8, 16) else model
+        if activation_bits in (8, 16):
+            # A selector names layers as they are in the model that was given.
+            model = _prepared(model, example, opens=keep_float is None)
         recipe = _recipe(model, weights, activation_bits, input_range, example)
 
     def made(source: keras.Model, recipe: Recipe) -> TransformedModel:
@@ -164,11 +171,27 @@ def _check_given(recipe: Any, given: bool, weights: Any, per_channel: Any) -> No
         )
 
 
-def _prepared(model: Any) -> Any:
-    """The model in the normal form of int8, where it knows its graph."""
-    own = any(issubclass(c, keras.Model) for c in custom_classes(model).values())
-    known = as_functional(model) is not None and not own
-    return prepared(model, fold=True) if known else model
+def _prepared(model: Any, example: Any, *, opens: bool) -> Any:
+    """The model in the normal form of int8, where it knows its graph.
+
+    Blocks written as one layer may be opened, if int8 has more for what is inside.
+    """
+    own = custom_classes(model).values()
+    known = as_functional(model) is not None
+    known = known and not any(issubclass(c, keras.Model) for c in own)
+    made = prepared(model, fold=True) if known else model
+    if not own or not opens or not (before := _problems(made, example)):
+        return made
+    try:
+        inside = prepared(opened(model, example=example), fold=True)
+        return inside if _problems(inside, example) < before else made
+    except ModelError:
+        return made
+
+
+def _problems(model: Any, example: Any) -> int:
+    """How much of a model int8 has no form for."""
+    return len(place(trace(model, example)).problems)
 
 
 def _recipe(model, weights, activation_bits, input_range, example) -> Recipe:

@@ -56,6 +56,7 @@ CASES = [
         random=True,
     ),
     Case("LayerScale", "layer", lambda: layers.LayerScale(0.1)),
+    Case("ScaleAndShift", "layer", lambda: layers.ScaleAndShift()),
     Case("ReZero", "layer", layers.ReZero),
     Case("OperationLayer", "layer", _operation),
     _image("SqueezeExcitation", lambda: layers.SqueezeExcitation(0.5)),

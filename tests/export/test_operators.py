@@ -72,6 +72,7 @@ OTHERS = {
     "RELU": tf.nn.relu,
     "RELU6": tf.nn.relu6,
     "RELU_N1_TO_1": lambda x: tf.clip_by_value(x, -1.0, 1.0),
+    "RSQRT": tf.math.rsqrt,
     "SOFTMAX": tf.nn.softmax,
     "SQUARED_DIFFERENCE": lambda x: tf.math.squared_difference(x, tf.reverse(x, [1])),
     "SUB": lambda x: x - tf.reverse(x, [1]),
@@ -88,23 +89,25 @@ def rounded(x, r):
     return tf.quantization.fake_quant_with_min_max_vars(x, float(r.low), float(r.high))
 
 
-def run(path):
+def run(path, x):
     it = interpreter(path)
-    it.set_tensor(it.get_input_details()[0]["index"], X)
+    it.set_tensor(it.get_input_details()[0]["index"], x)
     it.invoke()
     return it.get_tensor(it.get_output_details()[0]["index"])
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_an_operator_in_int8_is_within_a_level(name, tmp_path):
-    taken = Range("x", np.float32(-3), np.float32(3.2))
+    positive = name == "RSQRT"
+    given = np.abs(X) + np.float32(0.1) if positive else X
+    taken = Range("x", np.float32(0 if positive else -3), np.float32(3.2))
     made = taken
     if name in operators.FIXED:
         scale, zero = operators.FIXED[name]
         low = scale * (-128 - zero)
         made = Range("y", np.float32(low), np.float32(low + 255 * scale))
     elif name in OTHERS:
-        values = np.asarray(CASES[name](X))
+        values = np.asarray(CASES[name](given))
         low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
         made = Range("y", np.float32(low), np.float32(1.01 * high + 0.1))
 
@@ -129,8 +132,9 @@ def test_an_operator_in_int8_is_within_a_level(name, tmp_path):
     assert "FLOAT32" not in ends
     assert "INT8" in ends
     # Their own rounding, and the one to the grid after it.
-    assert np.abs(run(path) - run(plain)).max() <= 1.01 * made.scale
+    assert np.abs(run(path, given) - run(plain, given)).max() <= 1.01 * made.scale
     x = np.random.default_rng(1).uniform(-3, 3, (32, *X.shape[1:])).astype("float32")
+    x = np.abs(x) + np.float32(0.1) if positive else x
     for kernels in KERNELS:
         if (name, kernels) in LACKING:
             continue

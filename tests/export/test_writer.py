@@ -177,13 +177,13 @@ def test_products_into_which_the_converter_fuses_a_conversion(tmp_path, kind):
     assert report.codes == sum(
         v.numpy().size for v in model.weights if v.name == "kernel"
     )
-    assert report.agreement.largest_lsb <= 1
+    assert report.agreement.largest_lsb <= 2
 
 
 def test_a_mean_in_float_is_not_rounded_to_the_range_of_what_it_takes(tmp_path):
     keras.utils.set_random_seed(0)
     x = keras.Input((6, 8))
-    y = layers.LayerNormalization(name="n")(layers.Dense(8)(x))
+    y = layers.LayerNormalization(axis=1, name="n")(layers.Dense(8)(x))
     model, given = keras.Model(x, layers.Dense(3)(y)), data(shape=(32, 6, 8))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is computed in float

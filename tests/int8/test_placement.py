@@ -212,8 +212,9 @@ def test_weights_must_end_on_the_int8_grid(weights):
         ([layers.SeparableConv2D(4, 3)], r"int8.prepare\(model\) writes it"),
         ([layers.Activation("hard_sigmoid")], r"int8.prepare\(model\) writes it"),
         ([layers.Dense(3, activation="softmax")], r"split_activations\(model\)"),
-        ([layers.Activation("elu")], "Activation of 'elu'.*write the entries"),
-        ([layers.LayerNormalization()], "a LayerNormalization.*write the entries"),
+        ([layers.Activation("selu")], "Activation of 'selu'.*write the entries"),
+        ([layers.UnitNormalization()], "a UnitNormalization.*write the entries"),
+        ([layers.LayerNormalization()], r"int8.prepare\(model\) writes it"),
     ],
 )
 def test_layers_without_an_int8_form_are_refused(parts, text):

@@ -295,7 +295,7 @@ def test_what_blocks_int8_and_the_way_out():
     (finding,) = dlopt.doctor(rows).of_kind("blocks int8")
     assert "normalizes" in finding.text
     assert isinstance(mended(rows, finding), dlopt.TransformedModel)
-    unknown = net(L.Dense(4), L.LayerNormalization(name="norm"), L.Dense(2), shape=(6,))
+    unknown = net(L.Dense(4), L.UnitNormalization(name="norm"), L.Dense(2), shape=(6,))
     found = dlopt.doctor(unknown, target="ethos-u")
     (finding,) = found.of_kind("blocks int8")
     assert finding.where == "norm"
