@@ -87,7 +87,7 @@ FIXED_16 = {
     "TANH": (1 / 32768, 0),
 }
 # Without kernels for 16 bits, or with wrong ones: PRELU, and SUM in reference kernels,
-# are thousands of levels off, and EXP three.
+# are thousands of levels off, RSQRT up to 67, and EXP three.
 ONLY_8 = frozenset(
     [
         "DEPTH_TO_SPACE",
@@ -98,6 +98,7 @@ ONLY_8 = frozenset(
         "LOG_SOFTMAX",
         "PRELU",
         "RELU_N1_TO_1",
+        "RSQRT",
         "SPACE_TO_DEPTH",
         "SQUARED_DIFFERENCE",
         "SUM",
