@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from keras_dlopt.errors import FormatError
 
+_HEAD = 12  # bytes before a record: its length, and a checksum of that
+
 
 def framed(records: Iterable[bytes]) -> bytes:
     """Records as the bytes of a TFRecord file."""
@@ -36,11 +38,18 @@ def records_of(path: pathlib.Path) -> Iterator[bytes]:
 
 
 def first_record(path: pathlib.Path) -> bytes:
-    """The first record of a file.
+    """The first record of a file, without its checksum, which whoever reads on checks.
 
     Raises:
-        FormatError: for a file that is damaged or empty.
+        FormatError: for a file that is cut off or empty.
     """
-    for record in records_of(path):
-        return record
-    raise FormatError(f"{path} is empty.")
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+        length = int.from_bytes(head[:8], "little")
+        # What a file announces is no reason to ask for more memory than it has bytes.
+        if len(head) < _HEAD or length > path.stat().st_size:
+            raise FormatError(f"{path} is damaged: it ends in its first record.")
+        record = file.read(length)
+    if len(record) < length:
+        raise FormatError(f"{path} is damaged: it ends in its first record.")
+    return record
