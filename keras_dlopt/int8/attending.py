@@ -97,7 +97,9 @@ def _heads(x: Any) -> Any:
 
 
 def _projected(dense: Any, x: Any, scale: float = 1.0) -> Any:
-    copy = like(dense)
+    # Attention was built for any number of places; here it is known.
+    shape = [x.shape[1], *dense.get_config()["output_shape"][1:]]
+    copy = like(dense, output_shape=shape)
     made = copy(x)
     copy.set_weights([to_numpy(w) * scale for w in dense.weights])
     return made

@@ -7,7 +7,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.trace import trace
-from keras_dlopt.graph.walk import as_functional, custom_classes
+from keras_dlopt.graph.walk import as_functional, custom_classes, is_functional
 from keras_dlopt.int8 import int8_recipe, quantization_recipe
 from keras_dlopt.int8.partly import without
 from keras_dlopt.int8.placement import place
@@ -35,6 +35,7 @@ from keras_dlopt.transforms import (
     transform,
 )
 from keras_dlopt.transforms.quantize.observers import Observer
+from keras_dlopt.transforms.trainer import FORWARDED, REFUSED, overridden
 
 # Where tanh, sigmoid and softmax end in LiteRT's kernels of 8 bits, and of 16.
 _ENDS_8 = ((0.0, 255 / 256), (-1.0, 127 / 128))
@@ -180,7 +181,11 @@ def _prepared(model: Any, example: Any, *, opens: bool) -> Any:
     known = as_functional(model) is not None
     known = known and not any(issubclass(c, keras.Model) for c in own)
     made = prepared(model, fold=True) if known else model
-    if not own or not opens or not (before := _problems(made, example)):
+    # A model with a class of its own keeps it, and what it does in fit().
+    mine = type(model) in own and (
+        is_functional(model) or any(overridden(model, n) for n in FORWARDED + REFUSED)
+    )
+    if not own or not opens or mine or not (before := _problems(made, example)):
         return made
     try:
         inside = prepared(opened(model, example=example), fold=True)

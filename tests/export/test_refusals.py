@@ -200,8 +200,8 @@ def test_arguments(path):
 
 
 def test_other_backends(path, monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    refused(ConfigError, "'jax'.*KERAS_BACKEND=tensorflow", net(), path)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    refused(ConfigError, "'torch'.*KERAS_BACKEND=tensorflow", net(), path)
 
 
 def test_without_the_runtime(path, monkeypatch):
