@@ -32,7 +32,8 @@ def distill(
     compiled loss (`loss_weights=` weighs that one; without a `loss` the student learns
     from the teacher alone). A student that is transformed keeps its recipe and its
     schedules, so that pruning, clustering or quantization and distillation are one
-    `fit`. The teacher sees what the student sees, in inference mode.
+    `fit`. The teacher sees what the student sees, in inference mode. Sample weights of
+    one number an example weigh the terms, too; those of outputs or places do not.
 
     Args:
         student: a built Keras model, or a `TransformedModel`.

@@ -192,8 +192,7 @@ class DistilledModel(TransformedModel):
             total += term.weight * term(_with(seen, projector))
         batch = ops.shape(keras.tree.flatten(outputs)[0])[0]
         total = total + ops.zeros((batch,))
-        weight = given.get("sample_weight")
-        weight = weight if _is_one_an_example(weight) else None
+        weight = _one_an_example(given.get("sample_weight"))
         self.distillation_loss.update_state(total, sample_weight=weight)
         mean = _Mean(name="distillation", dtype="float32")
         return loss + mean(total, total, sample_weight=weight)
@@ -233,6 +232,12 @@ class DistilledModel(TransformedModel):
     ) -> Compared:
         """What the terms compare."""
         if taught is not None:
+            if len(self.teachers) != 1:
+                raise ConfigError(
+                    "Outputs of a teacher came with the data, which stand for one "
+                    f"model, and {self.name!r} has {self.teachers or 'a MeanTeacher'}. "
+                    "Pass y without them."
+                )
             if any(term.paths()[1] for term in self.terms):
                 raise ConfigError(
                     "The teacher's outputs come with the data, and these terms look at "
@@ -342,8 +347,11 @@ def _still(structure: Any) -> Any:
     return keras.tree.map_structure(ops.stop_gradient, _float(structure))
 
 
-def _is_one_an_example(weight: Any) -> bool:
-    return hasattr(weight, "shape") and len(weight.shape) == 1
+def _one_an_example(weight: Any) -> Any:
+    """Weights of examples, (batch,); None where single outputs or places have them."""
+    if not hasattr(weight, "shape") or 1 not in (len(weight.shape), *weight.shape[1:2]):
+        return None
+    return ops.reshape(weight, (-1,)) if len(weight.shape) < 3 else None
 
 
 def _without_teacher(function: Callable[..., Any]) -> Callable[..., Any]:

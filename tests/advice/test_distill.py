@@ -142,6 +142,15 @@ def test_kept_outputs_have_no_features(told):
     trained(net(), teacher, FEATURES)
 
 
+@advice("distill/model.py", "Pass y without them.")
+def test_kept_outputs_of_one_of_two_teachers(told):
+    one, other = net(9), net(7)
+    kept = distill.taught(Y, distill.teacher_outputs(one, X))
+    with told():
+        trained(net(), [one, other], None, y=kept)
+    trained(net(), [one, other], None)
+
+
 @advice("distill/teachers.py", "Choose a layer that is called once.")
 def test_a_layer_with_two_calls(told):
     inputs = keras.Input((6,))

@@ -220,3 +220,22 @@ def test_digits_train_from_shards(tmp_path):
     model.compile("adam", loss, metrics=["accuracy"])
     history = model.fit(data, epochs=3, verbose=0, shuffle=False).history
     assert history["loss"][-1] < history["loss"][0]
+
+
+def test_files_under_other_names_are_refused(tmp_path):
+    options = {"shard_examples": 5}
+    write_shards(LABELS[:10], tmp_path, **options)
+    a, b = sorted(tmp_path.iterdir())
+    whole = a.read_bytes(), b.read_bytes()
+    a.write_bytes(whole[1])
+    b.write_bytes(whole[0])
+    with pytest.raises(FormatError, match="00000-of-00002.tfrecord holds shard 1 of 2"):
+        read_shards(tmp_path)
+    with pytest.raises(FormatError, match="holds shard 1 of 2"):
+        verify_shards(tmp_path)
+    other = tmp_path / "other"
+    write_shards({"y": LABELS[:10]}, other, **options)
+    a.write_bytes(whole[0])
+    b.write_bytes((other / b.name).read_bytes())
+    with pytest.raises(FormatError, match="00001-of-00002.tfrecord holds shard 1 of 2"):
+        read_shards(tmp_path)

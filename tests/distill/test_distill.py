@@ -554,3 +554,29 @@ def test_a_loss_of_its_own_counts_though_nothing_is_compiled():
     total = taught.compute_loss(x, distill.taught(y, outputs), taught(x, training=True))
     assert float(total) == pytest.approx(own + soft, rel=1e-5)
     taught.fit(x, distill.taught(y, outputs), verbose=0)
+
+
+@pytest.mark.parametrize("shape", [(24,), (24, 1)])
+def test_weights_of_examples_weigh_the_terms(shape):
+    student, teacher = pair()
+    x, y = data()
+    taught = compiled(distill.distill(student, teacher, LOGITS))
+    weight = (np.arange(24) < 12).astype("float32").reshape(shape)
+    total = taught.compute_loss(x, y, taught(x, training=True), sample_weight=weight)
+    # Keras divides the sum by the number of all examples.
+    half = by_hand(student, teacher, x[:12], y[:12], rate=0.0)[0][0]
+    assert float(total) == pytest.approx(half / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_kept_outputs_are_of_one_teacher(several):
+    student, teacher = pair()
+    x, y = data()
+    given = [teacher, teacher] if several else distill.MeanTeacher()
+    taught = compiled(distill.distill(student, given, LOGITS))
+    outputs = distill.teacher_outputs(teacher, x)
+    with pytest.raises(
+        ConfigError, match=r"which stand for one model, and 'small' has"
+    ):
+        taught.fit(x, distill.taught(y, outputs), verbose=0)
+    taught.fit(x, y, verbose=0)

@@ -61,6 +61,10 @@ class Header:
         head = {"format": FORMAT, "version": VERSION}
         return json.dumps(head | dataclasses.asdict(self)).encode()
 
+    def kind(self) -> Any:
+        """Structure, types and shapes of an example."""
+        return self.structure, [(one.dtype, one.shape) for one in self.arrays]
+
     def same_data(self, other: "Header") -> bool:
         """Whether two shards hold the same numbers in the same order."""
         return [dataclasses.replace(a, filter="") for a in self.arrays] == [

@@ -58,7 +58,7 @@ def read_shards(
     checks.choice(damaged, name="damaged", choices=("raise", "skip"))
     paths = _whole_ones(pathlib.Path(folder), skip=damaged == "skip")
     headers = {path: layout.header_from(first_record(path)) for path in paths}
-    first = next(iter(headers.values()))
+    first = _of_one_set(headers)
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     if shuffle:
         files = files.shuffle(len(paths), seed=seed)
@@ -100,6 +100,19 @@ def read_shards(
     return data.with_options(options)
 
 
+def _of_one_set(headers: dict[pathlib.Path, layout.Header]) -> layout.Header:
+    """The first of headers that belong together, each to the file of its number."""
+    first = next(iter(headers.values()))
+    for path, header in headers.items():
+        own = layout.path_of(path.parent, header.shard, header.shards)
+        if own != path or header.kind() != first.kind():
+            raise FormatError(
+                f"{path} holds shard {header.shard} of {header.shards} of "
+                f"{header.kind()}, and the first shard here {first.kind()}."
+            )
+    return first
+
+
 def _largest_block(path: pathlib.Path, header: layout.Header) -> int:
     records = records_of(path)
     next(records)
@@ -132,6 +145,7 @@ def _verified(path: pathlib.Path) -> int:
     records = records_of(path)
     try:
         header = layout.header_from(next(records, b""))
+        _of_one_set({path: header})
         blocks = [header.block(record) for record in records]
         for i, one in enumerate(header.arrays):
             whole = np.concatenate([block[i] for block in blocks])
