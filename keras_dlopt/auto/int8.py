@@ -14,8 +14,9 @@ from keras_dlopt.interop.files import load
 from keras_dlopt.post_training import fold, quantize
 from keras_dlopt.post_training.data import Batches
 from keras_dlopt.runtime.values import to_numpy
+from keras_dlopt.select import Selector
 from keras_dlopt.surgery import RemovalReport, remove_dead
-from keras_dlopt.transforms import TransformedModel
+from keras_dlopt.transforms import Transform, TransformedModel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,11 +55,17 @@ def to_int8(
     path: str | os.PathLike[str],
     data: Any,
     *,
-    io: str = "float",
+    target: str = "xnnpack",
+    io: str | None = None,
+    storage: str | None = None,
+    weights: Transform | None = None,
+    activation_bits: int = 8,
     input_range: tuple[float, float] | None = None,
     observer: str = "mse",
     per_channel: bool | Literal["auto"] = True,
     correct_bias: bool = False,
+    keep_float: Selector | None = None,
+    mixed: Literal["auto"] | None = None,
     batch_size: int = 64,
 ) -> Int8File:
     """A trained model as a small, verified int8 LiteRT file, in one call.
@@ -74,11 +81,18 @@ def to_int8(
             file, `.keras` or `.h5`, also of Keras 2, or of its SavedModel's folder.
         path: of the file to write, ending in `.tflite`.
         data: some hundred examples of what the model will see, without labels.
-        io: type of the file's inputs and outputs, `"float"` or `"int8"`.
+        target: what runs the file, such as `"ethos-u55"`; see `export.litert`.
+        io: type of the file's inputs and outputs, `"float"`, `"int8"` or `"int16"`;
+            None for float on CPUs and integers on other targets.
+        storage: of the weights, such as `"int4"`; see `export.litert`.
+        weights: for kernels and embeddings; None for `FakeQuant(bits=8)`.
+        activation_bits: 8 or 16.
         input_range: (low, high) of the inputs; None calibrates it.
         observer: how ranges are chosen; see `post_training.calibrate`.
         per_channel: see `post_training.quantize`.
         correct_bias: whether to correct the biases; see `post_training.correct_bias`.
+        keep_float: means what is not quantized; see `post_training.quantize`.
+        mixed: `"auto"` leaves in float what hurts most on the data.
         batch_size: of the data.
 
     Raises:
@@ -118,13 +132,25 @@ def to_int8(
         model,
         batches,
         observer=observer,
+        weights=weights,
+        activation_bits=activation_bits,
         input_range=input_range,
         per_channel=per_channel,
         correct_bias=correct_bias,
+        keep_float=keep_float,
+        mixed=mixed,
         batch_size=batch_size,
     )
     first = batches.batches[0]
-    report = litert(quantized, path, io=io, data=first, example=first)
+    report = litert(
+        quantized,
+        path,
+        target=target,
+        io=io,
+        storage=storage,
+        data=first,
+        example=first,
+    )
     moved = _moved(given, model, first)
     return Int8File(quantized, report, parameters, removal, moved, skipped)
 

@@ -258,16 +258,14 @@ def _compressed(
 
 
 def _batches(path: str, data: Any, ends: Ends) -> list[list[np.ndarray]]:
-    """The data in the file's types and batches; an incomplete last one is left."""
+    """The data in the file's types and batches; the first ones fill up the last."""
     predictor = Predictor(path)
     arrays = predictor.in_order(data)
-    size = predictor.inputs[0].shape[0] or 1
+    size, examples = predictor.inputs[0].shape[0] or 1, len(arrays[0])
+    rows = [np.arange(n, n + size) % examples for n in range(0, examples, size)]
     return [
-        [
-            encoded(a[low : low + size], end)
-            for a, end in zip(arrays, predictor.inputs, strict=True)
-        ]
-        for low in range(0, len(arrays[0]) - size + 1, size)
+        [encoded(a[at], end) for a, end in zip(arrays, predictor.inputs, strict=True)]
+        for at in rows
     ]
 
 

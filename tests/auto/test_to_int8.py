@@ -121,3 +121,27 @@ def test_person_detection_in_one_call(tmp_path):
     assert made.parameters["given"] == 221_794
     assert made.parameters["without dead channels"] == 34_722
     assert made.export.size <= 82_000
+
+
+OPTIONS = {
+    "target": ({"target": "tflm"}, np.int8, "tflm"),
+    "bits": ({"activation_bits": 16, "io": "int16"}, np.int16, "xnnpack"),
+    "parts": ({"keep_float": dlopt.at("next/kernel")}, np.float32, "xnnpack"),
+    "storage": (
+        {"storage": "int4", "weights": dlopt.FakeQuant(bits=4)},
+        np.float32,
+        "xnnpack",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_the_quantization_and_the_file_are_passed_on(name, images, tmp_path):
+    options, dtype, target = OPTIONS[name]
+    made = dlopt.auto.to_int8(network(), tmp_path / "a.tflite", images, **options)
+    given = interpreter(made.export.path, threads=1).get_input_details()[0]
+    assert made.export.verified
+    assert (given["dtype"], made.export.target) == (dtype, target)
+    in_float = [island for island in made.export.islands if "next" in island]
+    assert bool(in_float) == (name == "parts")
+    assert any("4 bits" in r for r in made.export.remarks) == (name == "storage")

@@ -114,6 +114,14 @@ def test_microcontrollers_have_the_outputs_of_the_reference_kernels(tmp_path):
     # Eight random examples where none are given.
     assert (found.codes, found.largest, found.operation) == (40, 0, 0)
     assert 16 * 16 * 8 < found.arena < 40_000
+    # Batches longer than the data, or than what is left of it, are filled up.
+    for examples in (3, 11):
+        path = tmp_path / f"{examples}.tflite"
+        report = export.litert(
+            small, path, target="tflm", data=x[:examples], batch_size=8
+        )
+        of = -(-examples // 8) * 8 * 5
+        assert f"{of} of {of} output codes equal" in report.remarks[0]
     # Parts in float run there too, and are named as islands.
     small = quantized(layers.Dense(8), layers.Activation("mish"), shape=(4,))
     report = export.litert(small, tmp_path / "b.tflite", target="tflm")
