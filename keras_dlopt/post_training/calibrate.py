@@ -21,6 +21,7 @@ from keras_dlopt.transforms.quantize.observers import (
 from keras_dlopt.transforms.slots import Slot
 
 _BINS = 2048
+_CHUNK = 1 << 15  # values at a time: what the processor's cache holds
 
 
 @dataclasses.dataclass
@@ -56,9 +57,20 @@ class _Seen:
         return low, float(wide(low, high))
 
     def bin(self, array: np.ndarray, first: bool) -> None:
-        counts, _ = np.histogram(array, _BINS, self.ends)
-        before = 0 if self.histogram is None else self.histogram
-        self.histogram = before + counts
+        if self.histogram is None:
+            self.histogram = np.zeros(_BINS, "int64")
+        low, width = self._bins
+        flat = array.reshape(-1)
+        for start in range(0, flat.size, _CHUNK):
+            part = (flat[start : start + _CHUNK] - low) / width
+            np.minimum(part, _BINS - 1, out=part)
+            self.histogram += np.bincount(part.astype("intp"), minlength=_BINS)
+
+    @property
+    def _bins(self) -> tuple[np.float32, np.float32]:
+        """Where the first bin starts, and how wide one is."""
+        low, high = self.ends
+        return np.float32(low), np.float32((high - low) / _BINS)
 
     def range(self, observer: Observer, grid: Any) -> tuple[float, float]:
         low, high = self.ends
@@ -67,10 +79,10 @@ class _Seen:
             return _averaged(self.lows, observer), _averaged(self.highs, observer)
         if not observer.host:
             return low, high
-        edges = np.linspace(low, high, _BINS + 1)
-        centers = (edges[1:] + edges[:-1]) / 2
+        first, width = self._bins
+        centers = float(first) + (np.arange(_BINS) + 0.5) * float(width)
         # What is exactly 0 must stay so, whatever its bin's center is.
-        centers[np.searchsorted(edges, 0.0, side="right").clip(1, _BINS) - 1] = 0.0
+        centers[min(int((0 - first) / width), _BINS - 1)] = 0.0
         assert self.histogram is not None
         found = observer.find(centers[None], self.histogram[None].astype(float), grid)
         return float(found[0][0]), float(found[1][0])
