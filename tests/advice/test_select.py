@@ -19,7 +19,7 @@ def test_more_than_is_left(told):
     assert len(select.hardest(np.arange(10), 8, skip=0.2)) == 8
 
 
-@advice("data/select/given.py", "Or give a share, such as 0.5.")
+@advice("data/select/given.py", "Give a share as a float, such as 0.5.")
 def test_a_number_that_is_none(told):
     with told():
         select.hardest(np.arange(10), "half")

@@ -17,7 +17,9 @@ def count_of(keep: int | float, total: int) -> int:
     if isinstance(keep, float | np.floating):
         found = round(checks.share(keep, name="keep") * total)
     else:
-        found = checks.whole(keep, name="keep", hint="Or give a share, such as 0.5.")
+        found = checks.whole(
+            keep, name="keep", hint="Give a share as a float, such as 0.5."
+        )
     if not 1 <= found <= total:
         raise ConfigError(
             f"keep must be from 1 to the {total} examples there are. Received: {keep}."
