@@ -20,11 +20,12 @@ class _Layers(Term):
     def paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (self.student,), (self.teacher,)  # type: ignore[attr-defined]
 
-    def _check(self) -> None:
-        checks.text(self.student, name="student")  # type: ignore[attr-defined]
-        checks.text(self.teacher, name="teacher")  # type: ignore[attr-defined]
-        checks.whole(self.which, name="which", least=0)  # type: ignore[attr-defined]
-        checks.positive(self.weight, name="weight")
+    def __post_init__(self):
+        super().__post_init__()
+        term: Any = self
+        checks.text(term.student, name="student")
+        checks.text(term.teacher, name="teacher")
+        self.keep(which=checks.whole(term.which, name="which", least=0))
 
     def _features(self, seen: Compared) -> tuple[Tensor, Tensor]:
         term: Any = self
@@ -69,7 +70,7 @@ class FeatureDistillation(_Layers):
     weight: float = 1.0
 
     def __post_init__(self):
-        self._check()
+        super().__post_init__()
         checks.choice(
             self.projector, name="projector", choices=("auto", "linear", None)
         )
@@ -144,9 +145,6 @@ class AttentionTransfer(_Layers):
     which: int = 0
     weight: float = 1000.0
 
-    def __post_init__(self):
-        self._check()
-
     def projection(self, student, teacher):
         for path, shape in ((self.student, student), (self.teacher, teacher)):
             if len(shape) not in (3, 4):
@@ -206,10 +204,7 @@ class RelationalDistillation(_Layers):
     which: int = 0
     weight: float = 1.0
 
-    def __post_init__(self):
-        self._check()
-        checks.number(self.distance, name="distance", least=0)
-        checks.number(self.angle, name="angle", least=0)
+    may_be_zero = ("distance", "angle")
 
     def __call__(self, seen):
         student, teacher = (seen.gathered(rows(x)) for x in self._features(seen))

@@ -116,10 +116,6 @@ class LogitsDistillation(_Outputs):
     weight: float = 1.0
     output: str | int | None = None
 
-    def __post_init__(self):
-        checks.positive(self.temperature, name="temperature")
-        checks.positive(self.weight, name="weight")
-
     def __call__(self, seen):
         student, teacher = _pair(seen, self)
         heat = self.temperature
@@ -158,10 +154,6 @@ class DecoupledDistillation(_Outputs):
     beta: float = 8.0
     weight: float = 1.0
     output: str | int | None = None
-
-    def __post_init__(self):
-        for name in ("temperature", "alpha", "beta", "weight"):
-            checks.positive(getattr(self, name), name=name)
 
     def __call__(self, seen):
         student, teacher = _pair(seen, self)
@@ -231,10 +223,6 @@ class DIST(_Outputs):
     weight: float = 1.0
     output: str | int | None = None
 
-    def __post_init__(self):
-        for name in ("temperature", "beta", "gamma", "weight"):
-            checks.positive(getattr(self, name), name=name)
-
     def __call__(self, seen):
         student, teacher = (
             seen.gathered(ops.reshape(one, (-1, one.shape[-1])))
@@ -283,7 +271,7 @@ class OutputDistillation(_Outputs):
     output: str | int | None = None
 
     def __post_init__(self):
-        checks.positive(self.weight, name="weight")
+        super().__post_init__()
         checks.text(self.loss, name="loss")
         try:
             found = keras.losses.get(self.loss)

@@ -336,7 +336,8 @@ def _outputs_and_features(
 
 def _with(seen: Compared, projector: Any) -> Compared:
     """The same for a term with a projector of its own."""
-    return Compared(**{**vars(seen), "projected": projector})
+    # A projector made under mixed precision gives halves.
+    return Compared(**{**vars(seen), "projected": lambda x: _float(projector(x))})
 
 
 def _float(structure: Any) -> Any:

@@ -43,7 +43,7 @@ class MeanTeacher(Value):
     decay: float = 0.999
 
     def __post_init__(self):
-        checks.decay(self.decay, name="decay")
+        self.keep(decay=checks.decay(self.decay, name="decay"))
 
 
 def heads_of(found: Trace) -> tuple[str, ...]:

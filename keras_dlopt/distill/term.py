@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from keras import ops
 
+from keras_dlopt import checks
 from keras_dlopt.config import Value
 from keras_dlopt.errors import ModelError
 
@@ -43,11 +44,23 @@ class Term(Value):
     """A loss between what student and teachers make of a batch.
 
     A subclass has the fields `weight` and, to look at layers, `student` and `teacher`:
-    their paths, as `keras_dlopt.select` names them.
+    their paths, as `keras_dlopt.select` names them. Fields that are a `float` must be
+    positive.
     """
 
     #: What the term's loss is multiplied with, beside the loss that was compiled.
     weight: float
+    #: Numbers that may be 0.
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        term: Any = self  # its subclasses are dataclasses
+        for field in dataclasses.fields(term):
+            if field.type is float:
+                zero = field.name in self.may_be_zero
+                check = checks.rate if zero else checks.positive
+                value = check(getattr(self, field.name), name=field.name)
+                self.keep(**{field.name: value})
 
     def __call__(self, seen: Compared) -> Tensor:
         """The loss of each example, (batch,), or of the batch, ()."""

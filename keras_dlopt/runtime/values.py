@@ -70,7 +70,8 @@ def assign(variable: Assignable, new: Any) -> None:
 
 def to_numpy(variable: Any) -> np.ndarray:
     """The value of a variable or tensor, mirrored or not, on the host."""
-    held = variable.value if isinstance(variable, keras.Variable) else variable
+    # As a tensor: a mirrored variable of no dimension is no array to NumPy.
+    held = value(variable) if isinstance(variable, keras.Variable) else variable
     return np.asarray(ops.convert_to_numpy(held))
 
 

@@ -30,7 +30,7 @@ class Case:
     Attributes:
         name: shown in the test id.
         kind: `"optimizer"`, `"schedule"`, `"callback"`, `"layer"`, `"transform"`,
-            or `"model"`; decides how `contracts.building` puts it in a model.
+            `"model"` or `"term"`; decides how `contracts.building` puts it in a model.
         make: builds a new object, without arguments.
         input_shape: of one example, for layers and models.
         random: draws random numbers in training, so only finiteness and shapes are

@@ -16,6 +16,7 @@ from keras_dlopt.errors import ConfigError
 from keras_dlopt.optimizers._hyper import Declared
 
 CASES = all_cases()
+VALUES = ("optimizer", "schedule", "callback", "layer", "transform", "term")
 
 
 def _cases(contract, kinds=None):
@@ -66,7 +67,7 @@ def _plain(value):
     return keras.saving.serialize_keras_object(value)
 
 
-@_cases("config", kinds=("optimizer", "schedule", "callback", "layer", "transform"))
+@_cases("config", kinds=VALUES)
 def test_config_round_trip(case):
     obj = case.make()
     config = obj.get_config()
@@ -75,7 +76,7 @@ def test_config_round_trip(case):
     assert _plain(again.get_config()) == _plain(config)
 
 
-@_cases("config", kinds=("optimizer", "schedule", "callback", "layer", "transform"))
+@_cases("config", kinds=VALUES)
 def test_config_keys_are_the_constructor_arguments_in_order(case):
     obj = case.make()
     arguments = [
@@ -92,7 +93,7 @@ def test_config_keys_are_the_constructor_arguments_in_order(case):
         assert keys == arguments
 
 
-@_cases("config", kinds=("optimizer", "schedule", "callback", "layer", "transform"))
+@_cases("config", kinds=VALUES)
 def test_numbers_get_one_verdict(case):
     """NumPy's numbers are numbers; NaN, infinities and bools are not."""
     obj = case.make()

@@ -326,7 +326,8 @@ def test_half_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     student, teacher = pair("softmax")
     x, y = data()
-    taught = compiled(distill.distill(student, teacher, [LOGITS, distill.DIST()]))
+    terms = [LOGITS, distill.DIST(), distill.FeatureDistillation("hidden", "hidden")]
+    taught = compiled(distill.distill(student, teacher, terms))
     history = taught.fit(x, y, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
 
