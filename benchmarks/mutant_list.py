@@ -610,6 +610,31 @@ MUTANTS = [
             "return dtype",
         ),
     ),
+    # adapt
+    *_of(
+        "tests/adapt/test_unfreezing.py",
+        "tests/adapt/test_tuning.py",
+        late_weights_counted_from_the_start=(
+            "return lr, step - self.begun if self.begun else step",
+            "return lr, step",
+        ),
+        rates_fall_towards_the_head=(
+            "factor = max(decay ** (len(placed) - 1 - number), slowest)",
+            "factor = max(decay**number, slowest)",
+        ),
+        lora_without_its_factor=(
+            "factor = 1.0 if self.alpha is None else self.alpha / self.rank",
+            "factor = 1.0",
+        ),
+        held_near_zero_not_near_the_start=(
+            'way = way - state["start"]',
+            "way = 1 * way",
+        ),
+        weights_that_others_replace_are_trained=(
+            "if self.target.variable.trainable:",
+            "if not self.target.variable.trainable:",
+        ),
+    ),
     # distill
     *_of(
         "tests/distill/test_terms.py",

@@ -33,6 +33,7 @@ from keras_dlopt.transforms.hashed_kernel import HashedKernel
 __version__ = "0.1.0"
 
 _MODULES = (
+    "adapt",
     "auto",
     "data",
     "distill",
@@ -85,6 +86,7 @@ __all__ = [
     "TransformedModel",
     "UpdateTransforms",
     "VariationalDropout",
+    "adapt",
     "at",
     "auto",
     "callbacks",

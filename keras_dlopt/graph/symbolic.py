@@ -68,12 +68,51 @@ def functional_twin(model: Any, example: Any = None) -> keras.Model:
     known = graph_of(model)
     if known is not None:
         return known
+    return _traced(model, example, {})
+
+
+def graph_in_both_modes(model: Any) -> keras.Model:
+    """A model as a Functional one on the same layers, which also trains as it does.
+
+    Args:
+        model: a built model. The `call` of a subclassed one is run on symbolic tensors,
+            once in training and once as its layers are told.
+
+    Raises:
+        ModelError: for one whose `call` does not work on symbolic tensors, or does
+            something else in training than its layers do by themselves.
+    """
+    known = graph_of(model)
+    if known is not None:
+        return known
+    takes = "training" in inspect.signature(type(model).call).parameters
+    modes = [{"training": t} if takes else {} for t in (None, True)]
+    found = [_traced(model, None, mode) for mode in modes]
+    kinds = [[_kind(node) for node in nodes(one)] for one in found]
+    if takes and kinds[0] != kinds[1]:
+        raise ModelError(
+            f"{type(model).__name__} does something else in training than outside of "
+            "it, beside what its layers do, and a graph of its layers would not. Write "
+            "the branch as a layer that looks at training itself."
+        )
+    return found[0]
+
+
+def _kind(node: Node) -> Any:
+    one = node.operation
+    layer = isinstance(one, keras.layers.Layer)
+    return id(one) if layer and one.weights else type(one)
+
+
+def _traced(model: Any, example: Any, options: dict[str, Any]) -> keras.Model:
+    """What the `call` of a model does with symbolic tensors."""
     given = keras.tree.map_structure(
         lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype),
         input_specs(model, example),
     )
     try:
-        return keras.Model(given, type(model).call(model, given), name=model.name)
+        outputs = type(model).call(model, given, **options)
+        return keras.Model(given, outputs, name=model.name)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} cannot be traced into a graph of layers: its "

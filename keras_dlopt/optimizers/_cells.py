@@ -28,6 +28,7 @@ class Cell:
         multiplier: factor on the learning rate.
         constraint: what the weight is passed through after the step.
         frozen: whether the weight is not trainable now.
+        begun: updates of other weights before its own first one.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Cell:
     multiplier: float = 1.0
     constraint: Callable[[Any], Any] | None = None
     frozen: bool = False
+    begun: int = 0
 
     @property
     def variables(self) -> list[Any]:
@@ -53,7 +55,8 @@ class Cell:
         """This weight's learning rate, and the step, in its precision."""
         lr = ops.cast(lr, self.dtype)
         lr = lr * self.multiplier if self.multiplier != 1.0 else lr
-        return lr, ops.cast(step, self.dtype)
+        step = ops.cast(step, self.dtype)
+        return lr, step - self.begun if self.begun else step
 
     def own_step(self, step: Any) -> Any:
         """1 where the weight had no gradient yet, else the step."""
@@ -170,7 +173,8 @@ def joined(
     pairs = list(zip(grads, cells, strict=True))
     if slab is not None:
         small = {c.index: (g, c) for g, c in pairs if c.index in slab.places}
-        if len(small) == len(slab.places):
+        late = any(c.begun for _, c in small.values())  # each counts for itself
+        if len(small) == len(slab.places) and not late:
             ours = [small[index] for index in slab.places]
             flat = slab.join([runtime.densify(g) for g, _ in ours])
             yield flat, Joined([c for _, c in ours], slab)

@@ -34,6 +34,7 @@ class Built:
     multipliers: list[float] = dataclasses.field(default_factory=list)
     slab: Slab | None = None
     partial: bool = False  # whether a call left weights out
+    begun: dict[int, int] = dataclasses.field(default_factory=dict)  # late weights
     excluded: Callable[[Any], bool] = lambda variable: False
 
 
@@ -88,6 +89,11 @@ class Engine(keras.optimizers.Optimizer):
         ]
         built.slab = self.plan_slab(built.variables)
         super().build(built.variables)
+
+    def begin_late(self, variables: Sequence[Any], step: int) -> None:
+        """Counts the steps of weights from `step` on; for what is traced after this."""
+        for variable in variables:
+            self._built.begun[self._index(variable)] = step
 
     def plan_slab(self, variables: list[Any]) -> Slab | None:
         """Which variables keep their state in a slab; none, unless overridden."""
@@ -299,6 +305,7 @@ class Engine(keras.optimizers.Optimizer):
             extra={n: found[n] for n in HIDDEN if n in found},
             decay=float(self.weight_decay) if decays else None,
             multiplier=built.multipliers[index],
+            begun=built.begun.get(index, 0),
             constraint=getattr(built.variables[index], "constraint", None),
             frozen=not getattr(built.variables[index], "trainable", True),
         )

@@ -4,8 +4,10 @@ from keras_dlopt import moved
 from keras_dlopt.transforms.base import Chain, Context, Member, State, Transform
 from keras_dlopt.transforms.cluster import Cluster, SoftWeightSharing
 from keras_dlopt.transforms.finalize import finalize
+from keras_dlopt.transforms.l2sp import L2SP
 from keras_dlopt.transforms.layer import TransformedLayer
 from keras_dlopt.transforms.low_rank import LowRank, low_rank_recipe
+from keras_dlopt.transforms.low_rank_delta import Frozen, LowRankDelta
 from keras_dlopt.transforms.model import TransformedModel, transform
 from keras_dlopt.transforms.prune import L0, Prune, VariationalDropout
 from keras_dlopt.transforms.quantize import (
@@ -39,6 +41,7 @@ from keras_dlopt.transforms.updating import UpdateTransforms
 __all__ = [
     "KL",
     "L0",
+    "L2SP",
     "LSQ",
     "MSE",
     "PACT",
@@ -49,11 +52,13 @@ __all__ = [
     "Context",
     "FakeQuant",
     "FakeQuantActivation",
+    "Frozen",
     "HashedWeights",
     "IntegerCodes",
     "LSQActivation",
     "LSQPlusActivation",
     "LowRank",
+    "LowRankDelta",
     "Member",
     "MinMax",
     "MinMaxInteger",

@@ -118,6 +118,11 @@ class Transform(Value):
     own_weight: bool = False
     fixed_from: int | None = None
 
+    @property
+    def replaces_weight(self) -> bool:
+        """Whether the weight itself is not trained under it."""
+        return self.own_weight
+
     def init(self, target: Target, weight: np.ndarray | None) -> dict[str, State]:
         """The state at the start.
 
@@ -256,6 +261,11 @@ class Chain(Transform):
     def sets_weight(self) -> bool:  # type: ignore[override]
         """Whether the first link replaces the weight itself."""
         return self.links[0].sets_weight
+
+    @property
+    def replaces_weight(self) -> bool:
+        """Whether the first link trains numbers of its own in the weight's place."""
+        return self.links[0].own_weight
 
     def init(self, target, weight):
         return self.init_group([target], [weight])[0]

@@ -74,6 +74,10 @@ def _plain(model: Any, *, copy: bool = True) -> keras.Model:
     targets = {t.path: t.variable for t in weight_targets(plain)}
     for target, value, _ in model.final_values():
         targets[target.path].assign(value)
+    for group in model.groups:
+        for slot in group.slots:
+            if slot.resting:  # the copy has the flag of a weight that is not trained
+                slot.wake(targets[slot.target.path])
     if not copy:
         model.release()
     return _unwrapped(plain) if hosts(plain) else plain

@@ -74,8 +74,10 @@ class TransformHost(KeepsRandomStates):
         acted_on = [slot.target for group in groups for slot in group.slots]
         self._hidden_calls = Hidden(Calls(wrapped, acted_on))
         for group, slot in self._weight_slots():
+            slot.rest()
             effective = functools.partial(self._effective, group, slot)
-            regularize(slot.target.variable, effective)
+            carrier = slot.state[slot.trained[0]] if slot.carries else None
+            regularize(slot.target.variable, effective, carrier)
         # Replicas meet where a transform writes its state, in the middle of a call.
         _compat.keep_losses_apart(self)
 
@@ -101,6 +103,7 @@ class TransformHost(KeepsRandomStates):
                 target,
                 {name: made[id(spec)] for name, spec in state.items()},
                 tuple(name for name, spec in state.items() if spec.trainable),
+                resting=transform.replaces_weight,
             )
             for target, state in zip(targets, states, strict=True)
         )
@@ -123,6 +126,7 @@ class TransformHost(KeepsRandomStates):
         # One variable may serve several weights: it is trained if one of them is.
         free = {id(s.state[n]) for s in slots if not s.frozen for n in s.trained}
         for slot in slots:
+            slot.rest()
             for name in slot.trained:
                 slot.state[name].trainable = id(slot.state[name]) in free
 
@@ -233,6 +237,7 @@ class TransformHost(KeepsRandomStates):
         """Leaves the wrapped layer or model as if it had never been transformed."""
         for _, slot in self._weight_slots():
             release(slot.target.variable)
+            slot.wake(slot.target.variable)
 
     def _add_penalty(self, loss: Any) -> None:
         """Adds a transform's loss, in the type that Keras sums losses in."""

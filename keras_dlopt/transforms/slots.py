@@ -39,19 +39,39 @@ class Slot:
         target: where it acts.
         state: the variables by name.
         trained: the names of those that the optimizer trains.
+        resting: whether these take the place of the weight, which is not trained.
+        own: what the weight itself was before: whether it was trained.
     """
 
     target: Target
     state: dict[str, Any]
     trained: tuple[str, ...] = ()
+    resting: bool = False
+    own: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     @property
     def frozen(self) -> bool:
         """Whether the user froze the weight or layer."""
         weight, layer = self.target.variable, self.target.layer
-        return not (
-            getattr(weight, "trainable", True) and getattr(layer, "trainable", True)
-        )
+        trained = self.own.get("trainable", getattr(weight, "trainable", True))
+        return not (trained and getattr(layer, "trainable", True))
+
+    @property
+    def carries(self) -> bool:
+        """Whether a variable of the state is trained in place of the weight."""
+        return self.resting and bool(self.trained)
+
+    def rest(self) -> None:
+        """Has the optimizer pass by a weight in whose place others are trained."""
+        if self.resting:
+            self.own.setdefault("trainable", self.target.variable.trainable)
+            if self.target.variable.trainable:
+                self.target.variable.trainable = False
+
+    def wake(self, variable: Any) -> None:
+        """Has a variable, of this slot or a copy, trained as the weight was before."""
+        if self.resting and variable.trainable != self.own["trainable"]:
+            variable.trainable = self.own["trainable"]
 
     def tensors(self) -> dict[str, Any]:
         """The state as tensors of the current graph."""

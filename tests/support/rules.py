@@ -17,7 +17,7 @@ LEVELS = (
     {"demo"},
     {"auto", "report"},
     {"storage", "export", "distribute", "trials", "tpu", "interop", "post_training"},
-    {"distill"},
+    {"adapt", "distill"},
     {"measure", "model_parallel"},
     {"int8", "surgery", "models"},
     {"transforms", "optimizers", "callbacks", "layers", "data"},
