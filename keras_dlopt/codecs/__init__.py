@@ -15,10 +15,13 @@ _HOME = {
     "Grid": "hints",
     "Hint": "hints",
     "Huffman": "huffman",
+    "Rans": "rans",
     "Tensor": "tensor",
     "find_grid": "lattice",
 }
-_CODECS = {name.lower(): name for name in ("Deflate", "Gaps", "Huffman", "Tensor")}
+_CODECS = {
+    name.lower(): name for name in ("Deflate", "Gaps", "Huffman", "Rans", "Tensor")
+}
 
 __all__ = ["get", *_HOME]
 

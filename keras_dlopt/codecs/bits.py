@@ -96,7 +96,7 @@ class BitReader:
 
     WINDOW = 1024  # bytes turned into text at a time
 
-    def __init__(self, data: bytes, *, start: int = 0):
+    def __init__(self, data: bytes | memoryview, *, start: int = 0):
         self.data = np.frombuffer(data, np.uint8)
         self.position = 8 * start
 
@@ -107,6 +107,12 @@ class BitReader:
             raise _cut()
         self.position += width
         return int(text, 2)
+
+    def skip(self, width: int) -> None:
+        """Passes over `width` bits, which must be there."""
+        if self.position + width > 8 * self.data.size:
+            raise _cut()
+        self.position += width
 
     def gamma(self, count: int) -> list[int]:
         """The next `count` Elias gamma codes."""

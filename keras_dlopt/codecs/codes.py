@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from keras_dlopt.codecs.coder import SymbolCoder, Values, whole_bytes
+from keras_dlopt.codecs.coder import SymbolCoder, Values, counted, whole_bytes
 from keras_dlopt.codecs.dtypes import elements, is_float
 from keras_dlopt.codecs.reader import REPAIR, Reader, unzigzag, varint, zigzag
 from keras_dlopt.errors import FormatError
@@ -31,7 +31,9 @@ class GridValues:
         codes = values.codes
         if codes is None or max(-int(codes.min()), int(codes.max())) >= MAX_CODE:
             return None
-        bits = self.coder.cost(np.bincount(codes - codes.min()))
+        if self.name not in values.cache:
+            values.cache[self.name] = counted(codes - codes.min())
+        bits = self.coder.cost(values.cache[self.name])
         return len(_head(values, codes)) + whole_bytes(bits)
 
     def write(self, values: Values) -> bytes:
@@ -63,9 +65,10 @@ class GridValues:
 def _lifted(symbols: np.ndarray, low: int) -> np.ndarray:
     """`symbols + low` in the smallest type that holds them."""
     high = low + int(symbols.max(initial=0))
-    symbols += low
-    kinds = np.min_scalar_type(low), np.min_scalar_type(high)
-    return symbols.astype(np.result_type(*kinds))
+    kind = np.result_type(np.min_scalar_type(low), np.min_scalar_type(high))
+    lifted = symbols.astype(kind)  # whatever wraps around comes back
+    lifted += np.array(low % 2 ** (8 * kind.itemsize), np.uint64).astype(kind)
+    return lifted
 
 
 def _head(values: Values, codes: np.ndarray) -> bytes:

@@ -10,8 +10,8 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
 MAGIC = b"\x89DLO"
-VERSION, LATEST = 1, 2  # what is written where it suffices, and what is read
-HEADER, TENSORS = 1, 2  # section types
+VERSION, LATEST = 1, 3  # what is read
+HEADER, TENSORS, INDEXED = 1, 2, 3  # section types
 CHECKSUM_BYTES = 8
 MAX_BYTES = 2**31
 SMALL = 2**25  # bytes that any file may take without being asked
@@ -38,7 +38,7 @@ def checksum(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()
 
 
-def write_container(sections: Mapping[int, bytes], *, version: int = VERSION) -> bytes:
+def write_container(sections: Mapping[int, bytes], *, version: int = LATEST) -> bytes:
     """The file with these sections, in the order of their types."""
     parts = [MAGIC, bytes([version])]
     for kind in sorted(sections):
@@ -72,7 +72,7 @@ def read_container(data: bytes) -> dict[int, bytes]:
             "The file is damaged or truncated: its checksum does not fit its "
             f"{len(data)} bytes. {REPAIR}"
         )
-    return _read_sections(Reader(body, max_bytes=len(body)))
+    return _read_sections(Reader(body, max_bytes=len(body)), version_of(data))
 
 
 def version_of(data: bytes) -> int:
@@ -80,13 +80,14 @@ def version_of(data: bytes) -> int:
     return data[len(MAGIC)]
 
 
-def _read_sections(reader: Reader) -> dict[int, bytes]:
+def _read_sections(reader: Reader, version: int) -> dict[int, bytes]:
+    second = (TENSORS,) if version < LATEST else (TENSORS, INDEXED)
     reader.take(len(MAGIC) + 1, "the start of the file")
     sections: dict[int, bytes] = {}
     while reader.left:
         kind = reader.take(1, "a section type")[0]
-        expected = (HEADER, TENSORS)[len(sections)] if len(sections) < 2 else None
-        if kind != expected:
+        expected = ((HEADER,), second, ())[len(sections)]
+        if kind not in expected:
             raise FormatError(
                 f"The file has an unknown or repeated section of type {kind}, or it is "
                 f"out of order. Update keras-dlopt, or: {REPAIR}"

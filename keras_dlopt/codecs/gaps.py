@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.codecs.coder import Codec, whole_bytes
+from keras_dlopt.codecs.entropy import entropy_bits
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
-from keras_dlopt.codecs.symbols import CODERS
+from keras_dlopt.codecs.speed import compiled
+from keras_dlopt.codecs.symbols import CODERS, FIRST
 from keras_dlopt.errors import ConfigError, FormatError
 
 LIMITS = tuple(2**k for k in range(1, 13))
+MANY = 2**16  # a gap that large is no index into counts
+TABLE_BITS = 6  # about what a symbol takes in a table
 
 
 def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
@@ -24,7 +28,13 @@ def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
     >>> to_symbols(np.array([0, 1, 9]), 4).tolist()
     [0, 0, 4, 3]
     """
-    escapes, rest = np.divmod(_gaps(positions), limit)
+    gaps = _gaps(positions)
+    loops = compiled(gaps.size)
+    if loops is not None:
+        symbols = np.empty(gaps.size + int((gaps // limit).sum()), np.uint16)
+        loops.gap_symbols(gaps, limit, symbols)
+        return symbols
+    escapes, rest = np.divmod(gaps, limit)
     symbols = np.full(int(escapes.sum()) + rest.size, limit, np.int64)
     symbols[np.cumsum(escapes + 1) - 1] = rest
     return symbols
@@ -32,12 +42,32 @@ def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
 
 def to_positions(symbols: np.ndarray, limit: int) -> np.ndarray:
     """The inverse of `to_symbols`."""
+    loops = compiled(symbols.size)
+    if loops is not None:
+        places = np.empty(symbols.size, np.int64)
+        return places[: loops.positions(symbols, limit, places)]
     stops = symbols != limit
-    ends: np.ndarray = symbols + stops
+    ends: np.ndarray = symbols.astype(np.int64)
+    ends += stops
     np.cumsum(ends, out=ends)
     ends = ends[stops]
     ends -= 1
     return ends
+
+
+def _counted(gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different gaps, and how often each occurs."""
+    if gaps.max(initial=0) >= MANY:
+        return np.unique(gaps, return_counts=True)
+    counts = np.bincount(gaps, minlength=1)
+    return np.arange(counts.size), counts
+
+
+def _folded(gaps: np.ndarray, counts: np.ndarray, limit: int) -> np.ndarray:
+    """How often each symbol occurs, out of how often each gap does."""
+    found = np.bincount(gaps % limit, counts, limit + 1).astype(np.int64)
+    found[limit] = int((gaps // limit * counts).sum())
+    return found
 
 
 def _gaps(positions: np.ndarray) -> np.ndarray:
@@ -67,13 +97,24 @@ class Gaps(Codec):
                 f"Received: {self.limit!r}."
             )
 
-    def cost(self, positions: np.ndarray) -> int:
-        """Bytes that `write` takes, exactly."""
-        return self._plan(positions)[2]
+    def plan(self, positions: np.ndarray, *, version: int = 3) -> tuple[int, int, int]:
+        """The cheapest coder and limit, and the bytes they take.
 
-    def write(self, positions: np.ndarray) -> bytes:
+        Args:
+            positions: they rise strictly.
+            version: of the format; before 3 there is one coder.
+        """
+        return self._thorough(positions) if version < 3 else self._quick(positions)
+
+    def cost(self, positions: np.ndarray) -> int:
+        """Bytes that `write` takes, as exact as the coder of the symbols."""
+        return self.plan(positions)[2]
+
+    def write(
+        self, positions: np.ndarray, plan: tuple[int, int, int] | None = None
+    ) -> bytes:
         """Coder and log2 of the limit, number of symbols, their stream."""
-        number, limit, _ = self._plan(positions)
+        number, limit, _ = plan or self.plan(positions)
         symbols = to_symbols(positions, limit)
         head = bytes([number << 4 | limit.bit_length() - 1]) + varint(symbols.size)
         return head + CODERS[number].write(symbols)
@@ -122,15 +163,31 @@ class Gaps(Codec):
         """The positions, in an array of `size` elements."""
         return self.read(Reader(data, max_bytes=8 * size + 8), size)
 
-    def _plan(self, positions: np.ndarray) -> tuple[int, int, int]:
-        """The cheapest coder and limit, and the bytes they take."""
+    def _quick(self, positions: np.ndarray) -> tuple[int, int, int]:
+        """The limit by entropy; then the coder."""
+        gaps, offers = _gaps(positions), []
+        every = _counted(gaps)
+        for limit in (self.limit,) if self.limit else LIMITS:
+            counts = _folded(*every, limit)
+            bits = entropy_bits(counts) + TABLE_BITS * np.count_nonzero(counts)
+            offers.append((bits, limit, counts))
+            if counts[limit] == 0:
+                break
+        _, limit, counts = min(offers, key=lambda offer: offer[0])
+        size = 1 + len(varint(int(counts.sum())))
+        costs = [whole_bytes(coder.cost(counts)) for coder in CODERS]
+        number = int(np.argmin(costs))
+        return number, limit, size + costs[number]
+
+    def _thorough(self, positions: np.ndarray) -> tuple[int, int, int]:
+        """Every limit with the coders of versions 1 and 2, exactly."""
         gaps, offers = _gaps(positions), []
         for limit in (self.limit,) if self.limit else LIMITS:
             escapes, rest = np.divmod(gaps, limit)
             counts = np.bincount(rest, minlength=limit + 1)
             counts[limit] = escapes.sum()
             size = 1 + len(varint(int(counts.sum())))
-            for number, coder in enumerate(CODERS):
+            for number, coder in enumerate(CODERS[:FIRST]):
                 bits = coder.cost(counts)
                 offers.append((bits, number, limit, size + whole_bytes(bits)))
             if counts[limit] == 0:

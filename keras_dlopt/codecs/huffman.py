@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_dlopt.codecs.bits import BitReader, BitWriter, windows
-from keras_dlopt.codecs.coder import Codec
+from keras_dlopt.codecs.coder import Codec, counted, least_type
 from keras_dlopt.codecs.huffman_table import MAX_LENGTH, read_lengths, write_lengths
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import ConfigError, FormatError
 
 FAST_BITS = 12  # codes up to this length are found by one table look-up
@@ -99,6 +100,9 @@ class _Decoder:
         self.mean = float((self.lengths * 0.5**self.lengths).sum())
 
     def decode(self, bits: BitReader, count: int, what: str) -> np.ndarray:
+        loops = compiled(count)
+        if loops is not None:
+            return self._decode_compiled(loops, bits, count, what)
         parts, done = [], 0
         while done < count:
             first, offset = divmod(bits.position, 8)
@@ -119,6 +123,25 @@ class _Decoder:
             raise self._cut(what, done, count)
         return np.concatenate(parts)
 
+    def _decode_compiled(
+        self, loops: Any, bits: BitReader, count: int, what: str
+    ) -> np.ndarray:
+        first, offset = divmod(bits.position, 8)
+        part = bits.data[first : first + (count * self.longest + offset) // 8 + 1]
+        data = np.zeros(part.size + 8, np.uint8)
+        data[: part.size] = part
+        prefixes = np.arange(2**FAST_BITS) << (MAX_LENGTH - FAST_BITS)
+        place = np.searchsorted(self.ends, prefixes, side="right")
+        fast = np.where(self.fast > 0, place << 5 | self.fast, 0)
+        out = np.empty(count, least_type(int(self.symbols.max())))
+        end = loops.huffman_decode(
+            data, offset, fast, self.ends, self.lengths, self.symbols, out
+        )
+        if end < 0:
+            raise self._cut(what, "some", count)
+        bits.position += int(end) - offset
+        return out
+
     def _lengths_at(self, window: np.ndarray) -> bytes:
         length: np.ndarray = self.fast[window >> (MAX_LENGTH - FAST_BITS)]
         if self.longest > FAST_BITS:
@@ -128,7 +151,7 @@ class _Decoder:
         return length.tobytes()
 
     @staticmethod
-    def _cut(what: str, done: int, count: int) -> FormatError:
+    def _cut(what: str, done: int | str, count: int) -> FormatError:
         return FormatError(
             f"The file is damaged: {what} end after {done} of {count} codes. {REPAIR}"
         )
@@ -177,7 +200,7 @@ class Huffman(Codec):
         """Table and codes."""
         if symbols.size == 0:
             return b""
-        counts = np.bincount(symbols)
+        counts = counted(symbols)
         lengths = code_lengths(counts, limit=self.limit)
         writer = BitWriter()
         write_lengths(writer, lengths, counts > 0)

@@ -17,35 +17,25 @@ MAX_LENGTH = 24
 MAX_ALPHABET = 2**16 + 1  # 65536 symbols and an escape
 
 
-def write_lengths(writer: BitWriter, lengths: np.ndarray, used: np.ndarray) -> None:
-    """Writes the table.
+def write_used(writer: BitWriter, used: np.ndarray) -> None:
+    """Writes which symbols are used, as runs.
 
     Args:
-        writer: receives it.
-        lengths: code length of every symbol.
+        writer: receives them.
         used: bool per symbol, at least one of them true.
     """
-    if used.size > MAX_ALPHABET:
-        raise ConfigError(
-            f"Huffman symbols must be in [0, {MAX_ALPHABET - 1}]. Received: "
-            f"{used.size - 1}. Split large symbols first."
-        )
     edges = np.flatnonzero(np.diff(used.astype(np.int8), prepend=0, append=0))
     starts, ends = edges[::2], edges[1::2]
     skips = starts - np.concatenate([[0], ends[:-1]])
     writer.gamma([starts.size])
     writer.gamma(np.stack([skips + 1, ends - starts], axis=1).reshape(-1))
-    present = lengths[used].astype(np.int64)
-    if present.size > 1:
-        writer.write([present[0]], [5])
-        writer.gamma(zigzag(np.diff(present)) + 1)
 
 
-def read_lengths(bits: BitReader) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a table; returns the used symbols, rising, and their code lengths.
+def read_used(bits: BitReader) -> np.ndarray:
+    """The used symbols, rising.
 
     Raises:
-        FormatError: if the lengths do not form a complete code.
+        FormatError: if the alphabet is too large.
     """
     (count,) = bits.gamma(1)
     if count > MAX_ALPHABET:
@@ -59,7 +49,36 @@ def read_lengths(bits: BitReader) -> tuple[np.ndarray, np.ndarray]:
     ends = np.cumsum(runs.sum(axis=1) - 1)
     for (_, run), end in zip(runs, ends, strict=True):
         used[end - run : end] = True
-    symbols = np.flatnonzero(used)
+    return np.flatnonzero(used)
+
+
+def write_lengths(writer: BitWriter, lengths: np.ndarray, used: np.ndarray) -> None:
+    """Writes the table.
+
+    Args:
+        writer: receives it.
+        lengths: code length of every symbol.
+        used: bool per symbol, at least one of them true.
+    """
+    if used.size > MAX_ALPHABET:
+        raise ConfigError(
+            f"Huffman symbols must be in [0, {MAX_ALPHABET - 1}]. Received: "
+            f"{used.size - 1}. Split large symbols first."
+        )
+    write_used(writer, used)
+    present = lengths[used].astype(np.int64)
+    if present.size > 1:
+        writer.write([present[0]], [5])
+        writer.gamma(zigzag(np.diff(present)) + 1)
+
+
+def read_lengths(bits: BitReader) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a table; returns the used symbols, rising, and their code lengths.
+
+    Raises:
+        FormatError: if the lengths do not form a complete code.
+    """
+    symbols = read_used(bits)
     if symbols.size == 1:
         return symbols, np.zeros(1, np.int64)
     first = bits.read(5)

@@ -47,7 +47,7 @@ class Reader:
         max_bytes: limit for the decoded contents.
     """
 
-    def __init__(self, data: bytes, *, max_bytes: int):
+    def __init__(self, data: bytes | memoryview, *, max_bytes: int):
         self.data = data
         self.position = 0
         self.max_bytes = max_bytes
@@ -73,7 +73,7 @@ class Reader:
             )
         start = self.position
         self.position += count
-        return self.data[start : self.position]
+        return bytes(self.data[start : self.position])
 
     def varint(self, what: str) -> int:
         """The next varint, at most 2**63 - 1."""

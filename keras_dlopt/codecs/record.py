@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from keras_dlopt.codecs.coder import ValueCoder, Values
+from keras_dlopt.codecs.distinct import distinct
 from keras_dlopt.codecs.dtypes import (
     NAMES,
     dtype_of,
@@ -20,13 +21,17 @@ from keras_dlopt.codecs.dtypes import (
 )
 from keras_dlopt.codecs.gaps import Gaps
 from keras_dlopt.codecs.grid import rebuild
-from keras_dlopt.codecs.hints import Codebook, Hint
+from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import ConfigError, FormatError
 
 SPARSE = 0x80  # flag beside the kind of values
 EMPTY = 0  # kind of the values of an array without elements
 PLACES = Gaps()
+DENSE = 0.6  # share of non-zeros from which on a sparse record is no use
+WORK = 1 / 4096  # bytes that an element to be decoded is worth in time
+LARGE = 2**16
 PIECE = 2**18  # elements of a grid that are rebuilt at once
 
 
@@ -53,10 +58,11 @@ class Records:
         stages: coders by the kinds that stand for them in the file. Of two that take
             as many bytes the one of the earlier stage is chosen, then the dense one,
             then the earlier in its stage.
+        version: of the format that is written.
     """
 
-    def __init__(self, *stages: Mapping[int, ValueCoder]):
-        self.stages = stages
+    def __init__(self, *stages: Mapping[int, ValueCoder], version: int = 3):
+        self.stages, self.version = stages, version
         self.coders = {kind: coder for one in stages for kind, coder in one.items()}
 
     def encode(
@@ -84,22 +90,34 @@ class Records:
         head += b"".join(varint(size) for size in array.shape)
         if array.size == 0:
             return head + bytes([EMPTY])
-        layouts = _layouts(array, hint, codes, scale)
-        _, kind, values = min(self._offers(layouts), key=lambda offer: offer[0])
+        dense = 1.0 if self.version < 3 else DENSE
+        layouts = _layouts(array, hint, codes, scale, dense)
+        plans = [
+            None if v.places is None else PLACES.plan(v.places, version=self.version)
+            for v in layouts
+        ]
+        _, kind, at = min(self._offers(layouts, plans), key=lambda offer: offer[0])
+        values, plan = layouts[at], plans[at]
         record = self.coders[kind].write(values)
         if values.places is None:
             return head + bytes([kind]) + record
-        return head + bytes([SPARSE | kind]) + PLACES.write(values.places) + record
+        places = PLACES.write(values.places, plan)
+        return head + bytes([SPARSE | kind]) + places + record
 
-    def _offers(self, layouts: list[Values]) -> Iterator[tuple[int, int, Values]]:
+    def _offers(
+        self, layouts: list[Values], plans: list[tuple[int, int, int] | None]
+    ) -> Iterator[tuple[int, int, int]]:
         """Bytes, kind and layout of all that applies, in the order of preference."""
-        extra = [0 if v.places is None else PLACES.cost(v.places) for v in layouts]
         for stage in self.stages:
-            for values, places in zip(layouts, extra, strict=True):
+            for at, (values, plan) in enumerate(zip(layouts, plans, strict=True)):
+                places = plan[2] if plan else 0
+                if self.version >= 3 and values.bits.size > LARGE:
+                    # What takes longer to read must be smaller.
+                    places += int(values.bits.size * WORK)
                 for kind, coder in stage.items():
                     cost = coder.cost(values)
                     if cost is not None:
-                        yield places + cost, kind, values
+                        yield places + cost, kind, at
 
     def decode(self, reader: Reader) -> Decoded:
         """Reads one record.
@@ -107,7 +125,7 @@ class Records:
         Raises:
             FormatError: if it is damaged or larger than the reader's allowance.
         """
-        dtype, shape = _read_head(reader)
+        dtype, shape = read_head(reader)
         kind = reader.take(1, "the method of a tensor")[0]
         sparse, kind = bool(kind & SPARSE), kind & ~SPARSE
         if kind not in self.coders:
@@ -127,9 +145,7 @@ class Records:
         coder = self.coders[kind]
         symbols, scale = coder.read(reader, count, dtype, shape)
         if places is not None:
-            dense = np.zeros(size, symbols.dtype)
-            dense[places] = symbols
-            symbols = dense
+            symbols = _spread(places, symbols, size)
         if scale is None:
             array = from_bits(symbols, dtype, shape)
         else:
@@ -138,8 +154,27 @@ class Records:
         return Decoded(array=array, method=method, symbols=symbols)
 
 
+def _spread(places: np.ndarray, symbols: np.ndarray, size: int) -> np.ndarray:
+    dense = np.zeros(size, symbols.dtype)
+    loops = compiled(places.size)
+    if loops is None:
+        dense[places] = symbols
+    else:
+        loops.spread(places, symbols, dense)
+    return dense
+
+
 def _rebuilt(codes: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """`grid.rebuild` in pieces, so that float64 is never there for all of them."""
+    loops, tail = compiled(codes.size), scale.shape
+    while tail and tail[0] == 1:
+        tail = tail[1:]
+    repeats = not tail or codes.shape[-len(tail) :] == tail
+    if loops is not None and repeats and dtype.name in ("float32", "float64"):
+        out = np.empty(codes.shape, dtype)
+        wide = scale.reshape(-1).astype(np.float64)
+        loops.rebuild(codes.reshape(-1), 0, wide, out.reshape(-1))
+        return out
     if codes.size <= PIECE or codes.ndim == 0:
         return rebuild(codes, scale, dtype)
     scale = np.broadcast_to(scale, codes.shape)
@@ -153,52 +188,35 @@ def _rebuilt(codes: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarra
 
 
 def _layouts(
-    array: np.ndarray, hint: Hint | None, codes: np.ndarray | None, scale: bytes
+    array: np.ndarray,
+    hint: Hint | None,
+    codes: np.ndarray | None,
+    scale: bytes,
+    dense_from: float,
 ) -> list[Values]:
-    """All elements, and where some are zero bits, those that are not."""
+    """All elements, and where enough are zero bits, those that are not."""
     bits = to_bits(array)
-    unique, index = _index(bits, array, hint)
+    unique, index = distinct(bits, array, hint)
     if unique.size == 1:
         return [Values(bits, unique, index, array.dtype)]
     if codes is not None:
-        codes = codes.reshape(-1).astype(np.int64)
+        codes = codes.reshape(-1)
     layouts = [Values(bits, unique, index, array.dtype, None, codes, scale)]
     nonzero = np.flatnonzero(bits)
-    if nonzero.size < bits.size:
+    if nonzero.size < dense_from * bits.size:
         # Sparse leaves zeros out, so they must be exactly the codes 0.
         if codes is not None and np.array_equal(np.flatnonzero(codes), nonzero):
             codes = codes[nonzero]
         else:
             codes = None
         # The pattern 0 sorts first.
-        some = bits[nonzero], unique[1:], index[nonzero] - 1
+        some = bits[nonzero], unique[1:], index[nonzero] - 1 if unique.size else index
         layouts.append(Values(*some, array.dtype, nonzero, codes, scale))
     return layouts
 
 
-def _index(
-    bits: np.ndarray, array: np.ndarray, hint: Hint | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct patterns, rising, and where each element finds its own."""
-    if isinstance(hint, Codebook):
-        indices, values = np.asarray(hint.indices), np.asarray(hint.values)
-        if (
-            indices.shape == array.shape
-            and values.dtype == array.dtype
-            and values.ndim == 1
-            and indices.dtype.kind in "iu"
-            and indices.min() >= 0
-            and indices.max() < values.size
-        ):
-            flat, book = indices.reshape(-1), to_bits(values)
-            if np.array_equal(book[flat], bits):
-                used = np.bincount(flat, minlength=book.size) > 0
-                unique = np.unique(book[used])
-                return unique, np.searchsorted(unique, book)[flat]
-    return np.unique(bits, return_inverse=True)
-
-
-def _read_head(reader: Reader) -> tuple[np.dtype, tuple[int, ...]]:
+def read_head(reader: Reader) -> tuple[np.dtype, tuple[int, ...]]:
+    """Dtype and shape; the bytes of the array are taken off the allowance."""
     first = reader.take(1, "the header of a tensor")[0]
     rank, number = divmod(first, 16)
     if number >= len(NAMES):

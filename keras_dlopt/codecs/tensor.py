@@ -9,9 +9,10 @@ from keras_dlopt.codecs.coder import Codec, ValueCoder
 from keras_dlopt.codecs.codes import GridValues
 from keras_dlopt.codecs.grid import detect, holds
 from keras_dlopt.codecs.hints import Grid, Hint
+from keras_dlopt.codecs.planes import ByteValues
 from keras_dlopt.codecs.reader import Reader
 from keras_dlopt.codecs.record import Decoded, Records
-from keras_dlopt.codecs.symbols import CODERS
+from keras_dlopt.codecs.symbols import CODERS, FIRST
 from keras_dlopt.codecs.values import (
     ConstantValues,
     IndexedValues,
@@ -19,35 +20,60 @@ from keras_dlopt.codecs.values import (
     RawValues,
 )
 
-# The kinds in the file (docs/format.md). Each entropy coder has two, 3 and 4 the first.
-_PLAIN: dict[int, ValueCoder] = {
-    0: RawValues(),
-    2: ConstantValues(),
-    **{3 + 2 * number: IndexedValues(coder) for number, coder in enumerate(CODERS)},
-    1: PlaneValues(),
-}
-_SCALES = Records(_PLAIN)
-_GRIDS: dict[int, ValueCoder] = {
-    4 + 2 * number: GridValues(coder, lambda reader: _SCALES.decode(reader).array)
-    for number, coder in enumerate(CODERS)
-}
-_TENSORS = Records(_PLAIN, _GRIDS)
+BYTES = 64  # kind of the planes of bytes
+NEWEST = 3  # version of the format that is written if nobody says otherwise
 
 
-def encode_tensor(array: Any, *, hint: Hint | None = None) -> bytes:
+def _plain(coders: int) -> dict[int, ValueCoder]:
+    """Coders of values by their kinds in the file (docs/format.md).
+
+    Each coder of symbols has two kinds, of which 3 and 4 are the first's.
+    """
+    choosy = coders > FIRST
+    return {
+        0: RawValues(),
+        2: ConstantValues(),
+        **{
+            3 + 2 * number: IndexedValues(coder)
+            for number, coder in enumerate(CODERS[:coders])
+        },
+        **({BYTES: ByteValues()} if choosy else {}),
+        1: PlaneValues(choosy=choosy),
+    }
+
+
+def _records(coders: int, version: int) -> tuple[Records, Records]:
+    """Writers and readers of scales, and of tensors."""
+    plain = _plain(coders)
+    scales = Records(plain, version=version)
+    grids: dict[int, ValueCoder] = {
+        4 + 2 * number: GridValues(coder, lambda reader: scales.decode(reader).array)
+        for number, coder in enumerate(CODERS[:coders])
+    }
+    return scales, Records(plain, grids, version=version)
+
+
+_OLD, _NEW = _records(FIRST, 1), _records(len(CODERS), NEWEST)
+
+
+def encode_tensor(
+    array: Any, *, hint: Hint | None = None, version: int = NEWEST
+) -> bytes:
     """The shortest record for an array.
 
     Args:
         array: any dtype in `dtypes.NAMES`, at most 15 dimensions.
         hint: how the values were made; used only if it holds exactly.
+        version: of the format; 1 uses what every release can read.
     """
     array = np.asarray(array)
     given = isinstance(hint, Grid) and holds(hint, array)
     grid = hint if given else detect(array)
+    scales, tensors = _OLD if version < NEWEST else _NEW
     if not isinstance(grid, Grid):
-        return _TENSORS.encode(array, hint=hint)
-    scale = _SCALES.encode(np.asarray(grid.scale))
-    return _TENSORS.encode(array, hint=hint, codes=np.asarray(grid.codes), scale=scale)
+        return tensors.encode(array, hint=hint)
+    scale = scales.encode(np.asarray(grid.scale))
+    return tensors.encode(array, hint=hint, codes=np.asarray(grid.codes), scale=scale)
 
 
 def decode_tensor(reader: Reader) -> Decoded:
@@ -56,22 +82,26 @@ def decode_tensor(reader: Reader) -> Decoded:
     Raises:
         FormatError: if it is damaged or larger than the reader's allowance.
     """
-    return _TENSORS.decode(reader)
+    return _NEW[1].decode(reader)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor(Codec):
     """The tensor codec with the interface of the others.
 
+    Args:
+        version: of the format that is written; all are read.
+
     >>> Tensor().decode(Tensor().encode([1.5, 0.0])).tolist()
     [1.5, 0.0]
     """
 
     name = "tensor"
+    version: int = NEWEST
 
     def encode(self, array: Any, *, hint: Hint | None = None) -> bytes:
         """The record of an array."""
-        return encode_tensor(array, hint=hint)
+        return encode_tensor(array, hint=hint, version=self.version)
 
     def decode(self, data: bytes, *, max_bytes: int = 2**31) -> np.ndarray:
         """The array of a record."""

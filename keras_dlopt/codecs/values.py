@@ -5,18 +5,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from keras_dlopt.codecs.coder import SymbolCoder, Values, whole_bytes
+from keras_dlopt.codecs.coder import SymbolCoder, Values, counted, whole_bytes
 from keras_dlopt.codecs.deflate import (
+    SMALL,
+    deflate,
     from_planes,
     read_deflated,
     to_planes,
     write_deflated,
 )
 from keras_dlopt.codecs.dtypes import by_value
+from keras_dlopt.codecs.entropy import entropy_bits
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import FormatError
 
 MAX_CODEBOOK = 2**16
+ADVANTAGE = 0.85  # of what coding byte by byte takes
 
 Found = tuple[np.ndarray, None]
 
@@ -27,7 +32,7 @@ class ConstantValues:
     name: ClassVar[str] = "constant"
 
     def cost(self, values: Values) -> int | None:
-        return values.dtype.itemsize if values.unique.size == 1 else None
+        return values.dtype.itemsize if values.constant else None
 
     def write(self, values: Values) -> bytes:
         return _raw(values.unique)
@@ -46,7 +51,7 @@ class RawValues:
     name: ClassVar[str] = "raw"
 
     def cost(self, values: Values) -> int | None:
-        return values.bits.nbytes if values.unique.size > 1 else None
+        return None if values.constant else values.bits.nbytes
 
     def write(self, values: Values) -> bytes:
         return _raw(values.bits)
@@ -59,17 +64,25 @@ class RawValues:
         return bits, None
 
 
+@dataclasses.dataclass(frozen=True)
 class PlaneValues:
     """Deflate of the elements, byte by byte: by far the slowest.
 
     Only deflating tells the size, so `cost` keeps the stream for `write`.
+
+    Args:
+        choosy: whether to pass over large arrays of which a sample shows that deflate
+            finds nothing that repeats itself.
     """
 
     name: ClassVar[str] = "planes"
+    choosy: bool = False
 
     def cost(self, values: Values) -> int | None:
         bits = values.bits
-        if values.unique.size == 1 or bits.nbytes <= 32:
+        if values.constant or bits.nbytes <= 32:
+            return None
+        if self.choosy and not _repeats(values):
             return None
         if values.places is None and 2 * np.count_nonzero(bits) < bits.size:
             return None  # a sparse record does better
@@ -99,14 +112,19 @@ class IndexedValues:
     def cost(self, values: Values) -> int | None:
         if not 1 < values.unique.size <= min(MAX_CODEBOOK, values.bits.size - 1):
             return None
-        counts = np.bincount(values.index)[by_value(values.unique, values.dtype)]
-        return len(self._book(values)) + whole_bytes(self.coder.cost(counts))
+        cache = values.cache
+        if self.name not in cache:  # the same for every coder
+            counts = counted(values.index)[by_value(values.unique, values.dtype)]
+            cache[self.name] = counts, self._book(values)
+        counts, book = cache[self.name]
+        return len(book) + whole_bytes(self.coder.cost(counts))
 
     def write(self, values: Values) -> bytes:
         order = by_value(values.unique, values.dtype)
         rank = np.empty(order.size, np.int64)
         rank[order] = np.arange(order.size)
-        return self._book(values) + self.coder.write(rank[values.index])
+        _, book = values.cache[self.name]
+        return bytes(book) + self.coder.write(rank[values.index])
 
     def _book(self, values: Values) -> bytes:
         book = values.unique[by_value(values.unique, values.dtype)]
@@ -132,12 +150,33 @@ class IndexedValues:
             book = _read_raw(reader, size, dtype.itemsize, "a codebook")
         reader.account("codebook")
         index = self.coder.read(reader, count, "the codebook indices")
-        if count and index.max() >= size:
+        if count and int(index.max()) >= size:
             raise FormatError(
                 f"The file is damaged: index {index.max()} into a codebook of {size} "
                 f"values. {REPAIR}"
             )
-        return book[index], None
+        loops = compiled(count)
+        if loops is None:
+            return book[index], None
+        out = np.empty(count, book.dtype)
+        loops.pick(book, index, out)
+        return out, None
+
+
+def _repeats(values: Values) -> bool:
+    """Whether deflate does better on a sample than a code for each byte alone."""
+    itemsize = values.dtype.itemsize
+    size = SMALL // itemsize
+    if values.bits.size <= size:
+        return True
+    start = (values.bits.size - size) // 2
+    planes = to_planes(values.bits[start : start + size])
+    counts = [
+        np.bincount(np.frombuffer(planes, np.uint8)[k * size : (k + 1) * size])
+        for k in range(itemsize)
+    ]
+    alone = sum(entropy_bits(some) for some in counts) / 8
+    return len(deflate(planes, level=6)) < ADVANTAGE * alone
 
 
 def _raw(bits: np.ndarray) -> bytes:

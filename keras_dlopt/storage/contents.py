@@ -1,17 +1,17 @@
 """What is in a compressed file: one description, then one record per array."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from keras_dlopt.codecs import planes
 from keras_dlopt.codecs.container import (
     HEADER,
-    LATEST,
+    INDEXED,
     SMALL,
     TENSORS,
-    VERSION,
     read_container,
     read_json,
     version_of,
@@ -25,10 +25,19 @@ from keras_dlopt.codecs.entropy import (
 )
 from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
-from keras_dlopt.codecs.tensor import decode_tensor, encode_tensor
+from keras_dlopt.codecs.record import Decoded
+from keras_dlopt.codecs.tensor import decode_tensor
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.dictionary import DICTIONARY
 from keras_dlopt.storage.hooks import Arrays, Kept, check_file_name
+from keras_dlopt.storage.records import (
+    INDEX_FROM,
+    Record,
+    in_parallel,
+    split,
+    with_index,
+    write_records,
+)
 
 MAX_HEADER = 2**26  # bytes of JSON text: a thousand times what large models need
 FILE_GROWTH = 32  # a word of a vocabulary takes more as text than as bytes
@@ -109,15 +118,13 @@ def write_contents(
         header["layers"] = _placed(state.kept.stores, arrays, paths)
         header["assets"] = _placed(state.kept.assets, arrays, paths)
         header["paths"] = paths
-    records = [
-        encode_tensor(array, hint=hints.get(i)) for i, array in enumerate(arrays)
-    ]
+    records = write_records(arrays, dict(hints))
+    if sum(map(len, records)) < INDEX_FROM:
+        kind, section = TENSORS, varint(len(records)) + b"".join(records)
+    else:
+        kind, section = INDEXED, with_index(records)
     return write_container(
-        {
-            HEADER: write_json(header, dictionary=DICTIONARY),
-            TENSORS: varint(len(records)) + b"".join(records),
-        },
-        version=VERSION if state.kept is None else LATEST,
+        {HEADER: write_json(header, dictionary=DICTIONARY), kind: section}
     )
 
 
@@ -153,18 +160,52 @@ def read_contents(data: bytes, *, max_bytes: int, bounds: bool = True) -> Conten
     Raises:
         FormatError: if it is damaged, hostile or too large.
     """
+    stored = read_stored(data, max_bytes=max_bytes)
+    tensors = list(decoded(stored, bounds=bounds))
+    return Contents(
+        architecture=stored.header["model"],
+        tensors=tensors,
+        state=_state(stored.header, [tensor.array for tensor in tensors], max_bytes),
+        architecture_bytes=stored.architecture_bytes,
+        file_bytes=len(data),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A file whose arrays may still have to be decoded.
+
+    Attributes:
+        header: the description and all names.
+        records: one for each array, or
+        reader: what stands before them, where they have to be read in turn.
+        architecture_bytes: size of the header's section.
+    """
+
+    header: dict[str, Any]
+    records: list[Record] | None
+    reader: Reader
+    architecture_bytes: int
+
+
+def read_stored(data: bytes, *, max_bytes: int) -> Stored:
+    """Reads the header of a file and finds its arrays.
+
+    Raises:
+        FormatError: if it is damaged, hostile or too large.
+    """
     sections = read_container(data)
     header = read_json(
         sections[HEADER],
         max_bytes=min(max_bytes, MAX_HEADER),
         dictionary=DICTIONARY,
     )
-    keys = {"model", "paths"}
-    if version_of(data) > VERSION:
-        keys |= {"variables", "layers", "assets"}
-    if not isinstance(header, dict) or set(header) != keys:
+    keys, more = {"model", "paths"}, {"variables", "layers", "assets"}
+    allowed = {1: [keys], 2: [keys | more]}.get(version_of(data), [keys, keys | more])
+    if not isinstance(header, dict) or set(header) not in allowed:
         raise FormatError(f"The file is damaged: its header has other keys. {REPAIR}")
-    reader = Reader(sections[TENSORS], max_bytes=max_bytes)
+    section = sections.get(INDEXED, sections.get(TENSORS, b""))
+    reader = Reader(section, max_bytes=max_bytes)
     count, paths = reader.varint("the number of variables"), header["paths"]
     reader.account("header")
     named = isinstance(paths, list) and all(isinstance(p, str) for p in paths)
@@ -172,36 +213,63 @@ def read_contents(data: bytes, *, max_bytes: int, bounds: bool = True) -> Conten
         raise FormatError(
             f"The file is damaged: {count} variables and not as many paths. {REPAIR}"
         )
-    tensors = [_read_tensor(reader, path, bounds) for path in paths]
+    records = split(section, max_bytes=max_bytes) if INDEXED in sections else None
+    return Stored(header, records, reader, len(sections[HEADER]))
+
+
+def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
+    """The arrays of a file in turn, each decoded once, in threads where it pays.
+
+    Raises:
+        FormatError: if one is damaged, or bytes follow the last.
+    """
+    paths = stored.header["paths"]
+    if stored.records is not None:
+        yield from in_parallel(
+            lambda pair: _decoded(pair[0], pair[1], bounds),
+            zip(paths, stored.records, strict=True),
+            work=sum(record.size for record in stored.records),
+        )
+        return
+    reader = stored.reader
+    for path in paths:
+        yield _read_tensor(reader, path, bounds)
     if reader.left:
         raise FormatError(
             f"The file is damaged: {reader.left} bytes follow the last variable. "
             f"{REPAIR}"
         )
-    return Contents(
-        architecture=header["model"],
-        tensors=tensors,
-        state=_state(header, [tensor.array for tensor in tensors], max_bytes),
-        architecture_bytes=len(sections[HEADER]),
-        file_bytes=len(data),
-    )
+
+
+def _decoded(path: str, record: Record, bounds: bool) -> StoredTensor:
+    return _stored_tensor(path, record.decode(), record.spent, bounds)
 
 
 def _read_tensor(reader: Reader, path: str, bounds: bool) -> StoredTensor:
     reader.spent = {}
-    decoded = decode_tensor(reader)
+    found = decode_tensor(reader)
+    return _stored_tensor(path, found, reader.spent, bounds)
+
+
+def _stored_tensor(
+    path: str, found: Decoded, bits: dict[str, int], bounds: bool
+) -> StoredTensor:
+    by_byte = found.method.endswith("bytes")
     return StoredTensor(
         path=path,
-        array=decoded.array,
-        method=decoded.method,
-        bits=reader.spent,
-        bounds=_bounds(decoded.symbols) if bounds else (0.0, 0.0, 0.0),
+        array=found.array,
+        method=found.method,
+        bits=bits,
+        bounds=_bounds(found.symbols, by_byte) if bounds else (0.0, 0.0, 0.0),
     )
 
 
-def _bounds(symbols: np.ndarray) -> tuple[float, float, float]:
+def _bounds(symbols: np.ndarray, by_byte: bool = False) -> tuple[float, float, float]:
     size, kept = symbols.size, int(np.count_nonzero(symbols))
-    if symbols.dtype.itemsize > 2:
+    if by_byte:
+        some = symbols if kept == size else symbols[symbols != 0]
+        values = sum(map(entropy_bits, planes.counts(some)))
+    elif symbols.dtype.itemsize > 2:
         values = symbol_entropy_bits(symbols[symbols != 0])
     else:
         flat = symbols.reshape(-1)
@@ -227,9 +295,7 @@ def _state(
     weights, variables = numbers
     if not 0 <= weights <= variables <= len(arrays):
         raise _damaged("numbers of weights and variables")
-    kept = Kept(
-        _named_arrays(header["layers"], arrays), _named_arrays(header["assets"], arrays)
-    )
+    kept = kept_of(header, arrays) or Kept({}, {})
     for files in kept.assets.values():
         for name, content in files.items():
             check_file_name(name)
@@ -242,6 +308,15 @@ def _state(
                     "from a source you trust, pass a larger max_bytes."
                 )
     return SavedState(header["paths"], arrays, weights, variables, kept)
+
+
+def kept_of(header: dict[str, Any], arrays: list[np.ndarray]) -> Kept | None:
+    """What a header says that the hooks of the layers gave, if anything."""
+    if "layers" not in header:
+        return None
+    return Kept(
+        _named_arrays(header["layers"], arrays), _named_arrays(header["assets"], arrays)
+    )
 
 
 def _named_arrays(named: Any, arrays: list[np.ndarray]) -> dict[str, Arrays]:

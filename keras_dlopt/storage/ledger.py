@@ -1,7 +1,10 @@
 """Where the bytes of a compressed file go, and how few they could be."""
 
 import dataclasses
-import gzip
+import functools
+import math
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ import numpy as np
 import zstandard
 
 from keras_dlopt.codecs.container import MAX_BYTES, limit_of
+from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.files import read_limited
-from keras_dlopt.storage.contents import Contents, StoredTensor, read_contents
+from keras_dlopt.storage.contents import Stored, StoredTensor, decoded, read_stored
 
 THOROUGH = 1 << 24  # up to 16 MiB of weights gzip and zstd make every effort
 
@@ -65,8 +69,7 @@ class Ledger:
         architecture_bytes: the compressed description of the model.
         container_bytes: magic, version, section sizes, checksum.
         plain_bytes: the variables as they are in memory.
-        gzip_bytes: those, concatenated, through gzip (level 9; above 16 MiB, 6).
-        zstd_bytes: the same through zstd (level 19; above 16 MiB, 9).
+        data: the file itself, from which the figures of other coders are computed.
     """
 
     rows: tuple[TensorRow, ...]
@@ -74,8 +77,30 @@ class Ledger:
     architecture_bytes: int
     container_bytes: int
     plain_bytes: int
-    gzip_bytes: int
-    zstd_bytes: int
+    data: bytes = dataclasses.field(repr=False, compare=False)
+
+    @functools.cached_property
+    def gzip_bytes(self) -> int:
+        """The plain variables through gzip (level 9; above 16 MiB, 6)."""
+        level = 9 if self.plain_bytes <= THOROUGH else 6
+        coder = zlib.compressobj(level, wbits=31)
+        return sum(len(coder.compress(part)) for part in self._plain()) + len(
+            coder.flush()
+        )
+
+    @functools.cached_property
+    def zstd_bytes(self) -> int:
+        """The same through zstd (level 19; above 16 MiB, 9)."""
+        level = 19 if self.plain_bytes <= THOROUGH else 9
+        coder = zstandard.ZstdCompressor(level).compressobj(self.plain_bytes)
+        return sum(len(coder.compress(part)) for part in self._plain()) + len(
+            coder.flush()
+        )
+
+    def _plain(self) -> Iterator[bytes]:
+        stored = read_stored(self.data, max_bytes=8 * self.plain_bytes + MAX_BYTES)
+        for tensor in decoded(stored, bounds=False):
+            yield tensor.array.tobytes()
 
     @property
     def ratio(self) -> float:
@@ -96,12 +121,14 @@ class Ledger:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the derived figures included."""
-        out = dataclasses.asdict(self)
+        names = [f.name for f in dataclasses.fields(self) if f.name != "data"]
+        out: dict[str, Any] = {name: getattr(self, name) for name in names}
         out["rows"] = [
             dataclasses.asdict(row) | {"shape": list(row.shape), "bits": row.bits}
             for row in self.rows
         ]
-        for name in ("ratio", "bits_per_weight", "entropy_bytes"):
+        derived = ("ratio", "bits_per_weight", "entropy_bytes")
+        for name in ("gzip_bytes", "zstd_bytes", *derived):
             out[name] = getattr(self, name)
         return out
 
@@ -119,27 +146,28 @@ def ledger_of(path: str | Path, *, max_bytes: int | None = None) -> Ledger:
     """
     data = read_limited(Path(path), MAX_BYTES if max_bytes is None else max_bytes)
     limit = limit_of(len(data)) if max_bytes is None else max_bytes
-    return account(read_contents(data, max_bytes=limit))
+    stored = read_stored(data, max_bytes=limit)
+    return account(data, stored, map(row_of, decoded(stored, bounds=True)))
 
 
-def account(contents: Contents) -> Ledger:
-    """The account of a decoded file."""
-    rows = tuple(_row(tensor) for tensor in contents.tensors)
-    plain = b"".join(t.array.tobytes() for t in contents.tensors)
-    small = len(plain) <= THOROUGH
-    other = sum(row.bits for row in rows) // 8 + contents.architecture_bytes
+def account(data: bytes, stored: Stored, rows: Iterable[TensorRow]) -> Ledger:
+    """The account of a file with these variables."""
+    found = tuple(rows)
+    other = sum(row.bits for row in found) // 8 + stored.architecture_bytes
     return Ledger(
-        rows=rows,
-        file_bytes=contents.file_bytes,
-        architecture_bytes=contents.architecture_bytes,
-        container_bytes=contents.file_bytes - other,
-        plain_bytes=len(plain),
-        gzip_bytes=len(gzip.compress(plain, 9 if small else 6)),
-        zstd_bytes=len(zstandard.compress(plain, 19 if small else 9)),
+        rows=found,
+        file_bytes=len(data),
+        architecture_bytes=stored.architecture_bytes,
+        container_bytes=len(data) - other,
+        plain_bytes=sum(
+            math.prod(row.shape) * dtype_of(row.dtype).itemsize for row in found
+        ),
+        data=data,
     )
 
 
-def _row(tensor: StoredTensor) -> TensorRow:
+def row_of(tensor: StoredTensor) -> TensorRow:
+    """The account of one variable."""
     bits = tensor.bits
     zeros, positions, values = tensor.bounds
     return TensorRow(

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dlopt import _compat
 from keras_dlopt.codecs.container import MAX_BYTES, limit_of
+from keras_dlopt.codecs.dtypes import to_bits
 from keras_dlopt.codecs.hints import Grid, Hint
 from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
@@ -18,12 +20,15 @@ from keras_dlopt.graph.walk import custom_classes
 from keras_dlopt.storage import architecture, hooks, probe
 from keras_dlopt.storage.allowed import UnknownName
 from keras_dlopt.storage.contents import (
-    Contents,
     SavedState,
+    Stored,
+    decoded,
+    kept_of,
     read_contents,
+    read_stored,
     write_contents,
 )
-from keras_dlopt.storage.ledger import Ledger, account
+from keras_dlopt.storage.ledger import Ledger, TensorRow, account, row_of
 from keras_dlopt.transforms import finalize
 from keras_dlopt.transforms.updating import hosts
 
@@ -67,10 +72,10 @@ def save_compressed(
     tree, state = _form(model)
     size = sum(array.nbytes for array in state.arrays)
     data = write_contents(tree, state, _hints(state, hints or {}))
-    contents = read_contents(data, max_bytes=8 * size + MAX_BYTES)
-    _compare(contents, state)
+    stored = read_stored(data, max_bytes=8 * size + MAX_BYTES)
+    ledger = account(data, stored, _compared(stored, state))
     write_atomic(Path(path), data)
-    return account(contents)
+    return ledger
 
 
 def _hints(state: SavedState, given: Mapping[int, Hint]) -> dict[int, Hint]:
@@ -244,16 +249,27 @@ def _check_same(model: keras.Model, loaded: keras.Model) -> None:
     probe.check(model, loaded)
 
 
-def _compare(contents: Contents, state: SavedState) -> None:
-    for tensor, array in zip(contents.tensors, state.arrays, strict=False):
-        if tensor.array.tobytes() != array.tobytes():
+def _compared(stored: Stored, state: SavedState) -> Iterator[TensorRow]:
+    """The accounts of a file's arrays, each compared with what was to be written."""
+    arrays: list[np.ndarray] = []
+    for i, tensor in enumerate(decoded(stored, bounds=True)):
+        if i < len(state.arrays) and not _same_bits(tensor.array, state.arrays[i]):
             raise FormatError(
                 f"The variable {tensor.path!r} would not survive the file, so nothing "
                 "was written. Please report this with the model."
             )
-    given, read = state.kept, contents.state.kept
-    if given is not None and (read is None or given.difference(read)):
-        raise FormatError(
-            "What the layers store would not survive the file, so nothing was "
-            "written. Please report this with the model."
-        )
+        if state.kept is not None:
+            arrays.append(tensor.array)
+        yield row_of(tensor)
+    if state.kept is not None:
+        read = kept_of(stored.header, arrays)
+        if read is None or state.kept.difference(read):
+            raise FormatError(
+                "What the layers store would not survive the file, so nothing was "
+                "written. Please report this with the model."
+            )
+
+
+def _same_bits(one: np.ndarray, two: np.ndarray) -> bool:
+    same = one.dtype == two.dtype and one.shape == two.shape
+    return same and np.array_equal(to_bits(one), to_bits(np.asarray(two)))

@@ -9,6 +9,7 @@ from hypothesis import given
 from keras_dlopt.codecs import Gaps, Huffman, gaps
 from keras_dlopt.codecs.coder import Values, whole_bytes
 from keras_dlopt.codecs.codes import GridValues
+from keras_dlopt.codecs.rans import Rans
 from keras_dlopt.codecs.reader import Reader
 from keras_dlopt.codecs.record import Records
 from keras_dlopt.codecs.symbols import CODERS
@@ -45,11 +46,18 @@ class Bytes:
 ALL = pytest.mark.parametrize("coder", [*CODERS, Bytes()], ids=lambda c: c.name)
 
 
+def foretold(coder, size, cost):
+    """Whole bits are counted exactly, the rest to 0.05 % and 16 bytes."""
+    if isinstance(coder, Rans):
+        return abs(size - cost) <= 16 + 0.0005 * size
+    return size == cost
+
+
 @ALL
 @given(symbols=SYMBOLS)
 def test_symbols(coder, symbols):
     data = coder.write(symbols)
-    assert len(data) == whole_bytes(coder.cost(np.bincount(symbols)))
+    assert foretold(coder, len(data), whole_bytes(coder.cost(np.bincount(symbols))))
     reader = Reader(data + b"rest", max_bytes=2**20)
     assert np.array_equal(coder.read(reader, symbols.size, "it"), symbols)
     assert reader.left == 4
@@ -97,7 +105,7 @@ def test_values(coder, few):
         assert (few == 1) != isinstance(coder, ConstantValues)
         return
     data = coder.write(values)
-    assert cost == len(data)
+    assert foretold(getattr(coder, "coder", None), len(data), cost)
     reader = Reader(data, max_bytes=2**20)
     read, scale = coder.read(reader, 200, elements.dtype, (200,))
     assert np.array_equal(read, codes if scale is not None else bits)
@@ -108,7 +116,9 @@ def test_values(coder, few):
 @given(st.sets(st.integers(0, 5000), max_size=100).map(sorted))
 def test_positions(positions):
     positions = np.array(positions, np.int64)
-    assert Gaps().cost(positions) == len(Gaps().write(positions))
+    assert abs(Gaps().cost(positions) - len(Gaps().write(positions))) <= 16
+    exact = Gaps().plan(positions, version=1)
+    assert exact[2] == len(Gaps().write(positions, exact))
 
 
 def test_a_second_coder_is_one_row(monkeypatch):

@@ -17,7 +17,7 @@ from keras_dlopt.codecs.container import (
 from keras_dlopt.codecs.reader import varint
 from keras_dlopt.errors import FormatError
 
-FILE = write_container({1: b"abc", 2: b"defg"})
+FILE = write_container({1: b"abc", 2: b"defg"}, version=1)
 
 
 def signed(body: bytes) -> bytes:
@@ -55,8 +55,8 @@ def test_any_cut_and_any_addition_is_found():
         (b"PK\x03\x04" + bytes(30), "Not a keras-dlopt file"),
         (b"\x89DLO\x01", "cut short after 5 bytes"),
         (
-            signed(b"\x89DLO\x03"),
-            "format version 3; this package reads versions 1 to 2",
+            signed(b"\x89DLO\x04"),
+            "format version 4; this package reads versions 1 to 3",
         ),
         (
             signed(b"\x89DLO\x01\x02\x00\x01\x00"),

@@ -50,7 +50,7 @@ def test_refusals():
 @pytest.mark.parametrize(
     ("data", "size", "message"),
     [
-        (b"\x10\x01", 5, r"1 gaps of limit 2\*\*16"),
+        (b"\x20\x01", 5, r"1 gaps of limit 2\*\*32"),
         (b"\x01" + varint(9), 8, "9 gaps of limit"),
         (Gaps(limit=8).encode([7]), 5, "position 7 in an array of 5"),
         (Gaps(limit=8).encode([5]), 5, "position 5 in an array of 5"),

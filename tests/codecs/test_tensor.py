@@ -15,10 +15,10 @@ from keras_dlopt.errors import ConfigError, FormatError
 SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 
 
-def round_trip(array, hint=None):
+def round_trip(array, hint=None, version=3):
     """Encodes, decodes, compares every bit, checks the accounts; gives the method."""
     array = np.asarray(array)
-    data = encode_tensor(array, hint=hint)
+    data = encode_tensor(array, hint=hint, version=version)
     reader = Reader(data, max_bytes=2**24)
     decoded = decode_tensor(reader)
     assert decoded.array.dtype == array.dtype
@@ -128,8 +128,11 @@ def test_sparse_grid_hint():
     codes = np.clip(np.rint(noise((300, 50)) * 0.5), -8, 7).astype(np.int8)
     codes[:, 1:][np.random.default_rng(0).random((300, 49)) < 0.8] = 0
     scale = np.abs(noise(50)) + np.float32(0.01)
-    method, _, _ = round_trip(codes * scale, Grid(codes, scale))
+    method, old, _ = round_trip(codes * scale, Grid(codes, scale), version=1)
     assert method == "sparse grid"
+    method, new, _ = round_trip(codes * scale, Grid(codes, scale))
+    assert "grid" in method
+    assert new < old
 
 
 def test_grids_are_found_without_a_hint():
@@ -197,7 +200,7 @@ SCALE = b"\x0b\x02\x00\x00\x80\x3f"  # the float32 scalar 1
     [
         (b"", "the header of a tensor needs 1 bytes"),
         (b"\x0f\x00", "dtype number 15"),
-        (b"\x0b\x05", "method 5"),
+        (b"\x0b\x7e", "method 126"),
         (b"\x0b\x04\x0b\x04", "method 4 .* not know here"),
         (b"\x1b" + b"\xff" * 8 + b"\x7f\x00", "would take .* pass a larger max_bytes"),
         (b"\x1b" + b"\xff" * 9, "longer than 9 bytes"),
@@ -248,7 +251,7 @@ def test_altered_records_raise_nothing_else(case, data):
 
 def test_configs_build_the_codec_again():
     for config in (
-        {"codec": "tensor"},
+        {"codec": "tensor", "version": 1},
         {"codec": "huffman", "limit": 9},
         {"codec": "gaps", "limit": 16},
         {"codec": "deflate", "level": 3},

@@ -94,11 +94,83 @@ def huffman_stream(source: Bytes, count: int) -> list[int]:
     return symbols
 
 
+class Bits:
+    """A bit string, from the most significant bit of each byte on."""
+
+    def __init__(self, source: Bytes):
+        self.source, self.used = source, 0
+
+    def read(self, width: int) -> int:
+        value = 0
+        for _ in range(width):
+            byte = self.source.data[self.source.at + self.used // 8]
+            value = 2 * value + (byte >> (7 - self.used % 8)) % 2
+            self.used += 1
+        return value
+
+    def gamma(self) -> int:
+        zeros = 0
+        while self.read(1) == 0:
+            zeros += 1
+        return 2**zeros + self.read(zeros)
+
+    def finish(self) -> None:
+        while self.used % 8:
+            assert self.read(1) == 0
+        self.source.at += self.used // 8
+
+
+def rans_stream(source: Bytes, count: int) -> list[int]:
+    """`count` symbols."""
+    if count == 0:
+        return []
+    bits = Bits(source)
+    precision, used, place = bits.read(4), [], 0
+    for _ in range(bits.gamma()):
+        place += bits.gamma() - 1
+        size = bits.gamma()
+        used += range(place, place + size)
+        place += size
+    if precision == 0:
+        bits.finish()
+        (symbol,) = used
+        return [symbol] * count
+    lanes, mantissa, length = 2 ** bits.read(4), bits.read(4), [bits.read(4)]
+    for _ in used[1:]:
+        length.append(length[-1] + unzigzag(bits.gamma() - 1))
+    rest = length.index(max(length))
+    frequency = []
+    for i, n in enumerate(length):
+        kept = 0 if i == rest else min(n - 1, mantissa)
+        frequency.append((2**kept + bits.read(kept)) * 2 ** (n - 1 - kept))
+    frequency[rest] = 2**precision - sum(frequency) + frequency[rest]
+    bits.finish()
+    states = [int.from_bytes(source.take(4), "little") for _ in range(lanes)]
+    words = source.varint()
+    words = [int.from_bytes(source.take(2), "little") for _ in range(words)]
+    slots = [(i, j) for i, n in enumerate(frequency) for j in range(n)]
+    assert len(slots) == 2**precision
+    found = []
+    for k in range(count):
+        x = states[k % lanes]
+        i, j = slots[x % 2**precision]
+        x = frequency[i] * (x // 2**precision) + j
+        states[k % lanes] = x if x >= 2**16 else x * 2**16 + words.pop(0)
+        found.append(used[i])
+    assert not words
+    assert set(states) == {2**16}
+    return found
+
+
+STREAMS = [huffman_stream, rans_stream]
+
+
 def positions(source: Bytes) -> list[int]:
     """Where the non-zeros are."""
-    limit = 2 ** source.take(1)[0]
+    coder, log_limit = divmod(source.take(1)[0], 16)
+    limit = 2**log_limit
     place, found = 0, []
-    for symbol in huffman_stream(source, source.varint()):
+    for symbol in STREAMS[coder](source, source.varint()):
         place += symbol
         if symbol < limit:
             found.append(place)
@@ -110,6 +182,26 @@ def unplaned(data: bytes, width: int) -> list[bytes]:
     """Byte planes back to elements."""
     n = len(data) // width
     return [bytes(data[i + n * b] for b in range(width)) for i in range(n)]
+
+
+def bytes_of(source: Bytes, n: int, width: int, turned: bool) -> list[bytes]:
+    """`n` elements, written as planes of their bytes from the top one down."""
+    planes = []
+    for _ in range(width):
+        method = source.take(1)[0]
+        if method == 0:
+            planes.append(source.take(n))
+        elif method == 1:
+            planes.append(source.take(1) * n)
+        else:
+            planes.append(bytes(STREAMS[method - 2](source, n)))
+    found = []
+    for digits in zip(*planes, strict=True):
+        value = int.from_bytes(bytes(digits), "big")
+        if turned:
+            value = value // 2 + value % 2 * 2 ** (8 * width - 1)
+        found.append(value.to_bytes(width, "little"))
+    return found
 
 
 def values(source: Bytes, kind: int, n: int, width: int) -> list[bytes]:
@@ -129,7 +221,7 @@ def values(source: Bytes, kind: int, n: int, width: int) -> list[bytes]:
         assert len(book) == size
     else:
         book = [source.take(width) for _ in range(size)]
-    return [book[i] for i in huffman_stream(source, n)]
+    return [book[i] for i in STREAMS[(kind - 3) // 2](source, n)]
 
 
 def tensor(source: Bytes) -> np.ndarray:
@@ -143,32 +235,44 @@ def tensor(source: Bytes) -> np.ndarray:
     size = math.prod(shape)
     places = positions(source) if sparse else range(size)
     n, width = len(places), dtype.itemsize
-    if kind == 4:
+    if kind in (4, 6):
         scale = tensor(source)
         low = unzigzag(source.varint())
         codes = np.zeros(size)
-        codes[list(places)] = [low + c for c in huffman_stream(source, n)]
+        codes[list(places)] = [low + c for c in STREAMS[kind // 2 - 2](source, n)]
         product = codes.reshape(shape) * scale.astype(np.float64)
         return (product.astype("f4") if width < 4 else product).astype(dtype)
     elements = [bytes(width)] * size
-    for place, value in zip(places, values(source, kind, n, width), strict=True):
+    if kind == 64:
+        turned = "float" in name and width > 1
+        found = bytes_of(source, n, width, turned)
+    else:
+        found = values(source, kind, n, width)
+    for place, value in zip(places, found, strict=True):
         elements[place] = value
     return np.frombuffer(b"".join(elements), dtype).reshape(shape)
 
 
 def file(data: bytes, dictionary: bytes) -> tuple[dict, list[np.ndarray]]:
     """Header and arrays of a whole file."""
-    assert data[:5] == bytes.fromhex("89444C4F01")
+    assert data[:4] == bytes.fromhex("89444C4F")
+    assert 1 <= data[4] <= 3
     assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
     source, sections = Bytes(data[5:-8]), []
-    for kind in (1, 2):
-        assert source.take(1)[0] == kind
+    for kinds in ((1,), (2, 3) if data[4] == 3 else (2,)):
+        kind = source.take(1)[0]
+        assert kind in kinds
         sections.append(Bytes(source.take(source.varint())))
     assert source.at == len(source.data)
     head, body = sections
     size = head.varint()
     text = head.deflated(dictionary)
     assert len(text) == size
-    arrays = [tensor(body) for _ in range(body.varint())]
+    count = body.varint()
+    if kind == 3:
+        sizes = [body.varint() for _ in range(count)]
+        arrays = [tensor(Bytes(body.take(size))) for size in sizes]
+    else:
+        arrays = [tensor(body) for _ in range(count)]
     assert body.at == len(body.data)
     return json.loads(text), arrays

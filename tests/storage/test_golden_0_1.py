@@ -133,7 +133,7 @@ def test_compressed_files(name, tmp_path):
         for i, (one, other) in enumerate(zip(old, new, strict=True)):
             assert one.array.tobytes() == other.array.tobytes()
             if path.stem == "hinted" and i in hints:
-                assert one.bits == other.bits
+                assert sum(one.bits.values()) <= sum(other.bits.values())
         assert size_of(new) <= size_of(old)
     loaded = dlopt.load_compressed(FOLDER / f"{name}.dlopt")
     np.testing.assert_allclose(

@@ -129,7 +129,7 @@ def test_state_outside_of_variables(tmp_path):
     model, x = remembering(), np.ones((2, 4), "float32")
     path = tmp_path / "m.dlopt"
     loaded = through_file(model, path, custom_objects={"Around": Around})
-    assert version_of(path.read_bytes()) == 2
+    assert version_of(path.read_bytes()) == 3
     assert [layer.words for layer in loaded.second] == [["a"] * 2, ["a"] * 3]
     assert same(outputs(model, x), outputs(loaded, x))
     rows = [row.path for row in ledger_of(path).rows]

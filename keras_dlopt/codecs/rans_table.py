@@ -1,0 +1,188 @@
+"""The table of a static rANS code: integer frequencies that add up to a power of two.
+
+A bit string: the precision M in 4 bits; which symbols are used, as in the tables of
+Huffman; then, unless M is 0 (one symbol only), log2 of the lanes in 4 bits, the number
+t of mantissa bits in 4, the bit length of the first symbol's frequency in 4, and for
+each further one 1 + zigzag of the difference to the length before, in Elias gamma
+codes; at last, for every symbol in turn, the min(length - 1, t) bits after the leading
+one of its frequency, of which the bits below are zero. Of the symbols of the greatest
+length the first has no such bits: it takes what the others leave of 2**M.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dlopt.codecs.bits import BitReader, BitWriter, windows
+from keras_dlopt.codecs.huffman_table import read_used, write_used
+from keras_dlopt.codecs.reader import REPAIR, unzigzag, zigzag
+from keras_dlopt.errors import FormatError
+
+MAX_PRECISION = 15
+MAX_LOG_LANES = 11
+PRECISIONS = (9, 12, 15)
+MANTISSAS = (1, 3, 15)
+LANE_BITS = 24  # what a lane takes beyond the information in its symbols
+LANES_SHARE = 0.0005  # of the stream, that the lanes may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Frequencies of the used symbols.
+
+    Attributes:
+        precision: M; the frequencies add up to 2**M.
+        log_lanes: log2 of the number of states that take turns.
+        mantissa: bits that a frequency keeps after its leading one.
+        symbols: the used symbols, rising.
+        frequency: of each of them, 1 or more.
+    """
+
+    precision: int
+    log_lanes: int
+    mantissa: int
+    symbols: np.ndarray
+    frequency: np.ndarray
+
+
+def plan(counts: np.ndarray) -> tuple[Table, int] | None:
+    """The cheapest table for symbols that occur so often, and the bits in all.
+
+    The bits are an estimate, good to about 0.05 % and 2 bytes a lane. None where there
+    are too many symbols for a code of this kind.
+    """
+    symbols = np.flatnonzero(counts)
+    some = counts[symbols]
+    if symbols.size == 1:
+        table = Table(0, 0, 0, symbols, np.ones(1, np.int64))
+        return table, _bits(table, int(counts.size), counts > 0)
+    used, best = counts > 0, None
+    for precision in PRECISIONS:
+        if 2 * symbols.size > 2**precision and precision < MAX_PRECISION:
+            continue
+        for mantissa in MANTISSAS:
+            frequency = frequencies(some, precision, mantissa)
+            if frequency is None:
+                continue
+            ideal = float((some * (precision - np.log2(frequency))).sum())
+            lanes = _log_lanes(ideal)
+            table = Table(precision, lanes, mantissa, symbols, frequency)
+            bits = _bits(table, counts.size, used) + int(ideal)
+            if best is None or bits < best[1]:
+                best = table, bits
+    return best
+
+
+def _log_lanes(bits: float) -> int:
+    share = int(bits * LANES_SHARE / LANE_BITS)
+    return min(max(share.bit_length() - 1, 0), MAX_LOG_LANES)
+
+
+def _bits(table: Table, size: int, used: np.ndarray) -> int:
+    writer = BitWriter()
+    write_used(writer, used)
+    bits = 8 * ((writer.bits + 4 + 7) // 8)
+    if table.precision:
+        length = _lengths(table.frequency)
+        steps = zigzag(np.diff(length)) + 1
+        bits += int((2 * np.frexp(steps)[1] - 1).sum()) + 12
+        bits += int(np.minimum(length - 1, table.mantissa).sum())
+        bits += 24 + LANE_BITS * 2**table.log_lanes
+    return bits
+
+
+def frequencies(counts: np.ndarray, precision: int, mantissa: int) -> np.ndarray | None:
+    """Integers of so many mantissa bits near the shares, whose sum is 2**precision."""
+    total, share = 1 << precision, float(1 << precision) / counts.sum()
+    if counts.size > total:
+        return None
+    rounded = np.ones(1, np.int64)
+    for _ in range(6):
+        rounded = np.maximum(np.rint(counts * share), 1).astype(np.int64)
+        drop = np.maximum(_lengths(rounded) - 1 - mantissa, 0)
+        rounded = (rounded + ((1 << drop) >> 1)) >> drop << drop
+        excess = int(rounded.sum()) - total
+        if abs(excess) <= total >> 10:
+            break
+        share *= max(1 - excess / total, 0.5)
+    rest = _rest(rounded)
+    rounded[rest] = 0
+    rounded[rest] = total - int(rounded.sum())
+    return rounded if rounded[rest] >= 1 and _rest(rounded) == rest else None
+
+
+def _rest(frequency: np.ndarray) -> int:
+    """The symbol that takes what the others leave."""
+    return int(np.argmax(_lengths(frequency)))
+
+
+def _lengths(values: np.ndarray) -> np.ndarray:
+    lengths: np.ndarray = np.frexp(values)[1].astype(np.int64)
+    return lengths
+
+
+def write_table(table: Table) -> bytes:
+    """The table, padded to whole bytes."""
+    writer = BitWriter()
+    writer.write([table.precision], [4])
+    used = np.zeros(int(table.symbols[-1]) + 1, bool)
+    used[table.symbols] = True
+    write_used(writer, used)
+    if table.precision:
+        length = _lengths(table.frequency)
+        head = [table.log_lanes, table.mantissa, length[0]]
+        writer.write(head, [4, 4, 4])
+        writer.gamma(zigzag(np.diff(length)) + 1)
+        kept = np.minimum(length - 1, table.mantissa)
+        kept[_rest(table.frequency)] = 0
+        rest = table.frequency - (1 << (length - 1))
+        writer.write(rest >> (length - 1 - kept), kept)
+    return writer.to_bytes()
+
+
+def read_table(bits: BitReader) -> Table:
+    """Reads a table.
+
+    Raises:
+        FormatError: if its frequencies do not add up, or for any other damage.
+    """
+    precision = bits.read(4)
+    symbols = read_used(bits)
+    if not precision:
+        if symbols.size > 1:
+            raise _bad(f"{symbols.size} symbols of precision 0")
+        return Table(0, 0, 0, symbols, np.ones(1, np.int64))
+    lanes, mantissa, first = bits.read(4), bits.read(4), bits.read(4)
+    if lanes > MAX_LOG_LANES or not 2 <= symbols.size <= 1 << precision:
+        raise _bad(f"2**{lanes} lanes, {symbols.size} symbols of 2**{precision}")
+    steps = np.array(bits.gamma(symbols.size - 1), object)
+    if steps.max() > 2 * MAX_PRECISION + 1:
+        raise _bad(f"a difference of lengths coded as {steps.max()}")
+    steps = unzigzag(steps.astype(np.int64) - 1)
+    length = first + np.concatenate([[0], np.cumsum(steps)])
+    if length.min() < 1 or length.max() > precision:
+        raise _bad(f"frequencies of {length.min()} to {length.max()} bits")
+    frequency = _read_frequencies(bits, length, mantissa)
+    rest = int(np.argmax(length))
+    frequency[rest] = 0
+    frequency[rest] = (1 << precision) - int(frequency.sum())
+    if frequency[rest] < 1:
+        raise _bad("frequencies that add up to more than all")
+    return Table(precision, lanes, mantissa, symbols, frequency)
+
+
+def _read_frequencies(bits: BitReader, length: np.ndarray, mantissa: int) -> np.ndarray:
+    kept = np.minimum(length - 1, mantissa)
+    kept[int(np.argmax(length))] = 0
+    first, offset = divmod(bits.position, 8)
+    starts = offset + np.cumsum(kept) - kept
+    total = int(kept.sum())
+    bits.skip(total)
+    window = windows(bits.data, first, (offset + total + 7) // 8 + 1)
+    found = window[starts].astype(np.int64) >> (24 - kept)
+    frequency: np.ndarray = (1 << (length - 1)) + (found << (length - 1 - kept))
+    return frequency
+
+
+def _bad(what: str) -> FormatError:
+    return FormatError(f"The file is damaged: a rANS table declares {what}. {REPAIR}")
