@@ -392,8 +392,8 @@ MUTANTS = [
         "tests/storage/test_round_trip.py",
         "tests/storage/test_specification.py",
         bytes_of_the_container_twice=(
-            "container_bytes=contents.file_bytes - other,",
-            "container_bytes=contents.file_bytes,",
+            "container_bytes=len(data) - other,",
+            "container_bytes=len(data),",
         ),
         entropy_of_the_zeros_too=(
             "counts[-low] = 0",
