@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_dlopt.codecs.bits import BitReader
 from keras_dlopt.codecs.coder import Codec, counted, least_type
-from keras_dlopt.codecs.rans_table import Table, plan, read_table, write_table
+from keras_dlopt.codecs.rans_table import RansTable, plan, read_table, write_table
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import ConfigError, FormatError
@@ -107,7 +107,7 @@ class Rans(Codec):
         return self.read(reader, count, "the symbols")
 
 
-def _encode(symbols: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray]:
+def _encode(symbols: np.ndarray, table: RansTable) -> tuple[np.ndarray, np.ndarray]:
     start = np.zeros(int(table.symbols[-1]) + 1, np.uint32)
     frequency = start.copy()
     frequency[table.symbols] = table.frequency
@@ -143,7 +143,7 @@ def _encode_rows(
     return states, np.concatenate(parts[::-1])
 
 
-def _read(reader: Reader, count: int, table: Table, what: str) -> np.ndarray:
+def _read(reader: Reader, count: int, table: RansTable, what: str) -> np.ndarray:
     lanes = 1 << table.log_lanes
     states = np.frombuffer(reader.take(4 * lanes, what), "<u4").astype(np.uint32)
     size = reader.varint("the number of words")
@@ -166,7 +166,7 @@ def _read(reader: Reader, count: int, table: Table, what: str) -> np.ndarray:
     return out
 
 
-def _packed(table: Table) -> np.ndarray:
+def _packed(table: RansTable) -> np.ndarray:
     """For every slot: symbol, frequency, and slot less the start, 16 bits each."""
     f = table.frequency.astype(np.uint64)
     start = np.cumsum(f) - f
@@ -176,7 +176,7 @@ def _packed(table: Table) -> np.ndarray:
 
 
 def _decode_rows(
-    states: np.ndarray, words: np.ndarray, size: int, count: int, table: Table
+    states: np.ndarray, words: np.ndarray, size: int, count: int, table: RansTable
 ) -> tuple[np.ndarray, int]:
     """One symbol of every lane at a time; slots are looked up together at the end."""
     lanes, place, full = states.size, 0, count // states.size
@@ -225,7 +225,7 @@ def _encode_one(
 
 
 def _decode_one(
-    states: np.ndarray, words: np.ndarray, size: int, count: int, table: Table
+    states: np.ndarray, words: np.ndarray, size: int, count: int, table: RansTable
 ) -> tuple[np.ndarray, int]:
     entry = _packed(table)
     frequency = (entry >> np.uint64(16) & np.uint64(0xFFFF)).tolist()

@@ -27,7 +27,7 @@ LANES_SHARE = 0.0005  # of the stream, that the lanes may take
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class RansTable:
     """Frequencies of the used symbols.
 
     Attributes:
@@ -45,7 +45,7 @@ class Table:
     frequency: np.ndarray
 
 
-def plan(counts: np.ndarray) -> tuple[Table, int] | None:
+def plan(counts: np.ndarray) -> tuple[RansTable, int] | None:
     """The cheapest table for symbols that occur so often, and the bits in all.
 
     The bits are an estimate, good to about 0.05 % and 2 bytes a lane. None where there
@@ -54,7 +54,7 @@ def plan(counts: np.ndarray) -> tuple[Table, int] | None:
     symbols = np.flatnonzero(counts)
     some = counts[symbols]
     if symbols.size == 1:
-        table = Table(0, 0, 0, symbols, np.ones(1, np.int64))
+        table = RansTable(0, 0, 0, symbols, np.ones(1, np.int64))
         return table, _bits(table, int(counts.size), counts > 0)
     used, best = counts > 0, None
     for precision in PRECISIONS:
@@ -66,7 +66,7 @@ def plan(counts: np.ndarray) -> tuple[Table, int] | None:
                 continue
             ideal = float((some * (precision - np.log2(frequency))).sum())
             lanes = _log_lanes(ideal)
-            table = Table(precision, lanes, mantissa, symbols, frequency)
+            table = RansTable(precision, lanes, mantissa, symbols, frequency)
             bits = _bits(table, counts.size, used) + int(ideal)
             if best is None or bits < best[1]:
                 best = table, bits
@@ -78,7 +78,7 @@ def _log_lanes(bits: float) -> int:
     return min(max(share.bit_length() - 1, 0), MAX_LOG_LANES)
 
 
-def _bits(table: Table, size: int, used: np.ndarray) -> int:
+def _bits(table: RansTable, size: int, used: np.ndarray) -> int:
     writer = BitWriter()
     write_used(writer, used)
     bits = 8 * ((writer.bits + 4 + 7) // 8)
@@ -121,7 +121,7 @@ def _lengths(values: np.ndarray) -> np.ndarray:
     return lengths
 
 
-def write_table(table: Table) -> bytes:
+def write_table(table: RansTable) -> bytes:
     """The table, padded to whole bytes."""
     writer = BitWriter()
     writer.write([table.precision], [4])
@@ -140,7 +140,7 @@ def write_table(table: Table) -> bytes:
     return writer.to_bytes()
 
 
-def read_table(bits: BitReader) -> Table:
+def read_table(bits: BitReader) -> RansTable:
     """Reads a table.
 
     Raises:
@@ -151,7 +151,7 @@ def read_table(bits: BitReader) -> Table:
     if not precision:
         if symbols.size > 1:
             raise _bad(f"{symbols.size} symbols of precision 0")
-        return Table(0, 0, 0, symbols, np.ones(1, np.int64))
+        return RansTable(0, 0, 0, symbols, np.ones(1, np.int64))
     lanes, mantissa, first = bits.read(4), bits.read(4), bits.read(4)
     if lanes > MAX_LOG_LANES or not 2 <= symbols.size <= 1 << precision:
         raise _bad(f"2**{lanes} lanes, {symbols.size} symbols of 2**{precision}")
@@ -168,7 +168,7 @@ def read_table(bits: BitReader) -> Table:
     frequency[rest] = (1 << precision) - int(frequency.sum())
     if frequency[rest] < 1:
         raise _bad("frequencies that add up to more than all")
-    return Table(precision, lanes, mantissa, symbols, frequency)
+    return RansTable(precision, lanes, mantissa, symbols, frequency)
 
 
 def _read_frequencies(bits: BitReader, length: np.ndarray, mantissa: int) -> np.ndarray:

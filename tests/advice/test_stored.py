@@ -75,6 +75,26 @@ def test_files_that_are_not_whole(told, path, damaged):
     assert load_compressed(other).count_params() == 8
 
 
+@advice("codecs/rans.py", "Use Huffman.")
+def test_more_symbols_than_a_table_of_rans_holds(told):
+    symbols = np.arange(40_000)
+    with told():
+        codecs.Rans().encode(symbols)
+    stream = codecs.Huffman().encode(symbols)
+    assert np.array_equal(codecs.Huffman().decode(stream), symbols)
+
+
+@advice("codecs/planes.py", "does not know. Update keras-dlopt, or: {}")
+def test_planes_that_are_not_known(told):
+    tensor = codecs.Tensor()
+    array = np.random.default_rng(0).normal(size=9_000).astype("float32")
+    whole = tensor.encode(array)
+    assert whole[3] == 64
+    with told():
+        tensor.decode(whole[:4] + b"\x09" + whole[5:])
+    assert np.array_equal(tensor.decode(whole), array)
+
+
 @advice("codecs/record.py", "version does not know. Update keras-dlopt, or: {}")
 @advice("codecs/record.py", "does not know here. Update keras-dlopt, or: {}")
 @advice("codecs/dtypes.py", "Restore the file from a copy or save it again.")
