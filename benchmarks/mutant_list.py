@@ -652,4 +652,29 @@ MUTANTS = [
             "average + self.decay * (value - average)",
         ),
     ),
+    # privacy
+    *_of(
+        "tests/privacy/test_private.py",
+        "tests/privacy/test_accounting.py",
+        private_steps_without_noise=(
+            "live * (total + sigma * model.clip * z) / size",
+            "live * (total + 0.0 * sigma * model.clip * z) / size",
+        ),
+        gradients_of_examples_keep_their_length=(
+            "mask * ops.minimum(1.0, clip / safe)",
+            "mask * ops.ones_like(safe)",
+        ),
+        norms_of_gradients_leave_out_biases=(
+            "squares.append(ops.sum(summed * summed, axis=1))",
+            "squares.append(0.0 * ops.sum(summed, axis=1))",
+        ),
+        a_begun_pass_costs_nothing=(
+            "return math.ceil(self.steps / batches)",
+            "return math.floor(self.steps / batches)",
+        ),
+        the_budget_ends_a_step_late=(
+            "return ops.cast(steps < limit",
+            "return ops.cast(steps <= limit",
+        ),
+    ),
 ]

@@ -878,3 +878,20 @@ def test_operations_with_a_state_are_known():
     for name in ("MatMul", "Conv2D", "Identity", "PartitionedCall"):
         assert _compat.has_state(name) is False, mend
     assert _compat.has_state("NoSuchOperation") is None, mend
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_the_compiled_loss_is_that_of_one_device(reduction):
+    import tensorflow as tf
+
+    mend = "see compiled_loss in _compat/losses.py"
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", keras.losses.MeanSquaredError(reduction=reduction))
+    y, two = np.zeros((4, 1), "float32"), np.full((4, 1), 2.0, "float32")
+    expected = 4.0 if reduction == "sum_over_batch_size" else 16.0
+    assert float(_compat.compiled_loss(model, y, two)) == expected, mend
+    replicas = tf.distribute.MirroredStrategy(
+        ["CPU:0"], cross_device_ops=tf.distribute.HierarchicalCopyAllReduce()
+    )
+    with replicas.scope():
+        assert float(_compat.compiled_loss(model, y, two)) == expected, mend

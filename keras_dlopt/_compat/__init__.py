@@ -27,6 +27,7 @@ from keras_dlopt._compat.graphs import (
 from keras_dlopt._compat.litert import has_state, litert_schema
 from keras_dlopt._compat.losses import (
     SeenResults,
+    compiled_loss,
     see_losses,
     weigh_means_of_outputs,
     weight_of_values,
@@ -86,6 +87,7 @@ __all__ = [
     "called_through",
     "changed",
     "compile_arguments",
+    "compiled_loss",
     "do_not_ask_for_more",
     "graph_nodes",
     "has_state",

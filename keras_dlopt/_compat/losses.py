@@ -167,3 +167,20 @@ class SeenResults:
 
 def _parts(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {None: value}
+
+
+def compiled_loss(model: keras.Model, y: Any, y_pred: Any) -> Any:
+    """The compiled loss of a batch alone, not divided by the replicas.
+
+    Relies on: `Model._compile_loss`, called with `(y_true, y_pred)`, and
+    `keras.src.losses.loss.unscale_loss_for_distribution`, the inverse of what means
+    are multiplied with; losses with `reduction="sum"` are not.
+    """
+    from keras.src.losses.loss import unscale_loss_for_distribution
+
+    compiled: Any = model._compile_loss
+    value = compiled(y, y_pred)
+    parts = [part.loss for part in compiled._flat_losses]
+    if any(getattr(part, "reduction", None) == "sum" for part in parts):
+        return value
+    return unscale_loss_for_distribution(value)

@@ -13,12 +13,11 @@ Breaches = Iterator[tuple[str, str]]
 
 # Top to bottom. A module imports from lower lines, and from its own folder.
 LEVELS = (
-    {"__main__"},
     {"cli"},
-    {"demo", "registered"},
-    {"auto"},
-    {"report"},
+    {"demo"},
+    {"auto", "report"},
     {"storage", "export", "distribute", "trials", "tpu", "interop", "post_training"},
+    {"privacy"},
     {"adapt", "distill"},
     {"measure", "model_parallel"},
     {"int8", "surgery", "models"},
