@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_dlopt import _compat, checks
 from keras_dlopt.config import Value, frozen
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.copying import reason
 from keras_dlopt.graph.trace import Call, Trace, trace
 from keras_dlopt.runtime.values import to_numpy
 
@@ -100,8 +101,24 @@ def shape_of(found: Trace, path: str, *, side: str, model: Any) -> tuple[Any, ..
 
 
 def surveyed(models: Iterable[Any], example: Any) -> list[Trace]:
-    """One trace of each model."""
-    return [trace(model, example) for model in models]
+    """One trace of each model.
+
+    Raises:
+        ModelError: for a model that does not run on zeros of a size of our choice.
+    """
+    return [_traced(model, example) for model in models]
+
+
+def _traced(model: Any, example: Any) -> Trace:
+    try:
+        return trace(model, example)
+    except Exception as error:
+        if example is not None or isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"{model.name!r} does not run on zeros where its input leaves a size open "
+            f"({reason(error)}). Pass example=, a batch of its inputs."
+        ) from error
 
 
 class Average:

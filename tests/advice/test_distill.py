@@ -197,3 +197,15 @@ def test_features_of_an_open_size(told):
     trained(model(9), model(9), term, x=x)
     term = distill.RelationalDistillation("pool", "pool", angle=0.0)
     trained(model(None), model(None), term, y=..., x=open_ended)
+
+
+@advice("distill/teachers.py", "Pass example=, a batch of its inputs.")
+def test_a_size_that_is_open(told):
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, L.Dense(3)(L.Reshape((15,))(inputs)))
+    with told():
+        distill.distill(model, model, distill.LogitsDistillation())
+    x = np.ones((8, 5, 3), "float32")
+    taught = distill.distill(model, model, distill.LogitsDistillation(), example=x[:1])
+    taught.compile("sgd", LOSS)
+    taught.fit(x, Y, verbose=0)
