@@ -635,6 +635,18 @@ MUTANTS = [
             "if not self.target.variable.trainable:",
         ),
     ),
+    *_of(
+        "tests/surgery/test_sharing.py",
+        "tests/storage/test_repeats.py",
+        shared_numbers_count_for_each_weight=(
+            "ours[id(variable)] = math.prod(variable.shape)",
+            "ours[len(ours)] = math.prod(variable.shape)",
+        ),
+        a_transpose_is_stored_as_the_matrix=(
+            "found[i] = known[turned], 1",
+            "found[i] = known[turned], 0",
+        ),
+    ),
     # distill
     *_of(
         "tests/distill/test_terms.py",

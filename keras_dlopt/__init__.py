@@ -65,6 +65,8 @@ _NAMES = {
     "load_compressed": "storage",
     "save_compressed": "storage",
     "sensitivity": "auto",
+    "shared_layers": "surgery",
+    "shared_recipe": "surgery",
     "split_activations": "int8",
 }
 
@@ -125,6 +127,8 @@ __all__ = [
     "save_compressed",
     "schedules",
     "sensitivity",
+    "shared_layers",
+    "shared_recipe",
     "split_activations",
     "storage",
     "surgery",

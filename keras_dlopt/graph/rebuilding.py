@@ -9,7 +9,12 @@ import numpy as np
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.copying import reason
-from keras_dlopt.graph.walk import is_functional, layers_below, operations
+from keras_dlopt.graph.walk import (
+    children,
+    is_functional,
+    layers_below,
+    operations,
+)
 
 Args = tuple[Any, ...]  # of a call
 Kwargs = dict[str, Any]
@@ -83,6 +88,7 @@ def rebuilt(model: Any, pieces: Pieces, reshaped: Reshaped = NOTHING) -> Any:
             "replaced from outside. Build it as Sequential or Functional model, or "
             "keep it as finalize makes it."
         )
+    _check_apart(model)
     rest: dict[int, list[Any] | None] = {}
     values: list[Piece] = []
     arguments: dict[int, Any] = {}
@@ -127,6 +133,21 @@ def rebuilt(model: Any, pieces: Pieces, reshaped: Reshaped = NOTHING) -> Any:
     for layer, weights in values:
         layer.set_weights(weights)
     return new
+
+
+def _check_apart(model: Any) -> None:
+    """Refuses layers that hold one variable: anew, each would have its own."""
+    owners: dict[int, Any] = {}
+    for layer in children(model):
+        for variable in layer.weights:
+            first = owners.setdefault(id(variable), layer)
+            if first is not layer:
+                raise ModelError(
+                    f"The layers {first.name!r} and {layer.name!r} of {model.name!r} "
+                    f"hold one variable, {variable.path!r}, and built anew each would "
+                    "have its own. Call one layer at both places, or give each its own "
+                    "variable and tie them by Share in a recipe."
+                )
 
 
 def _in_place_of(layer: Any, pieces: Pieces, reshaped: Reshaped) -> list[Piece]:

@@ -38,6 +38,7 @@ from keras_dlopt.storage.records import (
     with_index,
     write_records,
 )
+from keras_dlopt.storage.repeats import Repeats, damaged, read_repeats, repeats
 
 MAX_HEADER = 2**26  # bytes of JSON text: a thousand times what large models need
 FILE_GROWTH = 32  # a word of a vocabulary takes more as text than as bytes
@@ -118,7 +119,12 @@ def write_contents(
         header["layers"] = _placed(state.kept.stores, arrays, paths)
         header["assets"] = _placed(state.kept.assets, arrays, paths)
         header["paths"] = paths
-    records = write_records(arrays, dict(hints))
+    same = repeats(arrays)
+    if same:
+        header = header | {"same": [[i, *of] for i, of in same.items()]}
+    own = [i for i in range(len(arrays)) if i not in same]
+    placed = {new: hints[i] for new, i in enumerate(own) if i in hints}
+    records = write_records([arrays[i] for i in own], placed)
     if sum(map(len, records)) < INDEX_FROM:
         kind, section = TENSORS, varint(len(records)) + b"".join(records)
     else:
@@ -180,12 +186,14 @@ class Stored:
         records: one for each array, or
         reader: what stands before them, where they have to be read in turn.
         architecture_bytes: size of the header's section.
+        same: arrays without a record of their own.
     """
 
     header: dict[str, Any]
     records: list[Record] | None
     reader: Reader
     architecture_bytes: int
+    same: Repeats = dataclasses.field(default_factory=dict)
 
 
 def read_stored(data: bytes, *, max_bytes: int) -> Stored:
@@ -202,6 +210,8 @@ def read_stored(data: bytes, *, max_bytes: int) -> Stored:
     )
     keys, more = {"model", "paths"}, {"variables", "layers", "assets"}
     allowed = {1: [keys], 2: [keys | more]}.get(version_of(data), [keys, keys | more])
+    if version_of(data) > 2:
+        allowed += [one | {"same"} for one in allowed]
     if not isinstance(header, dict) or set(header) not in allowed:
         raise FormatError(f"The file is damaged: its header has other keys. {REPAIR}")
     section = sections.get(INDEXED, sections.get(TENSORS, b""))
@@ -209,12 +219,13 @@ def read_stored(data: bytes, *, max_bytes: int) -> Stored:
     count, paths = reader.varint("the number of variables"), header["paths"]
     reader.account("header")
     named = isinstance(paths, list) and all(isinstance(p, str) for p in paths)
-    if not named or len(paths) != count:
+    same = read_repeats(header.get("same", []), len(paths) if named else 0)
+    if not named or len(paths) != count + len(same):
         raise FormatError(
             f"The file is damaged: {count} variables and not as many paths. {REPAIR}"
         )
     records = split(section, max_bytes=max_bytes) if INDEXED in sections else None
-    return Stored(header, records, reader, len(sections[HEADER]))
+    return Stored(header, records, reader, len(sections[HEADER]), same)
 
 
 def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
@@ -223,7 +234,25 @@ def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
     Raises:
         FormatError: if one is damaged, or bytes follow the last.
     """
-    paths = stored.header["paths"]
+    same, paths = stored.same, stored.header["paths"]
+    own = _recorded(stored, [p for i, p in enumerate(paths) if i not in same], bounds)
+    if not same:
+        yield from own
+        return
+    wanted = {of for of, _ in same.values()}
+    kept: dict[int, StoredTensor] = {}
+    for i, path in enumerate(paths):
+        tensor = _repeated(path, kept, *same[i]) if i in same else next(own)
+        if i in wanted:
+            kept[i] = tensor
+        if i in same or stored.records is not None:
+            stored.reader.reserve(tensor.array.nbytes, f"a repeat of {path!r}")
+        yield tensor
+    yield from own  # nothing, or an error for what follows
+
+
+def _recorded(stored: Stored, paths: list[str], bounds: bool) -> Iterator[StoredTensor]:
+    """The arrays that have a record."""
     if stored.records is not None:
         yield from in_parallel(
             lambda pair: _decoded(pair[0], pair[1], bounds),
@@ -239,6 +268,18 @@ def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
             f"The file is damaged: {reader.left} bytes follow the last variable. "
             f"{REPAIR}"
         )
+
+
+def _repeated(
+    path: str, known: Mapping[int, StoredTensor], place: int, turned: int
+) -> StoredTensor:
+    """An array that was stored before, as it is or transposed."""
+    of = known[place]
+    if turned and of.array.ndim != 2:
+        raise damaged("transposes of variables")
+    array = np.ascontiguousarray(of.array.T) if turned else of.array
+    method = f"{'transpose of' if turned else 'same as'} {of.path}"
+    return StoredTensor(path, array, method, {}, (of.bounds[0], 0.0, 0.0))
 
 
 def _decoded(path: str, record: Record, bounds: bool) -> StoredTensor:
@@ -291,16 +332,16 @@ def _state(
     numbers = header["variables"]
     counts = isinstance(numbers, list) and len(numbers) == 2
     if not counts or not all(type(n) is int for n in numbers):
-        raise _damaged("numbers of weights and variables")
+        raise damaged("numbers of weights and variables")
     weights, variables = numbers
     if not 0 <= weights <= variables <= len(arrays):
-        raise _damaged("numbers of weights and variables")
+        raise damaged("numbers of weights and variables")
     kept = kept_of(header, arrays) or Kept({}, {})
     for files in kept.assets.values():
         for name, content in files.items():
             check_file_name(name)
             if content.dtype != np.uint8 or content.ndim != 1:
-                raise _damaged("bytes of files")
+                raise damaged("bytes of files")
             if FILE_GROWTH * content.size > max(max_bytes, SMALL):
                 raise FormatError(
                     f"Refused: the file {name!r} of a layer has {content.size} bytes, "
@@ -323,18 +364,12 @@ def _named_arrays(named: Any, arrays: list[np.ndarray]) -> dict[str, Arrays]:
     if not isinstance(named, dict) or not all(
         isinstance(v, dict) for v in named.values()
     ):
-        raise _damaged("places of the layers' arrays")
+        raise damaged("places of the layers' arrays")
     for keys in named.values():
         for place in keys.values():
             if type(place) is not int or not 0 <= place < len(arrays):
-                raise _damaged("places of the layers' arrays")
+                raise damaged("places of the layers' arrays")
     return {
         path: {key: arrays[place] for key, place in keys.items()}
         for path, keys in named.items()
     }
-
-
-def _damaged(what: str) -> FormatError:
-    return FormatError(
-        f"The file is damaged: its header gives impossible {what}. {REPAIR}"
-    )

@@ -21,6 +21,7 @@ from keras_dlopt.surgery.scores import (
     GeometricMedian,
     NormalizationScale,
 )
+from keras_dlopt.surgery.sharing import shared_layers, shared_recipe
 from keras_dlopt.surgery.sizes import Sizes
 from keras_dlopt.transforms.hashed_kernel import HashedKernel
 
@@ -48,4 +49,6 @@ __all__ = [
     "prune_channels",
     "remove_blocks",
     "remove_dead",
+    "shared_layers",
+    "shared_recipe",
 ]

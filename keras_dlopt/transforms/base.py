@@ -107,6 +107,7 @@ class Transform(Value):
         statistics: names from `Member.statistics` that `update` reads.
         sets_weight: whether `update` returns `"weight"`.
         own_weight: whether it trains numbers of its own in place of the weight.
+        keeps_weight: whether the weight still counts then, as what it is added to.
         fixed_from: the step from which it no longer looks at what comes in; None if it
             always does. Up to there, a link before it in a chain must be done.
     """
@@ -116,6 +117,7 @@ class Transform(Value):
     statistics: tuple[str, ...] = ()
     sets_weight: bool = False
     own_weight: bool = False
+    keeps_weight: bool = False
     fixed_from: int | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -195,6 +196,22 @@ class TransformHost(KeepsRandomStates):
     def states(self) -> list[Any]:
         """The variables that hold the transforms' state: masks, scales, steps."""
         return list(self._hidden_states.value)
+
+    def replaced(self) -> tuple[int, int]:
+        """How many numbers of weights are replaced, and by how many trained ones.
+
+        A variable that serves several weights counts once.
+        """
+        replaced, ours = 0, dict[int, int]()
+        for group, slot in self._weight_slots():
+            if slot.resting:
+                first = getattr(group.transform, "links", (group.transform,))[0]
+                size = math.prod(slot.target.shape or ())
+                replaced += 0 if first.keeps_weight else size
+                for name in slot.trained:
+                    variable = slot.state[name]
+                    ours[id(variable)] = math.prod(variable.shape)
+        return replaced, sum(ours.values())
 
     def seen_values(self) -> list[tuple[Any, Any]]:
         """Each transformed variable with what its layer sees of it."""

@@ -47,6 +47,7 @@ class LowRankDelta(Transform):
     """
 
     own_weight = True
+    keeps_weight = True
 
     def __init__(self, rank: int, *, alpha: float | None = None, seed: int = 0):
         self.rank = checks.count(rank, name="rank")
@@ -99,6 +100,7 @@ class Frozen(Transform):
     """
 
     own_weight = True
+    keeps_weight = True
 
     def __init__(self):
         pass

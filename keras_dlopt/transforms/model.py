@@ -1,6 +1,8 @@
 """A model that runs another model with transformed weights."""
 
 import inspect
+import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -110,13 +112,26 @@ class TransformedModel(TransformHost, keras.Model):
         layer = self.model.get_layer(name, index)
         return self._shown().view(layer) if is_functional(self.model) else layer
 
-    def summary(self, *args, **kwargs) -> None:
-        """The wrapped model's summary: state of transforms is not counted."""
-        self.model.summary(*args, **kwargs)
+    def summary(self, *args, print_fn=None, **kwargs) -> None:
+        """The wrapped model's summary; a line tells what is trained in place of it."""
+        self.model.summary(*args, print_fn=print_fn, **kwargs)
+        replaced, ours = self.replaced()
+        if ours:
+            say = print_fn or (lambda line: sys.stdout.write(f"{line}\n"))
+            trained = sum(math.prod(v.shape) for v in self.trainable_variables)
+            say(
+                f" In place of {replaced:,} of these parameters: {ours:,} of "
+                f"transforms. In all {self.count_params():,}, trained {trained:,}."
+            )
 
     def count_params(self) -> int:
-        """The parameters of the wrapped model."""
-        return self.model.count_params()
+        """The numbers that make the model.
+
+        What transforms train in place of weights counts in their stead, once where
+        several weights share it.
+        """
+        replaced, ours = self.replaced()
+        return self.model.count_params() - replaced + ours
 
     def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kw):
         """As `keras.Model.export`, with the weights that the transforms give."""

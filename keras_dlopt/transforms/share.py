@@ -9,9 +9,11 @@ from keras import ops
 from keras_dlopt import checks
 from keras_dlopt.codecs.hints import Codebook
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.select import Selector, selector_from_dict
 from keras_dlopt.transforms.base import State, Transform
 from keras_dlopt.transforms.lookup import lookup, without_gradient
 
+STARTS = ("mean", "first")
 # The finalizer of SplitMix64: a bijection of 64-bit integers that mixes all bits.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (
@@ -24,19 +26,26 @@ _MIX = (
 class Share(Transform):
     """One kernel for all weights that a recipe entry selects.
 
-        w_l = s_l * w,   dL/dw = sum over the layers l of s_l dL/dw_l
+        w_l = s_l * w  or  s_l * w^T,   dL/dw = sum over the layers l of s_l dL/dw_l
 
-    It starts at the mean of the weights. With `scale` each layer multiplies it by a
-    trained number of its own, which starts at the least-squares fit to its weight.
+    It starts at the mean of the weights, or as the first. With `scale` each layer
+    multiplies it by a trained number of its own, which starts at the least-squares fit
+    to its weight. A matrix with the shape of the first turned round gets the transpose:
+    an embedding and the kernel that gives the logits.
 
     State: the shared kernel, once for all of them, and a number a layer. The weights
-    themselves are no longer trained.
+    themselves are no longer trained. `finalize` gives each layer its own copy again,
+    and `save_compressed` stores what is equal once.
 
     Args:
         scale: whether each layer has a factor of its own.
+        start: `"mean"`, for layers that were trained, or `"first"`: the mean of n
+            random starts is smaller than each by sqrt(n).
+        transposed: of square matrices, which get the transpose; None for none.
 
     Raises:
-        ConfigError: when built, unless all weights have one shape.
+        ConfigError: for another start; when built, unless all weights have one shape,
+            or matrices that shape turned round.
 
     Example:
         >>> from keras_dlopt import Recipe, finalize, named, transform
@@ -48,41 +57,78 @@ class Share(Transform):
         True
 
     Source: Savarese and Maire, "Learning Implicitly Recurrent CNNs Through Parameter
-    Sharing" (arXiv:1902.09701), section 3, with a single template.
+    Sharing" (arXiv:1902.09701), section 3, with a single template; the transpose as in
+    Press and Wolf (arXiv:1608.05859).
     """
 
     own_weight = True
 
-    def __init__(self, *, scale: bool = False):
+    def __init__(
+        self,
+        *,
+        scale: bool = False,
+        start: str = "mean",
+        transposed: Selector | None = None,
+    ):
         self.scale = checks.boolean(scale, name="scale")
+        self.start = checks.choice(start, name="start", choices=STARTS)
+        if isinstance(transposed, dict):
+            transposed = selector_from_dict(transposed)
+        self.transposed = checks.optional(_selector, transposed, name="transposed")
 
     def init(self, target, weight):
         return self.init_group([target], [weight])[0]
 
     def init_group(self, targets, weights):
-        shapes = {t.path: w.shape for t, w in zip(targets, weights, strict=True)}
-        if len(set(shapes.values())) > 1:
+        if not weights:
+            return []
+        shape = weights[0].shape
+        turned = shape[::-1] if len(shape) == 2 else shape
+        if any(w.shape not in (shape, turned) for w in weights):
+            shapes = {t.path: w.shape for t, w in zip(targets, weights, strict=True)}
             raise ConfigError(
                 f"Share ties weights of one shape. Received: {shapes}. Select layers "
                 "of one kind, such as matching('block./conv/kernel')."
             )
-        if not weights:
-            return []
-        mean = np.mean(weights, axis=0, dtype="float64")
+        pairs = zip(targets, weights, strict=True)
+        upright = [w.T if self._turns(t, w.shape, shape) else w for t, w in pairs]
+        first = np.asarray(upright[0], "float64")
+        mean = np.mean(upright, axis=0, dtype="float64")
+        mean = mean if self.start == "mean" else first
         shared = State(mean.astype("float32"), trainable=True)
         states: list[dict[str, State]] = [{"shared": shared} for _ in weights]
         if self.scale:
             square = float(np.sum(mean**2)) or 1.0
-            for state, weight in zip(states, weights, strict=True):
+            for state, weight in zip(states, upright, strict=True):
                 fit = np.array(np.sum(mean * weight) / square, "float32")
                 state["scale"] = State(fit, trainable=True)
         return states
 
+    def _turns(self, target: Any, shape: Any, shared: Any) -> bool:
+        """Whether a weight is the transpose of what is shared."""
+        if len(shape) != 2 or tuple(shape) != tuple(shared)[::-1]:
+            return False
+        if shape[0] != shape[1]:
+            return True
+        return self.transposed is not None and self.transposed(target)
+
     def apply(self, weight, state, context):
         value = state["shared"]
+        if self._turns(context.target, weight.shape, value.shape):
+            value = ops.transpose(value)
         if self.scale:
             value = value * state["scale"]
         return without_gradient(weight, ops.cast(value, weight.dtype))
+
+
+def _selector(value: Any, *, name: str) -> Selector:
+    return checks.instance(
+        value,
+        Selector,
+        name=name,
+        wanted="a selector",
+        hint="Write for example keras_dlopt.at('logits/kernel').",
+    )
 
 
 def hashed(shape: tuple[int, ...], buckets: int, *, seed: int) -> np.ndarray:

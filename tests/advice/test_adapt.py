@@ -6,15 +6,25 @@ import pytest
 
 from keras_dlopt import (
     FakeQuant,
+    HashedWeights,
     Prune,
     Recipe,
+    Share,
     adapt,
+    at,
     finalize,
+    hashed_layers,
+    load_compressed,
     matching,
     named,
     optimizers,
+    save_compressed,
+    shared_layers,
+    shared_recipe,
     transform,
 )
+from keras_dlopt.errors import FormatError, ModelError
+from keras_dlopt.graph.rebuilding import rebuilt
 
 advice = pytest.mark.advice
 L = keras.layers
@@ -61,8 +71,8 @@ def test_a_head_on_several_outputs(told):
     model = keras.Model(inputs, {"a": both[0], "b": L.Dense(2)(both[1])})
     with told():
         adapt.new_head(model, 3)
-    for at in ("a", "d"):
-        assert adapt.new_head(model, 3, at=at).output_shape == (None, 3)
+    for place in ("a", "d"):
+        assert adapt.new_head(model, 3, at=place).output_shape == (None, 3)
     with told():
         adapt.new_head(model, 3, at="rnn")
     assert adapt.new_head(model, 3, at="r").output_shape == (None, 3)
@@ -239,3 +249,64 @@ def test_stages(told, monkeypatch):
     for trainable in (False, True):
         model.layers[0].trainable = trainable
         fit(model)
+
+
+def tied(*names):
+    model = keras.Sequential(
+        [keras.Input((6,)), L.Dense(6, name="b1"), L.Dense(6, name="b2"), L.Dense(2)]
+    )
+    paths = [f"{name}/kernel" for name in names]
+    return model, transform(model, Recipe([(at(*paths), Share())]))
+
+
+@advice("surgery/sharing.py", "Give the paths of the blocks to tie.")
+@advice("transforms/share.py", "Write for example keras_dlopt.at('logits/kernel').")
+def test_blocks_that_are_one(told):
+    model, kernels = tied("b1", "b2")
+    with told():
+        shared_recipe(model, ["b1"])
+    with pytest.raises(ModelError, match="Tie their biases as well"):
+        shared_layers(kernels)
+    finalize(kernels)
+    whole = transform(model, shared_recipe(model, ["b1", "b2"]))
+    assert shared_layers(whole).count_params() == whole.count_params()
+    with told():
+        Share(transposed="logits/kernel")
+    Share(transposed=at("logits/kernel"))
+
+
+class Beside(keras.layers.Layer):
+    """Holds another layer, and multiplies by its kernel."""
+
+    def __init__(self, of, **kwargs):
+        super().__init__(**kwargs)
+        self.of = of
+
+    def build(self, input_shape=None):
+        pass
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.of.kernel)
+
+
+@advice("graph/rebuilding.py", "Call one layer at both places, or give each its own")
+def test_layers_of_one_variable(told):
+    inputs = keras.Input((6,))
+    one = L.Dense(6, name="one")
+    recipe = Recipe([(at("one/kernel"), HashedWeights(0.5))])
+    model = keras.Model(inputs, Beside(one)(one(inputs)))
+    with told():
+        rebuilt(model, {})
+    twice = keras.Model(inputs, one(one(inputs)))
+    assert hashed_layers(transform(twice, recipe)).count_params() == 18 + 6
+    _, shared = tied("b1", "b2")
+    assert shared.count_params() < finalize(shared).count_params()
+
+
+def test_a_file_whose_repeats_take_memory(tmp_path):
+    _, shared = tied("b1", "b2")
+    save_compressed(finalize(shared), tmp_path / "m.dlopt")
+    size = sum(v.numpy().nbytes for v in shared.model.weights)
+    with pytest.raises(FormatError, match="pass a larger max_bytes"):
+        load_compressed(tmp_path / "m.dlopt", max_bytes=size - 100)
+    load_compressed(tmp_path / "m.dlopt", max_bytes=1 << 20)

@@ -275,4 +275,7 @@ def file(data: bytes, dictionary: bytes) -> tuple[dict, list[np.ndarray]]:
     else:
         arrays = [tensor(body) for _ in range(count)]
     assert body.at == len(body.data)
-    return json.loads(text), arrays
+    header = json.loads(text)
+    for place, of, turned in sorted(header.get("same", [])):
+        arrays.insert(place, arrays[of].T.copy() if turned else arrays[of])
+    return header, arrays
