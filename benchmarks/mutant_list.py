@@ -664,6 +664,22 @@ MUTANTS = [
             "average + self.decay * (value - average)",
         ),
     ),
+    # obfuscate
+    *_of(
+        "tests/data/test_obfuscate.py",
+        lies_that_may_be_the_truth=(
+            "labels + rng.integers(1, classes, labels.shape)",
+            "labels + rng.integers(0, classes, labels.shape)",
+        ),
+        any_key_is_the_right_one=(
+            "if not hmac.compare_digest(order.digest, hidden.digest):",
+            "if order.block != hidden.block:",
+        ),
+        mixtures_without_signs=(
+            "return (signs * mixed).reshape(x.shape)",
+            "return (abs(signs) * mixed).reshape(x.shape)",
+        ),
+    ),
     # privacy
     *_of(
         "tests/privacy/test_private.py",

@@ -1,6 +1,6 @@
 """Data sets in memory, split in three, and batches that do not stall."""
 
-from keras_dlopt.data import select
+from keras_dlopt.data import obfuscate, select
 from keras_dlopt.data.dataset import Dataset
 from keras_dlopt.data.loading import load
 from keras_dlopt.data.pipeline import batches
@@ -16,6 +16,7 @@ __all__ = [
     "ShardReport",
     "batches",
     "load",
+    "obfuscate",
     "read_shards",
     "select",
     "verify_shards",

@@ -1,6 +1,8 @@
 """A model whose `fit` is DP-SGD, whatever the optimizer."""
 
-from collections.abc import Iterable
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -68,6 +70,7 @@ class PrivateModel(TransformedModel):
         refusals.check_recipe(recipe)
         accounting.needed()
         super().__init__(model, recipe, **kwargs)
+        self._hidden_stepping = Hidden(threading.local())
         optional = checks.optional
         self.target = optional(checks.positive, epsilon, name="epsilon")
         self.noise_multiplier = optional(
@@ -166,6 +169,25 @@ class PrivateModel(TransformedModel):
             accountant=self.accountant,
         )
 
+    def call(self, inputs, *args, training=None, **kwargs):
+        """Runs the model; in training only inside its own steps."""
+        if training and not getattr(self._hidden_stepping.value, "inside", False):
+            raise ModelError(
+                f"{self.name!r} is trained privately, and was called with "
+                "training=True outside of its own steps, where no gradient is clipped. "
+                "Use fit(x, y), or train finalize(model), without privacy."
+            )
+        return super().call(inputs, *args, training=training, **kwargs)
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Inside, this thread may run the model in training."""
+        self._hidden_stepping.value.inside = True
+        try:
+            yield
+        finally:
+            self._hidden_stepping.value.inside = False
+
     def compile(self, *args, **kwargs) -> None:
         """As `keras.Model.compile`, with a loss; any optimizer of gradients serves."""
         super().compile(*args, **kwargs)
@@ -173,9 +195,9 @@ class PrivateModel(TransformedModel):
 
     def train_step(self, *args):
         """One step of DP-SGD."""
-        if on_tensorflow():
-            return stepping.tensorflow_step(self, *args)
-        return stepping.jax_step(self, *args)
+        step = stepping.tensorflow_step if on_tensorflow() else stepping.jax_step
+        with self.stepping():
+            return step(self, *args)
 
     def train_on_batch(self, *_args, **_kwargs):
         """Refused: what it spends depends on how the batch was drawn."""
@@ -215,7 +237,8 @@ class PrivateModel(TransformedModel):
         kwargs.pop("shuffle", None)
         x, y, examples = drawing.arrays(x, y)
         if self.method == "ghost":
-            refusals.check_apart(self, x)
+            with self.stepping():
+                refusals.check_apart(self, x)
         draw = self._draw(examples, drawing.batch_size(batch_size, examples))
         steps = draw.batches
         if steps_per_epoch is not None:

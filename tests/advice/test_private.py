@@ -58,6 +58,21 @@ def test_a_step_by_hand(told):
     private.fit(X, Y, 4, steps_per_epoch=1, verbose=0)
 
 
+@advice("privacy/model.py", "Use fit(x, y), or train finalize(model), without")
+def test_trained_by_others(told):
+    private = trained(net())
+    with told():
+        private(X, training=True)
+    other = dlopt.optimizers.SAM(private)
+    other.compile("sgd", LOSS)
+    with told():
+        other.fit(X, Y, verbose=0)
+    private.fit(X, Y, 4, steps_per_epoch=1, verbose=0)
+    other = dlopt.optimizers.SAM(dlopt.finalize(private))
+    other.compile("sgd", LOSS)
+    other.fit(X, Y, verbose=0)
+
+
 @advice("privacy/model.py", "Use transforms without one, such as Prune, ")
 def test_a_transform_with_a_loss(told):
     def recipe(transform):
