@@ -148,8 +148,8 @@ def measured(part, args):
     same = settings | known.get("settings", {}) == settings
     runs = known["runs"] if same and known else []
     networks = make(data, args)
-    for kind in args.kinds:
-        for seed in range(args.seeds):
+    for seed in range(args.seeds):
+        for kind in args.kinds:
             if (kind, seed) in {(run["kind"], run["seed"]) for run in runs}:
                 continue
             start = time.process_time()

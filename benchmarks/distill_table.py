@@ -30,20 +30,35 @@ NAMES = {
 }
 
 
+BASES = {"distilled_plain": "alone_plain"}
+
+
+def closed(kind, part):
+    """How much of the gap from the student alone to the best teacher is closed."""
+    means = part["test_error_percent"]
+    alone = means.get(BASES.get(kind, "alone"), {}).get("mean")
+    known = (found for name, found in part.items() if name.startswith("teacher"))
+    teachers = [found["test_error"] for found in known]
+    if alone is None or not teachers or kind.startswith("alone"):
+        return ""
+    teacher = min(teachers)
+    return f"{100 * (alone - means[kind]['mean']) / (alone - teacher):.0f} %"
+
+
 def rows(part):
     """Errors of teachers, then of each kind of student."""
     for name, found in part.items():
         if name.startswith("teacher"):
-            yield NAMES[name], "1", found["test_error"], "", ""
+            yield NAMES[name], "1", found["test_error"], "", "", ""
     for kind, found in part["test_error_percent"].items():
         values = (found[name] for name in ("seeds", "mean", "spread", "worst"))
-        yield NAMES[kind], *values
+        yield NAMES[kind], *values, closed(kind, part)
 
 
 def table(part):
     lines = [
-        "| network | seeds | test errors, % | spread | worst |",
-        "|---|---|---|---|---|",
+        "| network | seeds | test errors, % | spread | worst | gap closed |",
+        "|---|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows(part)]
     return "\n".join(lines)
