@@ -59,6 +59,7 @@ def test_a_step_by_hand(told):
 
 
 @advice("privacy/model.py", "Use fit(x, y), or train finalize(model), without")
+@pytest.mark.slow
 def test_trained_by_others(told):
     private = trained(net())
     with told():
@@ -74,6 +75,7 @@ def test_trained_by_others(told):
 
 
 @advice("privacy/model.py", "Use transforms without one, such as Prune, ")
+@pytest.mark.slow
 def test_a_transform_with_a_loss(told):
     def recipe(transform):
         return dlopt.Recipe([(dlopt.named("kernel"), transform)])
@@ -104,6 +106,7 @@ def test_a_model_that_looks_at_the_batch(told):
 
 
 @advice("privacy/refusals.py", "Use GroupNormalization or LayerNormalization, or")
+@pytest.mark.slow
 def test_statistics_of_the_batch(told):
     norm = L.BatchNormalization()
     with told():
@@ -123,6 +126,7 @@ def test_statistics_of_the_data(told):
 
 
 @advice("privacy/refusals.py", "Use mixed_bfloat16 or float32.")
+@pytest.mark.slow
 def test_half_precision(told):
     with told():
         trained(net(L.Dense(4, dtype="mixed_float16")))
@@ -158,6 +162,7 @@ def test_a_loss_of_its_own(told):
 
 
 @advice("privacy/refusals.py", "Train the teacher privately, then distill()")
+@pytest.mark.slow
 def test_a_student_of_a_teacher(told):
     with told():
         privacy.private(distill.distill(net(), net(L.Dense(9))), **NOISE)
@@ -168,6 +173,7 @@ def test_a_student_of_a_teacher(told):
 
 
 @advice("privacy/refusals.py", "Leave activations out of the recipe, and quantize them")
+@pytest.mark.slow
 def test_ranges_of_activations(told):
     model = net(L.Dense(4), L.ReLU())
     weight = (dlopt.named("kernel"), dlopt.FakeQuant(bits=8))
@@ -179,6 +185,7 @@ def test_ranges_of_activations(told):
 
 
 @advice("privacy/refusals.py", "Use a score that reads the ")
+@pytest.mark.slow
 def test_scores_by_gradients(told):
     from keras_dlopt.transforms import prune
 
@@ -201,6 +208,7 @@ def test_scores_by_gradients(told):
     ],
     ids=lambda c: type(c).__name__,
 )
+@pytest.mark.slow
 def test_callbacks_that_look_at_the_loss(told, callback):
     with told():
         trained(net(), fit={"callbacks": [callback]})
@@ -211,6 +219,7 @@ def test_callbacks_that_look_at_the_loss(told, callback):
 
 
 @advice("privacy/refusals.py", "Compile with the optimizer inside it, and train in")
+@pytest.mark.slow
 def test_a_scale_of_the_loss(told):
     sgd = keras.optimizers.SGD(0.1)
     with told():
@@ -220,6 +229,7 @@ def test_a_scale_of_the_loss(told):
 
 @advice("privacy/refusals.py", "Put weights into the loss, where they are clipped.")
 @advice("privacy/refusals.py", "Pass validation_data=(x, y).")
+@pytest.mark.slow
 def test_what_fit_does_not_take(told):
     for wrong in (
         {"sample_weight": np.ones(8)},
@@ -244,6 +254,7 @@ def test_what_fit_does_not_take(told):
 
 
 @advice("privacy/gradients.py", "Take it off; regularizers of weights may stay.")
+@pytest.mark.slow
 def test_losses_of_layers(told):
     with told():
         trained(net(L.Dense(4, activity_regularizer="l2")))

@@ -77,6 +77,7 @@ def test_two_replicas_clip_and_add_noise_as_one():
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 def test_jax_computes_the_same():
     import numpy as np
 

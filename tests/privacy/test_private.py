@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_dlopt as dlopt
 from keras_dlopt import privacy
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.privacy import drawing
 from keras_dlopt.privacy.drawing import Draw, Secret
 
@@ -88,8 +88,15 @@ def by_hand(model, x, y, draw, steps, seed=1):
     return [w1, b1, w2, b2]
 
 
-@pytest.mark.parametrize("sampling", ["poisson", "shuffled"])
-@pytest.mark.parametrize("method", ["ghost", "vectorized"])
+@pytest.mark.parametrize(
+    ("method", "sampling"),
+    [
+        ("ghost", "poisson"),
+        ("vectorized", "shuffled"),
+        pytest.param("ghost", "shuffled", marks=pytest.mark.slow),
+        pytest.param("vectorized", "poisson", marks=pytest.mark.slow),
+    ],
+)
 def test_clipped_gradients_are_those_of_numpy(method, sampling):
     model, (x, y) = net(), data(30)
     draw = Draw(examples=30, batch_size=BATCH, sampling=sampling)
@@ -99,7 +106,7 @@ def test_clipped_gradients_are_those_of_numpy(method, sampling):
     assert not np.allclose(weights(private)[0], model.get_weights()[0], atol=1e-3)
 
 
-@pytest.mark.parametrize("build", [images, words])
+@pytest.mark.parametrize("build", [images, pytest.param(words, marks=pytest.mark.slow)])
 def test_ghosts_are_the_gradients_of_single_examples(build):
     model = build()
     if build is images:
@@ -122,6 +129,7 @@ def test_ghosts_are_the_gradients_of_single_examples(build):
     close(found[0], found[2])
 
 
+@pytest.mark.slow
 def test_a_long_sequence_takes_the_other_product():
     """Few places: pairs of places; many: the product itself. Both are the norm."""
     inputs = keras.Input((9, 2))
@@ -164,6 +172,7 @@ def test_the_noise_has_the_deviation_that_is_counted():
     assert abs(np.corrcoef(noise.ravel(), again.ravel())[0, 1]) < 0.05
 
 
+@pytest.mark.slow
 def test_what_differs_and_what_repeats():
     model, (x, y) = net(), data()
     found = []
@@ -194,6 +203,7 @@ def test_training_stops_when_the_budget_is_spent():
     close(weights(private), held, 0)
 
 
+@pytest.mark.slow
 def test_several_steps_an_execution_leave_out_the_data_past_the_budget():
     model, (x, y) = net(), data()
     given = {"epsilon": 4.0, "noise_multiplier": 1.0, "delta": 1e-3}
@@ -259,6 +269,7 @@ def test_regularizers_are_added_past_the_clipping():
     assert history["loss"][0] == pytest.approx(plain.evaluate(x, y, verbose=0))
 
 
+@pytest.mark.slow
 def test_a_step_under_xla_in_bfloat16_and_padded():
     model, (x, y) = net(), data()
     plain = made(model)
@@ -288,6 +299,7 @@ class Subclassed(keras.Model):
         return {"name": self.name}
 
 
+@pytest.mark.slow
 def test_a_subclassed_model_with_other_layers():
     model = Subclassed()
     x, y = data()
@@ -302,6 +314,7 @@ def test_a_subclassed_model_with_other_layers():
     assert np.isfinite(private.evaluate(x, y, verbose=0))
 
 
+@pytest.mark.slow
 def test_several_outputs():
     inputs = keras.Input((6,))
     model = keras.Model(inputs, {"a": L.Dense(3)(inputs), "b": L.Dense(1)(inputs)})
@@ -359,3 +372,20 @@ def test_data_sets_of_arrays_in_structures():
     assert count == 2
     assert x["a"].shape == (2, 1)
     assert isinstance(y, np.ndarray)
+
+
+@pytest.mark.slow
+def test_a_head_on_a_frozen_network_of_keras_applications():
+    base = keras.applications.MobileNetV2((32, 32, 3), 0.35, False, None, pooling="avg")
+    model = keras.Sequential([base, L.Dense(3)])
+    model.build((None, 32, 32, 3))
+    with pytest.raises(ModelError, match="a BatchNormalization, makes one example's"):
+        privacy.private(model, noise_multiplier=1.0)
+    base.trainable = False
+    x, y = data(16, (32, 32, 3))
+    private = made(model)
+    private.fit(x, y, BATCH, steps_per_epoch=1, verbose=0)
+    assert private.method == "ghost"
+    inner, head = dlopt.finalize(private).layers
+    close(inner.get_weights(), base.get_weights(), 0)
+    assert abs(head.bias.numpy()).max() > 1e-3
