@@ -30,6 +30,36 @@ def _of(*tests: str, **faults: tuple[str, str]) -> list[Mutant]:
 
 
 MUTANTS = [
+    # online
+    *_of(
+        "tests/online/test_memory.py",
+        a_reservoir_that_prefers_the_old=(
+            "place = int(rng.integers(held.seen.total()))",
+            "place = int(rng.integers(2 * held.seen.total()))",
+        ),
+        replay_that_is_not_balanced=(
+            "return order[starts[chosen] + inside]",
+            "return order[inside]",
+        ),
+    ),
+    *_of(
+        "tests/online/test_learner.py",
+        kept_rows_weigh_as_new_ones=(
+            "old = weight * (1.0 - new) / (self.rows - n)",
+            "old = (1.0 - new) / (self.rows - n)",
+        ),
+        a_memory_that_never_forgets=(
+            "if learner.on_drift.forget:",
+            "if learner.on_drift.forget is None:",
+        ),
+    ),
+    *_of(
+        "tests/online/test_terms.py",
+        anchors_without_information=(
+            "fisher.assign(self.term.decay * to_numpy(fisher) + new)",
+            "fisher.assign(self.term.decay * to_numpy(fisher) + 1.0)",
+        ),
+    ),
     # codecs
     *_of(
         "tests/codecs/test_gaps.py",

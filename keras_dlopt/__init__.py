@@ -44,6 +44,7 @@ _MODULES = (
     "measure",
     "model_parallel",
     "models",
+    "online",
     "post_training",
     "privacy",
     "report",
@@ -53,6 +54,7 @@ _MODULES = (
     "trials",
 )
 _NAMES = {
+    "OnlineLearner": "online",
     "factorize": "surgery",
     "finalize": "surgery",
     "hashed_layers": "surgery",
@@ -79,6 +81,7 @@ __all__ = [
     "HashedKernel",
     "HashedWeights",
     "LowRank",
+    "OnlineLearner",
     "Prune",
     "Recipe",
     "Share",
@@ -115,6 +118,7 @@ __all__ = [
     "model_parallel",
     "models",
     "named",
+    "online",
     "optimizers",
     "post_training",
     "privacy",

@@ -17,6 +17,7 @@ LEVELS = (
     {"demo"},
     {"auto", "report"},
     {"storage", "export", "distribute", "trials", "tpu", "interop", "post_training"},
+    {"online"},
     {"privacy"},
     {"adapt", "distill"},
     {"measure", "model_parallel"},
