@@ -42,3 +42,13 @@ def test_five_tasks_with_500_kept_images(name, bar, seed, tmp_path):
     found = row(f"split/{name}/{seed}", tmp_path)
     assert found["accuracy"] >= bar
     assert found["kept"] == 500
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_plain_sgds_level_after_a_drift_in_half_its_samples(seed, tmp_path):
+    plain = row(f"drift/labels/sgd/{seed}", tmp_path)
+    found = row(f"drift/labels/reacting/{seed}", tmp_path)
+    means = [float(mean) for mean in found["curve"].split()]
+    level = plain["before"] - 0.01
+    reached = next(500 + 100 * i for i, mean in enumerate(means) if mean >= level)
+    assert reached <= plain["back"] / 2
