@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_dlopt import checks
+from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.errors import ConfigError, DataError, FormatError
 from keras_dlopt.files import write_atomic
 from keras_dlopt.graph.walk import check_built
@@ -61,7 +62,8 @@ def teacher_outputs(
             return kept
     made = _outputs(teacher, x, batch_size)
     buffer = io.BytesIO()
-    np.savez(buffer, key=np.frombuffer(key, "uint8"), outputs=made)
+    digits = np.frombuffer(key, "uint8")
+    np.savez(buffer, key=digits, outputs=made, dtype=np.array(str(made.dtype)))
     write_atomic(path, buffer.getvalue())
     return made
 
@@ -93,7 +95,10 @@ def _key(teacher: Any, x: Any) -> bytes:
 def _read(path: pathlib.Path) -> tuple[bytes, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return kept["key"].tobytes(), kept["outputs"]
+            if "dtype" not in kept:  # NumPy loses the name of a bfloat16
+                return b"", kept["outputs"]
+            kind = dtype_of(str(kept["dtype"]))
+            return kept["key"].tobytes(), kept["outputs"].view(kind)
     except Exception as error:
         raise FormatError(
             f"{path} holds no teacher's outputs, or is damaged ({error}). Remove it, "

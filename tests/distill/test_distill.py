@@ -281,6 +281,18 @@ def test_kept_outputs_are_the_teachers(tmp_path):
     alone.fit(x, distill.taught(None, outputs), verbose=0)
 
 
+def test_kept_outputs_in_half_precision(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    _, teacher = pair()
+    x, y = data()
+    path = tmp_path / "outputs.npz"
+    made = distill.teacher_outputs(teacher, x, path=path)
+    read = distill.teacher_outputs(teacher, x, path=path)
+    assert made.dtype == read.dtype == "bfloat16"
+    np.testing.assert_array_equal(read.astype("float32"), made.astype("float32"))
+    tf.constant(distill.taught(y, read)["teacher_outputs"])  # as `fit` takes it
+
+
 def test_faults_of_kept_outputs(tmp_path):
     student, teacher = pair()
     x, y = data()
