@@ -2,7 +2,8 @@
 
 The first record of a shard is JSON: format, version, number of the shard and how many
 there are, number of examples, the structure of an example, and for each of its arrays
-the type, shape, filter, and the SHA-256 of its bytes in this shard. Each further record
+the type, shape, filter, and the SHA-256 of its bytes in this shard, before and after a
+coding with loss, with the errors of that. Each further record
 is a block of examples: the number of examples, then for each array its length and its
 bytes, all numbers little-endian of 64 bits. TFRecord adds a CRC to each record.
 """
@@ -19,14 +20,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.data.shards.coding import FILTERS, KINDS, decoded
+from keras_dlopt.data.shards import coding
 from keras_dlopt.errors import FormatError
 from keras_dlopt.files import parse_json
 
 FORMAT, VERSION = "keras_dlopt shards", 1
 PATTERN = "shard-{:05d}-of-{:05d}.tfrecord"
-# No array of a block is larger: what a stranger's file may ask for.
-MAX_BLOCK_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +36,37 @@ class Array:
         dtype: NumPy's name of its type.
         shape: of one example.
         filter: how it is coded.
-        digest: SHA-256 of its bytes in this shard, in hexadecimal.
+        digest: SHA-256 of its bytes in this shard as they are read, in hexadecimal.
+        source: the same of what was given to be written, where that is other.
+        largest_error: of a coding with loss, in units of the array.
+        mean_square: of the errors.
     """
 
     dtype: str
     shape: tuple[int, ...]
     filter: str
     digest: str = ""
+    source: str = ""
+    largest_error: float = 0.0
+    mean_square: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the header says of it: all but what is as it is without loss."""
+        found = dataclasses.asdict(self)
+        return {k: v for k, v in found.items() if v or k in ("shape", "digest")}
+
+    def same_data(self, other: "Array") -> bool:
+        """Whether the same numbers were given, and the same coding was asked for."""
+        keys = [
+            (
+                one.dtype,
+                one.shape,
+                one.source or one.digest,
+                one.filter if coding.is_coding(one.filter) else "",
+            )
+            for one in (self, other)
+        ]
+        return keys[0] == keys[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +82,8 @@ class Header:
     def to_json(self) -> bytes:
         """The record."""
         head = {"format": FORMAT, "version": VERSION}
-        return json.dumps(head | dataclasses.asdict(self)).encode()
+        arrays = [one.to_dict() for one in self.arrays]
+        return json.dumps(head | vars(self) | {"arrays": arrays}).encode()
 
     def kind(self) -> Any:
         """Structure, types and shapes of an example."""
@@ -67,13 +91,12 @@ class Header:
 
     def same_data(self, other: "Header") -> bool:
         """Whether two shards hold the same numbers in the same order."""
-        return [dataclasses.replace(a, filter="") for a in self.arrays] == [
-            dataclasses.replace(a, filter="") for a in other.arrays
-        ] and (self.structure, self.examples, self.shard, self.shards) == (
-            other.structure,
-            other.examples,
-            other.shard,
-            other.shards,
+        return (
+            self.structure == other.structure
+            and (self.examples, self.shard, self.shards)
+            == (other.examples, other.shard, other.shards)
+            and len(self.arrays) == len(other.arrays)
+            and all(map(Array.same_data, self.arrays, other.arrays))
         )
 
     def block(self, record: bytes) -> list[np.ndarray]:
@@ -89,9 +112,9 @@ class Header:
             length = _number(record, at)
             data = record[at + 8 : at + 8 + length]
             shape = (count, *one.shape)
-            if math.prod(shape) * np.dtype(one.dtype).itemsize > MAX_BLOCK_BYTES:
+            if math.prod(shape) * np.dtype(one.dtype).itemsize > coding.MAX_BLOCK_BYTES:
                 raise FormatError(f"a block asks for an array of the shape {shape}")
-            arrays.append(decoded(data, one.filter, one.dtype, shape))
+            arrays.append(coding.decoded(data, one.filter, one.dtype, shape))
             at += 8 + length
         if at != len(record):
             raise FormatError("a block is longer or shorter than it says")
@@ -115,8 +138,7 @@ def header_from(record: bytes) -> Header:
         if given.pop("format") != FORMAT or given.pop("version") != VERSION:
             raise ValueError("it is of another format or version")
         arrays = tuple(
-            Array(one["dtype"], tuple(one["shape"]), one["filter"], one["digest"])
-            for one in given.pop("arrays")
+            Array(**one | {"shape": tuple(one["shape"])}) for one in given.pop("arrays")
         )
         made = Header(arrays=arrays, **given)
         _check(made)
@@ -129,15 +151,24 @@ def header_from(record: bytes) -> Header:
 
 def _check(header: Header) -> None:
     for one in header.arrays:
-        if np.dtype(one.dtype).kind not in KINDS or one.filter not in FILTERS:
+        dtype = np.dtype(one.dtype)
+        if dtype.kind not in coding.KINDS or not _known(one.filter):
             raise ValueError(f"it has an array of {one.dtype!r}, {one.filter!r}")
         if not all(type(n) is int and n >= 0 for n in one.shape):
             raise ValueError(f"it has an array of the shape {one.shape}")
+        if coding.is_coding(one.filter) and not coding.suits(
+            one.filter, dtype, one.shape
+        ):
+            raise ValueError(f"it has {one.filter!r} of {one.dtype}, {one.shape}")
     for number in (header.shard, header.shards, header.examples):
         if type(number) is not int or number < 0:
             raise ValueError(f"it counts {number!r}")
     if count_of(header.structure) != len(header.arrays):
         raise ValueError("its structure has another number of arrays")
+
+
+def _known(name: Any) -> bool:
+    return name in coding.FILTERS or coding.is_coding(name)
 
 
 def described(structure: Any) -> Any:
