@@ -59,6 +59,7 @@ class Values:
         places: the positions; None for all elements.
         codes: the codes, where the elements lie on a grid.
         scale: record of the scale of that grid.
+        shape: of the array.
         cache: what a coder found out in `cost` and needs in `write`, by its name.
     """
 
@@ -69,6 +70,7 @@ class Values:
     places: np.ndarray | None = None
     codes: np.ndarray | None = None
     scale: bytes = b""
+    shape: tuple[int, ...] = ()
     cache: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -44,22 +44,40 @@ class GridValues:
     def read(
         self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
-        with reader.lump("codebook"):
-            scale = self.read_scale(reader)
-        try:
-            fits = np.broadcast_shapes(scale.shape, shape) == shape
-        except ValueError:
-            fits = False
+        scale = read_scale(reader, self.read_scale, dtype, shape)
         low = int(unzigzag(reader.varint("the lowest grid code")))
-        floats = is_float(dtype) and is_float(scale.dtype)
-        if not fits or not floats or abs(low) > MAX_CODE:
+        if abs(low) > MAX_CODE:
             raise FormatError(
-                f"The file is damaged: a grid of shape {shape} and dtype {dtype} with "
-                f"a scale of shape {scale.shape} and lowest code {low}. {REPAIR}"
+                f"The file is damaged: a grid of lowest code {low}. {REPAIR}"
             )
         reader.account("codebook")
-        reader.check_temporary(8 * elements(shape), "a grid")
         return _lifted(self.coder.read(reader, count, "the grid codes"), low), scale
+
+
+def read_scale(
+    reader: Reader,
+    read_record: Callable[[Reader], np.ndarray],
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """The scale of a grid, which must fit its array.
+
+    Raises:
+        FormatError: if it does not, or is damaged.
+    """
+    with reader.lump("codebook"):
+        scale = read_record(reader)
+    try:
+        fits = np.broadcast_shapes(scale.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits or not is_float(dtype) or not is_float(scale.dtype):
+        raise FormatError(
+            f"The file is damaged: a grid of shape {shape} and dtype {dtype} with a "
+            f"scale of shape {scale.shape} and dtype {scale.dtype}. {REPAIR}"
+        )
+    reader.check_temporary(8 * elements(shape), "a grid")
+    return scale
 
 
 def _lifted(symbols: np.ndarray, low: int) -> np.ndarray:

@@ -4,11 +4,14 @@ Each has a twin in NumPy beside its caller; both give the same. Integers only, b
 `rebuild`, whose product is one rounding of float64 and one to the dtype.
 """
 
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+
+from keras_dlopt.codecs import context_model
 
 F = TypeVar("F", bound=Callable[..., Any])
 U16, U32, U64 = np.uint32(16), np.uint32(32), np.uint64(16)
@@ -248,3 +251,19 @@ def distinct(bits: np.ndarray, most: int, index: np.ndarray) -> np.ndarray:
                 break
         index[i] = slots[at]
     return found[:count]
+
+
+def _compile(names: tuple[str, ...]) -> dict[str, Any]:
+    """The functions of `context_model`, each compiled and calling compiled ones."""
+    space = dict(vars(context_model))
+    for name in names:
+        plain = vars(context_model)[name]
+        copy = types.FunctionType(plain.__code__, space, name)
+        copy.__module__, copy.__qualname__ = plain.__module__, plain.__qualname__
+        space[name] = jit(copy)
+    return space
+
+
+walk = _compile(
+    ("code_bit", "learn", "alone", "nonzero", "magnitude", "flags", "walk")
+)["walk"]

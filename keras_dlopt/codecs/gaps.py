@@ -14,7 +14,7 @@ from keras_dlopt.codecs.coder import Codec, whole_bytes
 from keras_dlopt.codecs.entropy import entropy_bits
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.codecs.speed import compiled
-from keras_dlopt.codecs.symbols import CODERS, FIRST
+from keras_dlopt.codecs.symbols import CODERS, FIRST, cheapest
 from keras_dlopt.errors import ConfigError, FormatError
 
 LIMITS = tuple(2**k for k in range(1, 13))
@@ -175,9 +175,8 @@ class Gaps(Codec):
                 break
         _, limit, counts = min(offers, key=lambda offer: offer[0])
         size = 1 + len(varint(int(counts.sum())))
-        costs = [whole_bytes(coder.cost(counts)) for coder in CODERS]
-        number = int(np.argmin(costs))
-        return number, limit, size + costs[number]
+        number, least = cheapest(counts)
+        return number, limit, size + whole_bytes(least)
 
     def _thorough(self, positions: np.ndarray) -> tuple[int, int, int]:
         """Every limit with the coders of versions 1 and 2, exactly."""

@@ -58,12 +58,13 @@ def detect(array: np.ndarray) -> Grid | None:
 
 
 def _magnitudes(array: np.ndarray) -> Iterator[np.ndarray]:
-    size = np.abs(array.astype(np.float64))
-    if not np.isfinite(size).all():
+    size = np.abs(array)
+    largest = size.max().astype(np.float64)
+    if not np.isfinite(largest):
         return
-    yield size.max()
+    yield largest
     if array.ndim > 1:
-        yield size.max(axis=tuple(range(array.ndim - 1)))
+        yield size.max(axis=tuple(range(array.ndim - 1))).astype(np.float64)
 
 
 def _on_levels(array: np.ndarray, magnitude: np.ndarray, levels: int) -> Grid | None:

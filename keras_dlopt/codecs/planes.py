@@ -13,9 +13,10 @@ import numpy as np
 
 from keras_dlopt.codecs.coder import Values, whole_bytes
 from keras_dlopt.codecs.dtypes import is_float
+from keras_dlopt.codecs.entropy import entropy_bits
 from keras_dlopt.codecs.reader import REPAIR, Reader
 from keras_dlopt.codecs.speed import compiled
-from keras_dlopt.codecs.symbols import CODERS
+from keras_dlopt.codecs.symbols import CODERS, cheapest
 from keras_dlopt.errors import FormatError
 
 RAW, CONSTANT, CODED = 0, 1, 2  # methods of a plane; a coder's number is added to CODED
@@ -104,10 +105,10 @@ def _counts(columns: np.ndarray) -> list[np.ndarray]:
 def _best(counts: np.ndarray, size: int) -> tuple[int, int]:
     if int(counts.max()) == size:
         return CONSTANT, 2
-    costs = [whole_bytes(coder.cost(counts)) for coder in CODERS]
-    best = int(np.argmin(costs))
-    if costs[best] < WORTH * size:
-        return CODED + best, 1 + costs[best]
+    if entropy_bits(counts) < 8 * WORTH * size:
+        best, bits = cheapest(counts)
+        if bits < 8 * WORTH * size:
+            return CODED + best, 1 + whole_bytes(bits)
     return RAW, 1 + size
 
 

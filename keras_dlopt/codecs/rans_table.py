@@ -22,6 +22,7 @@ MAX_PRECISION = 15
 MAX_LOG_LANES = 11
 PRECISIONS = (9, 12, 15)
 MANTISSAS = (1, 3, 15)
+LARGE = 2**18  # symbols from which on only the finest table is tried
 LANE_BITS = 24  # what a lane takes beyond the information in its symbols
 LANES_SHARE = 0.0005  # of the stream, that the lanes may take
 
@@ -55,19 +56,24 @@ def plan(counts: np.ndarray) -> tuple[RansTable, int] | None:
     some = counts[symbols]
     if symbols.size == 1:
         table = RansTable(0, 0, 0, symbols, np.ones(1, np.int64))
-        return table, _bits(table, int(counts.size), counts > 0)
+        writer = BitWriter()
+        write_used(writer, counts > 0)
+        return table, _bits(table, writer.bits)
     used, best = counts > 0, None
-    for precision in PRECISIONS:
+    writer = BitWriter()
+    write_used(writer, used)
+    large = int(some.sum()) >= LARGE
+    for precision in PRECISIONS[-1:] if large else PRECISIONS:
         if 2 * symbols.size > 2**precision and precision < MAX_PRECISION:
             continue
-        for mantissa in MANTISSAS:
+        for mantissa in MANTISSAS[-1:] if large else MANTISSAS:
             frequency = frequencies(some, precision, mantissa)
             if frequency is None:
                 continue
             ideal = float((some * (precision - np.log2(frequency))).sum())
             lanes = _log_lanes(ideal)
             table = RansTable(precision, lanes, mantissa, symbols, frequency)
-            bits = _bits(table, counts.size, used) + int(ideal)
+            bits = _bits(table, writer.bits) + int(ideal)
             if best is None or bits < best[1]:
                 best = table, bits
     return best
@@ -78,10 +84,8 @@ def _log_lanes(bits: float) -> int:
     return min(max(share.bit_length() - 1, 0), MAX_LOG_LANES)
 
 
-def _bits(table: RansTable, size: int, used: np.ndarray) -> int:
-    writer = BitWriter()
-    write_used(writer, used)
-    bits = 8 * ((writer.bits + 4 + 7) // 8)
+def _bits(table: RansTable, used_bits: int) -> int:
+    bits = 8 * ((used_bits + 4 + 7) // 8)
     if table.precision:
         length = _lengths(table.frequency)
         steps = zigzag(np.diff(length)) + 1

@@ -201,7 +201,9 @@ def _layouts(
         return [Values(bits, unique, index, array.dtype)]
     if codes is not None:
         codes = codes.reshape(-1)
-    layouts = [Values(bits, unique, index, array.dtype, None, codes, scale)]
+    layouts = [
+        Values(bits, unique, index, array.dtype, None, codes, scale, array.shape)
+    ]
     nonzero = np.flatnonzero(bits)
     if nonzero.size < dense_from * bits.size:
         # Sparse leaves zeros out, so they must be exactly the codes 0.

@@ -9,6 +9,7 @@ from keras_dlopt.codecs.coder import Codec, ValueCoder
 from keras_dlopt.codecs.codes import GridValues
 from keras_dlopt.codecs.grid import detect, holds
 from keras_dlopt.codecs.hints import Grid, Hint
+from keras_dlopt.codecs.neighbours import NeighbourCodes, NeighbourIndices
 from keras_dlopt.codecs.planes import ByteValues
 from keras_dlopt.codecs.reader import Reader
 from keras_dlopt.codecs.record import Decoded, Records
@@ -50,7 +51,13 @@ def _records(coders: int, version: int) -> tuple[Records, Records]:
         4 + 2 * number: GridValues(coder, lambda reader: scales.decode(reader).array)
         for number, coder in enumerate(CODERS[:coders])
     }
-    return scales, Records(plain, grids, version=version)
+    if version < NEWEST:
+        return scales, Records(plain, grids, version=version)
+    neighbours: dict[int, ValueCoder] = {
+        65: NeighbourIndices(),
+        66: NeighbourCodes(lambda reader: scales.decode(reader).array),
+    }
+    return scales, Records(plain, grids, neighbours, version=version)
 
 
 _OLD, _NEW = _records(FIRST, 1), _records(len(CODERS), NEWEST)

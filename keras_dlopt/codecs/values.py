@@ -1,6 +1,7 @@
 """Coders of the elements of an array (see `coder.ValueCoder`), but for grids."""
 
 import dataclasses
+import zlib
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +9,6 @@ import numpy as np
 from keras_dlopt.codecs.coder import SymbolCoder, Values, counted, whole_bytes
 from keras_dlopt.codecs.deflate import (
     SMALL,
-    deflate,
     from_planes,
     read_deflated,
     to_planes,
@@ -21,6 +21,7 @@ from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import FormatError
 
 MAX_CODEBOOK = 2**16
+SAMPLE = 2**14  # bytes of a large array that are tried
 ADVANTAGE = 0.85  # of what coding byte by byte takes
 
 Found = tuple[np.ndarray, None]
@@ -115,7 +116,7 @@ class IndexedValues:
         cache = values.cache
         if self.name not in cache:  # the same for every coder
             counts = counted(values.index)[by_value(values.unique, values.dtype)]
-            cache[self.name] = counts, self._book(values)
+            cache[self.name] = counts, write_book(values)
         counts, book = cache[self.name]
         return len(book) + whole_bytes(self.coder.cost(counts))
 
@@ -126,29 +127,11 @@ class IndexedValues:
         _, book = values.cache[self.name]
         return bytes(book) + self.coder.write(rank[values.index])
 
-    def _book(self, values: Values) -> bytes:
-        book = values.unique[by_value(values.unique, values.dtype)]
-        steps = np.diff(book, prepend=book.dtype.type(0))  # modulo 2**(8 itemsize)
-        plain, packed = _raw(book), write_deflated(to_planes(steps))
-        small = len(packed) < len(plain)
-        return varint(2 * book.size + small) + (packed if small else plain)
-
     def read(
         self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
     ) -> Found:
-        size, packed = divmod(reader.varint("the size of a codebook"), 2)
-        if not 1 <= size <= MAX_CODEBOOK:
-            raise FormatError(
-                f"The file is damaged: a codebook of {size} values; expected 1 to "
-                f"{MAX_CODEBOOK}. {REPAIR}"
-            )
-        if packed:
-            data = read_deflated(reader, size * dtype.itemsize, "a codebook")
-            steps = from_planes(data, dtype.itemsize)
-            book = np.cumsum(steps, dtype=steps.dtype)
-        else:
-            book = _read_raw(reader, size, dtype.itemsize, "a codebook")
-        reader.account("codebook")
+        book = read_book(reader, dtype)
+        size = book.size
         index = self.coder.read(reader, count, "the codebook indices")
         if count and int(index.max()) >= size:
             raise FormatError(
@@ -163,12 +146,43 @@ class IndexedValues:
         return out, None
 
 
+def write_book(values: Values) -> bytes:
+    """The codebook, rising."""
+    book = values.unique[by_value(values.unique, values.dtype)]
+    steps = np.diff(book, prepend=book.dtype.type(0))  # modulo 2**(8 itemsize)
+    plain, packed = _raw(book), write_deflated(to_planes(steps))
+    small = len(packed) < len(plain)
+    return varint(2 * book.size + small) + (packed if small else plain)
+
+
+def read_book(reader: Reader, dtype: np.dtype) -> np.ndarray:
+    """The patterns of a codebook.
+
+    Raises:
+        FormatError: if it is damaged.
+    """
+    size, packed = divmod(reader.varint("the size of a codebook"), 2)
+    if not 1 <= size <= MAX_CODEBOOK:
+        raise FormatError(
+            f"The file is damaged: a codebook of {size} values; expected 1 to "
+            f"{MAX_CODEBOOK}. {REPAIR}"
+        )
+    if packed:
+        data = read_deflated(reader, size * dtype.itemsize, "a codebook")
+        steps = from_planes(data, dtype.itemsize)
+        book = np.cumsum(steps, dtype=steps.dtype)
+    else:
+        book = _read_raw(reader, size, dtype.itemsize, "a codebook")
+    reader.account("codebook")
+    return book
+
+
 def _repeats(values: Values) -> bool:
     """Whether deflate does better on a sample than a code for each byte alone."""
     itemsize = values.dtype.itemsize
-    size = SMALL // itemsize
-    if values.bits.size <= size:
+    if values.bits.nbytes <= SMALL:
         return True
+    size = SAMPLE // itemsize
     start = (values.bits.size - size) // 2
     planes = to_planes(values.bits[start : start + size])
     counts = [
@@ -176,7 +190,7 @@ def _repeats(values: Values) -> bool:
         for k in range(itemsize)
     ]
     alone = sum(entropy_bits(some) for some in counts) / 8
-    return len(deflate(planes, level=6)) < ADVANTAGE * alone
+    return len(zlib.compress(planes, 6)) < ADVANTAGE * alone
 
 
 def _raw(bits: np.ndarray) -> bytes:

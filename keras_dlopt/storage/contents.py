@@ -1,7 +1,7 @@
 """What is in a compressed file: one description, then one record per array."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -103,14 +103,14 @@ class Contents:
 
 
 def write_contents(
-    architecture: Any, state: SavedState, hints: Mapping[int, Hint]
+    architecture: Any, state: SavedState, hint_of: Callable[[int], Hint | None]
 ) -> bytes:
     """The file.
 
     Args:
         architecture: JSON-ready description.
         state: the arrays.
-        hints: position -> how the values were made.
+        hint_of: how the values at a position were made, where that is known.
     """
     arrays, header = list(state.arrays), {"model": architecture, "paths": state.paths}
     if state.kept is not None:
@@ -123,8 +123,7 @@ def write_contents(
     if same:
         header = header | {"same": [[i, *of] for i, of in same.items()]}
     own = [i for i in range(len(arrays)) if i not in same]
-    placed = {new: hints[i] for new, i in enumerate(own) if i in hints}
-    records = write_records([arrays[i] for i in own], placed)
+    records = write_records([arrays[i] for i in own], lambda new: hint_of(own[new]))
     if sum(map(len, records)) < INDEX_FROM:
         kind, section = TENSORS, varint(len(records)) + b"".join(records)
     else:

@@ -67,16 +67,18 @@ class Record:
 HEAD = 160  # bytes in which the head of a record ends: rank 15, 9 bytes a dimension
 
 
-def write_records(arrays: Sequence[np.ndarray], hints: dict[int, Hint]) -> list[bytes]:
+def write_records(
+    arrays: Sequence[np.ndarray], hint_of: Callable[[int], Hint | None]
+) -> list[bytes]:
     """The records of arrays.
 
     Args:
         arrays: what to write.
-        hints: position -> how the values were made.
+        hint_of: how the values at a position were made, where that is known.
     """
     return list(
         in_parallel(
-            lambda i: encode_tensor(arrays[i], hint=hints.get(i)),
+            lambda i: encode_tensor(arrays[i], hint=hint_of(i)),
             range(len(arrays)),
             work=sum(array.size for array in arrays),
         )

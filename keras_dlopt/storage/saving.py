@@ -71,24 +71,20 @@ def save_compressed(
         model = finalize(model)
     tree, state = _form(model)
     size = sum(array.nbytes for array in state.arrays)
-    data = write_contents(tree, state, _hints(state, hints or {}))
+    data = write_contents(tree, state, lambda i: _hint(state, hints or {}, i))
     stored = read_stored(data, max_bytes=8 * size + MAX_BYTES)
     ledger = account(data, stored, _compared(stored, state))
     write_atomic(Path(path), data)
     return ledger
 
 
-def _hints(state: SavedState, given: Mapping[int, Hint]) -> dict[int, Hint]:
-    """Grids that are found in the variables, and what the caller knows of them."""
-    variables = state.arrays[: state.variables]
-    found = {i: find_grid(array) for i, array in enumerate(variables)}
-    grids = {i: grid for i, grid in found.items() if grid is not None}
+def _hint(state: SavedState, given: Mapping[int, Hint], place: int) -> Hint | None:
+    """What the caller knows of a variable, or the grid that is found in it."""
+    hint = given.get(place)
     # Codebooks are seen from the values anyway; a grid given goes before one found.
-    return {
-        **given,
-        **grids,
-        **{i: h for i, h in given.items() if isinstance(h, Grid)},
-    }
+    if isinstance(hint, Grid) or place >= state.variables:
+        return hint
+    return find_grid(state.arrays[place]) or hint
 
 
 def load_compressed(

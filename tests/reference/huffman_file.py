@@ -12,6 +12,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 
+from reference.context_file import integers
 from reference.huffman import canonical
 
 DTYPES = (
@@ -204,14 +205,8 @@ def bytes_of(source: Bytes, n: int, width: int, turned: bool) -> list[bytes]:
     return found
 
 
-def values(source: Bytes, kind: int, n: int, width: int) -> list[bytes]:
-    """`n` elements of `width` bytes each."""
-    if kind == 0:
-        return [source.take(width) for _ in range(n)]
-    if kind == 1:
-        return unplaned(source.deflated(), width)
-    if kind == 2:
-        return [source.take(width)] * n
+def codebook(source: Bytes, width: int) -> list[bytes]:
+    """Its values."""
     size, packed = divmod(source.varint(), 2)
     if packed:
         book, before = [], 0
@@ -221,6 +216,18 @@ def values(source: Bytes, kind: int, n: int, width: int) -> list[bytes]:
         assert len(book) == size
     else:
         book = [source.take(width) for _ in range(size)]
+    return book
+
+
+def values(source: Bytes, kind: int, n: int, width: int) -> list[bytes]:
+    """`n` elements of `width` bytes each."""
+    if kind == 0:
+        return [source.take(width) for _ in range(n)]
+    if kind == 1:
+        return unplaned(source.deflated(), width)
+    if kind == 2:
+        return [source.take(width)] * n
+    book = codebook(source, width)
     return [book[i] for i in STREAMS[(kind - 3) // 2](source, n)]
 
 
@@ -240,6 +247,16 @@ def tensor(source: Bytes) -> np.ndarray:
         low = unzigzag(source.varint())
         codes = np.zeros(size)
         codes[list(places)] = [low + c for c in STREAMS[kind // 2 - 2](source, n)]
+        product = codes.reshape(shape) * scale.astype(np.float64)
+        return (product.astype("f4") if width < 4 else product).astype(dtype)
+    if kind == 65:
+        book = codebook(source, width)
+        zero = book.index(bytes(width))
+        found = [book[zero + i] for i in integers(source, size, shape[-1])]
+        return np.frombuffer(b"".join(found), dtype).reshape(shape)
+    if kind == 66:
+        scale = tensor(source)
+        codes = np.array(integers(source, size, shape[-1]), np.float64)
         product = codes.reshape(shape) * scale.astype(np.float64)
         return (product.astype("f4") if width < 4 else product).astype(dtype)
     elements = [bytes(width)] * size

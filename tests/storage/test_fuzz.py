@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_dlopt.codecs import Tensor
 from keras_dlopt.codecs.container import (
     HEADER,
     TENSORS,
@@ -40,6 +41,7 @@ def seeds(folder):
             layers.Dense(30, name="grid", use_bias=False),
             layers.Dense(20, name="book", activation="relu"),
             layers.Dense(20, name="sparse"),
+            layers.Dense(40, name="context"),
             layers.Dropout(0.5, name="drop"),
             layers.BatchNormalization(name="norm"),
         ],
@@ -50,6 +52,7 @@ def seeds(folder):
     kernels[0].assign(codes * 0.013)
     kernels[1].assign(book[rng.integers(0, 5, (30, 20))])
     kernels[2].assign(rng.normal(size=(20, 20)) * (rng.random((20, 20)) < 0.1))
+    kernels[3].assign(rng.binomial(3, 0.02, (20, 40)) * 0.25)
     text = layers.TextVectorization(name="text")
     text.adapt(["one two", "three"])
     lookup = keras.Sequential([keras.Input((1,), dtype="string"), text], name="t")
@@ -109,7 +112,10 @@ def resident():
 
 def fuzz(count, folder, *, seed):
     rng, files = np.random.default_rng(seed), seeds(folder)
+    pruned = rng.binomial(3, 0.01, (700, 100))
     path, slowest, accepted = folder / "bad.dlopt", 0.0, 0
+    for array in (pruned, pruned.astype("float32")):  # what is compiled, is by now
+        Tensor().decode(Tensor().encode(array))
     for data in files:
         load_compressed(folder / f"{files.index(data)}.dlopt")
     with open("/proc/self/clear_refs", "w") as file:
