@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from keras_dlopt.codecs import Gaps, Huffman, gaps
+from keras_dlopt.codecs import Gaps, Huffman, gaps, symbols
 from keras_dlopt.codecs.coder import Values, whole_bytes
 from keras_dlopt.codecs.codes import GridValues
 from keras_dlopt.codecs.rans import Rans
@@ -135,7 +135,8 @@ def test_a_second_coder_is_one_row(monkeypatch):
     data = Records(plain).encode(array)
     assert len(data) == min(*kinds.values(), 4 + array.nbytes)
     # Few positions: Huffman's table costs more than a byte each.
-    monkeypatch.setattr(gaps, "CODERS", (Huffman(), Bytes()))
+    for module in (gaps, symbols):
+        monkeypatch.setattr(module, "CODERS", (Huffman(), Bytes()))
     data = Gaps().encode([3, 70, 75])
     assert data[0] >> 4 == 1
     assert Gaps().decode(data, size=99).tolist() == [3, 70, 75]
