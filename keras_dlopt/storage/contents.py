@@ -1,7 +1,7 @@
 """What is in a compressed file: one description, then one record per array."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
