@@ -48,7 +48,7 @@ def test_far_below_the_entropy_where_zeros_gather_and_both_ways_the_same(monkeyp
     scales = np.random.default_rng(1).uniform(0.1, 1, 200).astype(np.float32)
     weights = (codes * scales).astype(np.float32)
     for array, method in ((codes.astype(np.int8), "codebook"), (weights, "grid")):
-        data = Tensor().encode(array)
+        data = Tensor().encode(array, hint=find_grid(array))
         assert (
             decode_tensor(Reader(data, max_bytes=2**24)).method == f"context {method}"
         )
