@@ -38,7 +38,7 @@ def streams(n):
 
 
 def bound(array):
-    """Order-0 entropy in bytes; of floats, of their exponents, and the rest as it is."""
+    """Order-0 entropy in bytes; of floats, of their exponents, and the rest."""
     if array.dtype == np.float32:
         exponents = array.reshape(-1).view(np.uint32) >> 23 & 255
         return entropy_bits(np.bincount(exponents)) / 8 + 3 * array.size
@@ -111,9 +111,9 @@ def kernels(path):
     found = []
 
     def see(name, item):
-        if isinstance(item, h5py.Dataset) and item.ndim > 1 and item.size >= 2000:
-            if "optimizer" not in name:
-                found.append(item[()].astype(np.float32))
+        kernel = isinstance(item, h5py.Dataset) and item.ndim > 1
+        if kernel and item.size >= 2000 and "optimizer" not in name:
+            found.append(item[()].astype(np.float32))
 
     with h5py.File(path) as file:
         file.visititems(see)

@@ -264,6 +264,5 @@ def _compile(names: tuple[str, ...]) -> dict[str, Any]:
     return space
 
 
-walk = _compile(
-    ("code_bit", "learn", "alone", "nonzero", "magnitude", "flags", "walk")
-)["walk"]
+WALK = ("code_bit", "learn", "alone", "nonzero", "magnitude", "flags")
+walk = _compile((*WALK, "start_row", "pick", "signed", "walk"))["walk"]

@@ -167,6 +167,73 @@ def flags(
         alive[i] = alone(c, data, states, uses, near, alive[i], steps)
 
 
+def start_row(
+    i: int, stride: int, alive: Any, density: Any, states: Any, uses: Any, row: int
+) -> None:
+    """The context of a row begins as the rows near it ended."""
+    total, known = states[300], 1
+    if i > 0 and alive[i - 1]:
+        total += density[i - 1]
+        known += 1
+    if i >= stride and alive[i - stride]:
+        total += density[i - stride]
+        known += 1
+    states[row] = total // known
+    uses[row] = 10
+
+
+def pick(
+    v: Any,
+    i: int,
+    j: int,
+    columns: int,
+    stride: int,
+    row: int,
+    states: Any,
+    uses: Any,
+    picks: Any,
+    near: Any,
+    stretch: Any,
+) -> None:
+    """Chooses the six contexts; `near` gets what lies above, far above and left."""
+    at = i * columns + j
+    up = v[at - columns] if i > 0 else 0
+    far = v[at - stride * columns] if i >= stride else 0
+    left = v[at - 1] if j > 0 else 0
+    near[0], near[1], near[2] = up, far, left
+    twice = v[at - 2 * stride * columns] if i >= 2 * stride else 0
+    second = v[at - 2] if j > 1 else 0
+    right = v[at - columns + 1] if i > 0 and j + 1 < columns else 0
+    column = 301 + j
+    if uses[column] == 0:
+        states[column] = states[300]
+        uses[column] = 8
+    by_column = min(max((stretch[states[column] >> 10] + 1792) >> 8, 0), 7)
+    by_row = min(max((stretch[states[row] >> 10] + 1792) >> 8, 0), 7)
+    some = (up != 0) + 2 * (far != 0) + 4 * (left != 0) + 8 * (second != 0)
+    picks[0], picks[1], picks[5] = column, row, 300
+    picks[2] = 124 + some + 16 * (right != 0) + 32 * (twice != 0)
+    picks[3] = 188 + min(abs(up), 3) + 4 * min(abs(far), 3) + 16 * min(abs(left), 2)
+    picks[4] = 236 + 8 * by_column + by_row
+    for k in range(2, 5):
+        if uses[picks[k]] == 0:
+            states[picks[k]] = states[300]
+            uses[picks[k]] = 1
+
+
+def signed(
+    c: Any, data: Any, states: Any, uses: Any, near: Any, value: int, steps: Any
+) -> int:
+    """An integer that is not zero: its sign, then its magnitude."""
+    up, far = near[0], near[1]
+    side = 10 + (up > 0) - (up < 0) + 3 * (far > 0) - 3 * (far < 0)
+    negative = 1 if value < 0 else 0
+    negative = alone(c, data, states, uses, side, negative, steps)
+    largest = max(abs(up), abs(far), abs(near[2]))
+    size = magnitude(c, data, states, uses, largest, abs(value), steps)
+    return -size if negative else size
+
+
 def walk(
     v: Any,
     rows: int,
@@ -182,90 +249,30 @@ def walk(
     weights: Any,
     picks: Any,
     inputs: Any,
+    near: Any,
     squash: Any,
     stretch: Any,
     steps: Any,
 ) -> None:
     """Writes the integers of `v`, or fills it; see docs/format.md."""
     flags(rows, columns, stride, alive, used, c, data, states, uses, steps)
-    row = 301 + columns
+    row, kit = 301 + columns, (squash, stretch, steps)
     for i in range(rows):
         if not alive[i]:
             continue
-        total, known = states[300], 1
-        if i > 0 and alive[i - 1]:
-            total += density[i - 1]
-            known += 1
-        if i >= stride and alive[i - stride]:
-            total += density[i - stride]
-            known += 1
-        states[row] = total // known
-        uses[row] = 10
-        here = i * columns
+        start_row(i, stride, alive, density, states, uses, row)
         for j in range(columns):
             if not used[j]:
                 continue
-            at = here + j
-            up = v[at - columns] if i > 0 else 0
-            far = v[at - stride * columns] if i >= stride else 0
-            twice = v[at - 2 * stride * columns] if i >= 2 * stride else 0
-            left = v[at - 1] if j > 0 else 0
-            second = v[at - 2] if j > 1 else 0
-            right = v[at - columns + 1] if i > 0 and j + 1 < columns else 0
-            count = (up != 0) + (far != 0) + (left != 0)
-            column = 301 + j
-            if uses[column] == 0:
-                states[column] = states[300]
-                uses[column] = 8
-            picks[0] = column
-            picks[1] = row
-            picks[2] = (
-                124
-                + (up != 0)
-                + 2 * (far != 0)
-                + 4 * (left != 0)
-                + 8 * (second != 0)
-                + 16 * (right != 0)
-                + 32 * (twice != 0)
-            )
-            picks[3] = (
-                188 + min(abs(up), 3) + 4 * min(abs(far), 3) + 16 * min(abs(left), 2)
-            )
-            by_column = min(max((stretch[states[column] >> 10] + 1792) >> 8, 0), 7)
-            by_row = min(max((stretch[states[row] >> 10] + 1792) >> 8, 0), 7)
-            picks[4] = 236 + 8 * by_column + by_row
-            picks[5] = 300
-            for k in range(2, 5):
-                if uses[picks[k]] == 0:
-                    states[picks[k]] = states[300]
-                    uses[picks[k]] = 1
-            value = v[at]
-            flag = 1 if value != 0 else 0
+            at = i * columns + j
+            pick(v, i, j, columns, stride, row, states, uses, picks, near, stretch)
+            first = 6 * ((near[0] != 0) + (near[1] != 0) + (near[2] != 0))
+            flag = 1 if v[at] != 0 else 0
             flag = nonzero(
-                c,
-                data,
-                states,
-                uses,
-                picks,
-                inputs,
-                weights,
-                6 * count,
-                flag,
-                squash,
-                stretch,
-                steps,
+                c, data, states, uses, picks, inputs, weights, first, flag, *kit
             )
             if flag:
-                side = 6 + 4
-                if up != 0:
-                    side += 1 if up > 0 else -1
-                if far != 0:
-                    side += 3 if far > 0 else -3
-                negative = 1 if value < 0 else 0
-                negative = alone(c, data, states, uses, side, negative, steps)
-                near = max(abs(up), abs(far), abs(left))
-                size = magnitude(c, data, states, uses, near, abs(value), steps)
-                v[at] = -size if negative else size
+                v[at] = signed(c, data, states, uses, near, v[at], steps)
             if c[6]:
                 return
         density[i] = states[row]

@@ -119,6 +119,7 @@ def _run(
         list(model.START) * model.SETS,
         [0] * model.INPUTS,
         [0] * model.INPUTS,
+        [0] * 3,
         *_tables(),
     )
     density = [0] * rows
