@@ -1,34 +1,18 @@
 """Keras 3 models that train better, get smaller and run faster.
 
-Everything Keras must be able to find when it loads a model is imported here; the parts
-that pull in plotting, converters or search load when they are first used.
+Everything Keras must be able to find when it loads a model is imported with it; the
+parts that pull in plotting, converters or search load when they are first used, and in
+the command `keras-dlopt` everything does, so that its help is there at once.
 """
 
-from keras_dlopt import callbacks, layers, moved, optimizers, schedules
-from keras_dlopt.select import at, everything, inside, matching, named, rank
-from keras_dlopt.transforms import (
-    L0,
-    Chain,
-    Cluster,
-    FakeQuant,
-    FakeQuantActivation,
-    HashedWeights,
-    LowRank,
-    Prune,
-    Recipe,
-    Share,
-    SoftWeightSharing,
-    Statistics,
-    Transform,
-    TransformedLayer,
-    TransformedModel,
-    UpdateTransforms,
-    VariationalDropout,
-    low_rank_recipe,
-    prune,
-    transform,
-)
-from keras_dlopt.transforms.hashed_kernel import HashedKernel
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from keras_dlopt import moved
+
+if TYPE_CHECKING:
+    from keras_dlopt.registered import *
 
 __version__ = "0.1.0"
 
@@ -69,6 +53,7 @@ _NAMES = {
     "sensitivity": "auto",
     "shared_layers": "surgery",
     "shared_recipe": "surgery",
+    "compress": "auto",
     "split_activations": "int8",
 }
 
@@ -96,6 +81,7 @@ __all__ = [
     "at",
     "auto",
     "callbacks",
+    "compress",
     "data",
     "distill",
     "distribute",
@@ -148,3 +134,22 @@ moved.install()
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def register() -> None:
+    """Makes this package's classes known to Keras: done already, but in its command."""
+    from keras_dlopt import registered
+
+    globals().update({name: getattr(registered, name) for name in registered.__all__})
+
+
+def _is_command() -> bool:
+    """Whether this process is the command `keras-dlopt`, or `python -m keras_dlopt`."""
+    name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+    asked = sys.orig_argv
+    module = asked[asked.index("-m") + 1 :][:1] if "-m" in asked else []
+    return name in ("keras-dlopt", "keras-dlopt.exe") or module == ["keras_dlopt"]
+
+
+if not _is_command():
+    register()

@@ -9,10 +9,15 @@ from rich.console import Console
 from rich.text import Text
 
 import keras_dlopt
+from keras_dlopt.cli.compare import compare, sensitivity
+from keras_dlopt.cli.compress import compress
 from keras_dlopt.cli.demo import demo
 from keras_dlopt.cli.doctor import doctor
+from keras_dlopt.cli.export import export
+from keras_dlopt.cli.inspect import decompress, inspect
 from keras_dlopt.cli.measure import measure
 from keras_dlopt.cli.plan import plan
+from keras_dlopt.cli.quantize import quantize
 from keras_dlopt.cli.tasks import tasks
 from keras_dlopt.cli.tpu_check import tpu_check
 from keras_dlopt.errors import DloptError
@@ -39,6 +44,8 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
+            # Help has been shown by now, without Keras.
+            keras_dlopt.register()
             command(*args, **kwargs)
         except DloptError as error:
             _say("Error", str(error))
@@ -71,12 +78,12 @@ def _options(
     """Train Keras 3 models better, make them smaller and run them faster."""
 
 
-app.command()(told(demo))
-app.command()(told(tpu_check))
-app.command()(told(plan))
-app.command()(told(tasks))
-app.command()(told(measure))
-app.command()(told(doctor))
+for _command in (
+    *(compress, quantize, export, inspect, decompress),
+    *(compare, measure, doctor, sensitivity),
+    *(tpu_check, plan, tasks, demo),
+):
+    app.command()(told(_command))
 
 
 def main() -> None:

@@ -49,10 +49,10 @@ class Lines:
 
 
 @contextlib.contextmanager
-def shown() -> Iterator[Bars | Lines]:
+def shown(quiet: bool = False) -> Iterator[Bars | Lines]:
     """Progress on stderr, so that stdout holds the results alone."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = Console(stderr=True, quiet=quiet)
+    if quiet or not console.is_terminal:
         yield Lines(console)
         return
     from keras_dlopt.trials.progress import bar

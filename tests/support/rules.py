@@ -13,9 +13,11 @@ Breaches = Iterator[tuple[str, str]]
 
 # Top to bottom. A module imports from lower lines, and from its own folder.
 LEVELS = (
+    {"__main__"},
     {"cli"},
-    {"demo"},
-    {"auto", "report"},
+    {"demo", "registered"},
+    {"auto"},
+    {"report"},
     {"storage", "export", "distribute", "trials", "tpu", "interop", "post_training"},
     {"online"},
     {"privacy"},

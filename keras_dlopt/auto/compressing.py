@@ -1,0 +1,328 @@
+"""One call from a trained model to a small one, its file and the reasons."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_dlopt import checks
+from keras_dlopt.auto.compressed import Compressed, Trial
+from keras_dlopt.auto.goals import Strength, plain_bytes, strength_for
+from keras_dlopt.auto.small_int8 import small_int8
+from keras_dlopt.auto.training import Job, job_for
+from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.graph.walk import check_built
+from keras_dlopt.report import Progress, Silent, compare
+from keras_dlopt.storage import load_compressed, save_compressed
+from keras_dlopt.transforms import Recipe, finalize, transform
+from keras_dlopt.transforms.host import hosts
+
+_FIRST, _LEAST = 1 / 16, 1 / 1024  # of the plain bytes, where a search begins and ends
+_NEAR = 1.3  # goals so near to each other are not told apart
+_TRIES = 3
+
+
+def compress(
+    model: keras.Model,
+    train: Any,
+    val: Any = None,
+    *,
+    size: float | None = None,
+    max_bytes: int | None = None,
+    max_accuracy_drop: float | None = None,
+    int8: bool = False,
+    target: str = "xnnpack",
+    path: str | os.PathLike[str] | None = None,
+    epochs: int | None = None,
+    rate: float = 1e-3,
+    loss: Any = None,
+    batch_size: int = 64,
+    clusters: int = 16,
+    teacher: bool | None = None,
+    time_budget: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Compressed:
+    """Makes a trained model small enough, trains it on, and writes its file.
+
+    With a size, the mildest of three steps that reaches it is taken: integers of 8
+    bits, shared values, or zeros and shared values; which, and how many zeros, is found
+    by coding the model. It is trained on with the recipe's schedules, by default with
+    the given model as its teacher, and its file measured. With `max_accuracy_drop`
+    alone, smaller and smaller sizes are tried as long as the accuracy on `val` holds,
+    and the smallest is returned. With both, the size is made, and refused if it costs
+    more. With `int8`, a LiteRT file is written as by `to_int8`; if it loses more than
+    `max_accuracy_drop`, the quantized model is trained on.
+
+    Args:
+        model: a trained, built Keras model, which stays as it is.
+        train: `(x, y)`, a `data.Dataset`, or batches whose number is known.
+        val: examples to judge on, `(x, y)` or batches; None holds out the last tenth of
+            arrays, or takes those of a `data.Dataset`.
+        size: of the file, as a share of the variables in memory, such as 0.1.
+        max_bytes: the same in bytes.
+        max_accuracy_drop: as a share of the validation examples: 0.005 is half a point.
+        int8: whether the file is a LiteRT one, to run, not a coded one, to send.
+        target: what runs the LiteRT file; see `export.litert`.
+        path: of the file, ending in `.dlopt` or, with `int8`, in `.tflite`; None writes
+            none.
+        epochs: of a training; None for 10, and more where they are under 1,500 steps.
+        rate: learning rate at the start; it falls to 0.
+        loss: None takes the compiled one, or the one that labels of classes mean.
+        batch_size: for arrays.
+        clusters: shared values a kernel.
+        teacher: whether the given model teaches; None for all that classify.
+        time_budget: seconds after which no further size is tried.
+        seed: of shuffling.
+        progress: is told how far the work is.
+
+    Raises:
+        ConfigError: without a goal, with two sizes, for a size that cannot be reached,
+            and for an accuracy that could not be held; the text has what was reached.
+        DataError: for data that does not fit.
+        ModelError: for a model that is not built, is transformed, or cannot be copied.
+
+    Example:
+        >>> digits = dlopt.data.load("digits")
+        >>> net = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
+        ...     keras.layers.Dense(64, "relu"), keras.layers.Dense(10)])
+        >>> small = dlopt.compress(net, digits, size=0.1, epochs=1)
+        >>> small.bytes <= 0.1 * small.plain_bytes
+        True
+
+    Source: Han et al., "Deep Compression" (arXiv:1510.00149); Lee et al., "Layer-
+    adaptive Sparsity" (arXiv:2010.07611); Hinton et al. (arXiv:1503.02531).
+    """
+    start = time.perf_counter()
+    _check_model(model)
+    file: Any = _checked_path(path, int8)
+    plain = plain_bytes(model)
+    goal = _goal(size, max_bytes, plain)
+    drop = checks.optional(
+        checks.probability, max_accuracy_drop, name="max_accuracy_drop"
+    )
+    _check_asked(goal, drop, int8)
+    job = job_for(
+        model,
+        train,
+        val,
+        loss=loss,
+        batch_size=batch_size,
+        epochs=epochs,
+        rate=rate,
+        teacher=teacher,
+        seed=seed,
+        progress=progress or Silent(),
+    )
+    _check_judged(drop, job)
+    if int8:
+        small, trials, reasons = small_int8(job, file, drop, goal, target=target)
+        return _result(job, small, small.recipe, trials, reasons, file, plain, start)
+    search = _Search(job, clusters, start, time_budget)
+    return search.result(goal, drop, file, plain)
+
+
+def _result(
+    job: Job,
+    small: Any,
+    recipe: Recipe,
+    trials: list[Trial],
+    reasons: list[str],
+    path: str | None,
+    plain: int,
+    start: float,
+) -> Compressed:
+    return Compressed(
+        model=small,
+        path=path,
+        plain_bytes=plain,
+        recipe=recipe,
+        trials=tuple(trials),
+        reasons=tuple(dict.fromkeys(reasons)),
+        report=compare(job.model, small, job.val) if job.classifies else None,
+        seconds=time.perf_counter() - start,
+    )
+
+
+class _Search:
+    """What was tried, and what came of it."""
+
+    def __init__(self, job: Job, clusters: int, start: float, budget: float | None):
+        self.job, self.clusters = job, clusters
+        self.start = start
+        self.budget = (
+            float("inf")
+            if budget is None
+            else checks.positive(budget, name="time_budget")
+        )
+        self.trials: list[Trial] = []
+        self.reasons: list[str] = []
+        self.made: dict[Trial, tuple[Any, Any]] = {}
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def reach(self, goal: int) -> Trial:
+        """Trains the mildest strength whose file is within the goal."""
+        strength = strength_for(self.job.model, goal, clusters=self.clusters)
+        for _ in range(_TRIES):
+            trial = self._tried(strength, goal)
+            if trial.bytes <= goal:
+                self.reasons.append(
+                    f"{strength}: the mildest that codes into {goal:,} bytes"
+                )
+                return trial
+            # Training moved the values; what is kept shrinks as the file must.
+            kept = (1 - strength.sparsity) * 0.97 * goal / trial.bytes
+            strength = Strength(1 - kept, self.clusters)
+        raise ConfigError(
+            f"After training the file has {trial.bytes:,} bytes, more than the goal of "
+            f"{goal:,}. Allow that many, or train longer with epochs=."
+        )
+
+    def hold(self, drop: float, goal: int | None, plain: int) -> Trial:
+        """The smallest file that holds the accuracy, or the one of the given size."""
+        before, _ = self.job.judged(self.job.model)
+        assert before is not None
+        least = before - drop - 1e-9
+
+        def holds(trial: Trial) -> bool:
+            return trial.accuracy is not None and trial.accuracy >= least
+
+        if goal is not None:
+            trial = self.reach(goal)
+            if holds(trial):
+                return trial
+            raise ConfigError(
+                f"In {goal:,} bytes {trial.accuracy:.2%} of the validation examples "
+                f"came out right, {before:.2%} before: more than the drop of "
+                f"{drop:.2%} was lost. Allow more bytes or a larger drop, or train "
+                "longer with epochs=."
+            )
+        good = self._smallest(round(_FIRST * plain), plain, holds)
+        if good is None:
+            raise ConfigError(
+                f"No size held {before:.2%} but for {drop:.2%}; 8 bits a weight had "
+                f"{self.trials[-1].accuracy:.2%}. Train longer with epochs=, or try "
+                "post_training.quantize, which does not train."
+            )
+        return good
+
+    def _smallest(self, goal: int, plain: int, holds: Any) -> Trial | None:
+        """Doubles or halves the goal until the accuracy turns, then once between."""
+        good: Trial | None = None
+        bad = 0
+        while goal >= _LEAST * plain and goal <= 0.6 * plain:
+            try:
+                trial = self.reach(goal)
+            except ConfigError as error:
+                self.reasons.append(str(error))
+                bad = max(bad, goal)
+            else:
+                if holds(trial):
+                    good = trial
+                else:
+                    bad = max(bad, goal)
+            if good is not None and good.bytes <= _NEAR * bad:
+                break
+            last = self.trials[-1].seconds if self.trials else 0.0
+            if self.seconds + last > self.budget:
+                self.reasons.append("the time budget ended the search")
+                break
+            if good is None:
+                goal = 2 * goal
+            else:
+                low = bad or good.bytes // 4
+                goal = round((low * min(good.bytes, good.goal)) ** 0.5)
+        return good
+
+    def _tried(self, strength: Strength, goal: int) -> Trial:
+        begin = time.perf_counter()
+        job = self.job
+        recipe = strength.recipe(job.total)
+        name = f"{strength}, for {goal:,} bytes"
+        small = finalize(job.fit(transform(job.model, recipe), name))
+        with tempfile.TemporaryDirectory() as folder:
+            size = save_compressed(small, Path(folder) / "model.dlopt").file_bytes
+        accuracy, loss = job.judged(small)
+        seconds = time.perf_counter() - begin
+        trial = Trial(str(strength), goal, size, accuracy, loss, seconds)
+        self.trials.append(trial)
+        self.made[trial] = small, recipe
+        return trial
+
+    def result(
+        self, goal: int | None, drop: float | None, path: Any, plain: int
+    ) -> Compressed:
+        """The best file, written and read back."""
+        if drop is not None:
+            best = self.hold(drop, goal, plain)
+        else:
+            assert goal is not None
+            best = self.reach(goal)
+        small, recipe = self.made[best]
+        if path is not None:
+            save_compressed(small, path)
+            small = load_compressed(path)
+        rows = [best, *(one for one in self.trials if one is not best)]
+        start, reasons = self.start, self.reasons
+        return _result(self.job, small, recipe, rows, reasons, path, plain, start)
+
+
+def _check_model(model: Any) -> None:
+    check_built(model)
+    if hosts(model):
+        raise ModelError(
+            f"{model.name!r} is transformed already. Give compress the model from "
+            "before, or finalize(model)."
+        )
+
+
+def _check_asked(goal: int | None, drop: float | None, int8: bool) -> None:
+    if goal is None and drop is None and not int8:
+        raise ConfigError(
+            "compress needs a goal: size=0.1, max_bytes=50_000, "
+            "max_accuracy_drop=0.005 or int8=True."
+        )
+
+
+def _check_judged(drop: float | None, job: Job) -> None:
+    if drop is not None and not job.classifies:
+        raise ConfigError(
+            "max_accuracy_drop needs a model that classifies: whole numbers as labels, "
+            "and one row of outputs an example. Leave it out, and pass size=, "
+            "max_bytes= or int8=True."
+        )
+
+
+def _checked_path(path: str | os.PathLike[str] | None, int8: bool) -> Any:
+    suffix = ".tflite" if int8 else ".dlopt"
+    if path is None and not int8:
+        return None
+    path = "" if path is None else os.fspath(path)
+    if not path.endswith(suffix):
+        raise ConfigError(
+            f"path must end in {suffix}, and int8=True needs one. Received: {path!r}, "
+            f"int8={int8}."
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ConfigError(f"There is no folder {folder!r} for the file. Make it first.")
+    return path
+
+
+def _goal(size: float | None, max_bytes: int | None, plain: int) -> int | None:
+    if size is not None and max_bytes is not None:
+        raise ConfigError(
+            f"Give size or max_bytes, not both. Received: size={size!r}, "
+            f"max_bytes={max_bytes!r}."
+        )
+    if size is not None:
+        return int(checks.share(size, name="size") * plain)
+    if max_bytes is not None:
+        return checks.count(max_bytes, name="max_bytes")
+    return None

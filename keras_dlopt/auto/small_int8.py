@@ -1,0 +1,93 @@
+"""An int8 file that holds the accuracy: after training, and trained on if need be."""
+
+import itertools
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from keras_dlopt.auto.compressed import Trial
+from keras_dlopt.auto.int8 import to_int8
+from keras_dlopt.auto.training import Job
+from keras_dlopt.errors import ConfigError
+from keras_dlopt.export import Predictor, litert
+from keras_dlopt.files import write_atomic
+from keras_dlopt.transforms import TransformedModel
+
+_EXAMPLES = 512  # to calibrate on
+_SLOWER = 0.1  # of the rate: ranges and codes are nearly right already
+
+
+class _File:
+    """A file that predicts as a model does."""
+
+    def __init__(self, path: str):
+        self.predict_on_batch = Predictor(path)
+
+    def predict(self, x: Any, **options: Any) -> Any:
+        return self.predict_on_batch(x)
+
+
+def small_int8(
+    job: Job, path: str, drop: float | None, goal: int | None, *, target: str
+) -> tuple[TransformedModel, list[Trial], list[str]]:
+    """The quantized model whose file is at `path`, what was tried, and why.
+
+    Raises:
+        ConfigError: for a file above the goal, or a drop that could not be held.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = os.path.join(folder, "model.tflite")
+        small, trials, reasons = _made(job, made, drop, goal, target)
+        write_atomic(Path(path), Path(made).read_bytes())
+    return small, trials, reasons
+
+
+def _made(
+    job: Job, path: str, drop: float | None, goal: int | None, target: str
+) -> tuple[TransformedModel, list[Trial], list[str]]:
+    before, _ = job.judged(job.model)
+    made = to_int8(job.model, path, _inputs(job.train), target=target)
+    trials = [_judged(job, path, "int8 after training", made.export.size)]
+    if goal is not None and made.export.size > goal:
+        raise ConfigError(
+            f"The int8 file has {made.export.size:,} bytes, more than the goal of "
+            f"{goal:,}. Remove channels first (prune_channels), or leave int8 out for "
+            "a coded .dlopt file."
+        )
+    small = made.model
+    if drop is None or before is None or _holds(trials[-1], before, drop):
+        return small, trials, [_told(trials[-1])]
+    small = job.fit(small, "int8 with training", rate=_SLOWER * job.rate)
+    report = litert(small, path, target=target)
+    trials.append(_judged(job, path, "int8 with training", report.size))
+    if not _holds(trials[-1], before, drop):
+        raise ConfigError(
+            f"In float {before:.2%} of the validation examples come out right; "
+            f"{_told(trials[0])}, {_told(trials[1])}: more than the drop of {drop:.2%} "
+            "was lost. Allow more, train longer with epochs=, or keep what hurts in "
+            "float with post_training.quantize(model, x, mixed='auto')."
+        )
+    # The chosen one first.
+    return small, trials[::-1], [_told(one) for one in trials]
+
+
+def _holds(trial: Trial, before: float, drop: float) -> bool:
+    return trial.accuracy is not None and trial.accuracy >= before - drop - 1e-9
+
+
+def _told(trial: Trial) -> str:
+    if trial.accuracy is None:
+        return f"{trial.method}: loss {trial.loss:.4g}"
+    return f"{trial.method}: {trial.accuracy:.2%}"
+
+
+def _judged(job: Job, path: str, method: str, size: int) -> Trial:
+    accuracy, loss = job.judged(_File(path))
+    return Trial(method, 0, size, accuracy, loss, 0.0)
+
+
+def _inputs(train: Any) -> Any:
+    if isinstance(train, tuple | list):
+        return train[0][:_EXAMPLES]
+    return [batch[0] for batch in itertools.islice(train, 16)]
