@@ -2,7 +2,7 @@
 
     python benchmarks/coverage_int8.py --out benchmarks/results/coverage_int8.json
 
-The networks of `coverage.py`, random weights, statistics of BatchNormalization measured
+The networks of `coverage_families.py`, random weights, statistics of BatchNormalization measured
 on the inputs (or their outputs would vanish), go through `post_training.quantize` and
 `export.litert` on 32 random inputs; TFLiteConverter quantizes the same network after
 training on the same inputs, float where it has to be. What the files compute is
@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from coverage import build, save
+from coverage_families import build, save
 from coverage_names import APPLICATIONS, SMALL
 
 from keras_dlopt.errors import ModelError

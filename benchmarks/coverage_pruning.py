@@ -2,7 +2,7 @@
 
     python benchmarks/coverage_pruning.py --out benchmarks/results/coverage_pruning.json
 
-The networks of `coverage.py`: blocks are taken apart (`surgery.opened`), then
+The networks of `coverage_families.py`: blocks are taken apart (`surgery.opened`), then
 `prune_channels(..., normalized=True)` takes the least important 30 % of the channels
 of every layer that may lose some, as far as they divide; what is left trains two
 steps, is saved as `.keras`, loaded and compared to the last bit. Each network runs in
@@ -20,7 +20,7 @@ import traceback
 
 import keras
 import numpy as np
-from coverage import SMALL, build, save, train_and_reload
+from coverage_families import SMALL, build, save, train_and_reload
 from coverage_names import APPLICATIONS
 
 SHARE = 0.3

@@ -1,4 +1,4 @@
-"""What TFMOT on tf_keras makes of the networks in `coverage.py`.
+"""What TFMOT on tf_keras makes of the networks in `coverage_families.py`.
 
     TF_USE_LEGACY_KERAS=1 python benchmarks/tfmot_coverage.py --out results.json
 

@@ -68,6 +68,7 @@ __all__ = [
     "LowRank",
     "OnlineLearner",
     "Prune",
+    "RateAware",
     "Recipe",
     "Share",
     "SoftWeightSharing",

@@ -10,7 +10,12 @@ import keras
 
 from keras_dlopt import checks
 from keras_dlopt.auto.compressed import Compressed, Trial
-from keras_dlopt.auto.goals import Strength, plain_bytes, strength_for
+from keras_dlopt.auto.goals import (
+    Strength,
+    plain_bytes,
+    rate_recipe,
+    strength_for,
+)
 from keras_dlopt.auto.small_int8 import small_int8
 from keras_dlopt.auto.training import Job, job_for
 from keras_dlopt.errors import ConfigError, ModelError
@@ -23,6 +28,7 @@ from keras_dlopt.transforms.host import hosts
 _FIRST, _LEAST = 1 / 16, 1 / 1024  # of the plain bytes, where a search begins and ends
 _NEAR = 1.3  # goals so near to each other are not told apart
 _TRIES = 3
+STEERED = 500  # steps that steering a price towards a goal takes
 
 
 def compress(
@@ -48,14 +54,15 @@ def compress(
 ) -> Compressed:
     """Makes a trained model small enough, trains it on, and writes its file.
 
-    With a size, the mildest of three steps that reaches it is taken: integers of 8
-    bits, shared values, or zeros and shared values; which, and how many zeros, is found
-    by coding the model. It is trained on with the recipe's schedules, by default with
-    the given model as its teacher, and its file measured. With `max_accuracy_drop`
-    alone, smaller and smaller sizes are tried as long as the accuracy on `val` holds,
-    and the smallest is returned. With both, the size is made, and refused if it costs
-    more. With `int8`, a LiteRT file is written as by `to_int8`; if it loses more than
-    `max_accuracy_drop`, the quantized model is trained on.
+    With a size, the mildest of three ways that reaches it is taken: integers of 8 bits,
+    shared values, or training towards few bits (`RateAware`; below 500 steps zeros and
+    shared values, as many zeros as coding the model shows). It is trained on with the
+    recipe's schedules, by default with the given model as its teacher, and its file
+    measured. With `max_accuracy_drop` alone, smaller and smaller sizes are tried as
+    long as the accuracy on `val` holds, and the smallest is returned. With both, the
+    size is made, and refused if it costs more. With `int8`, a LiteRT file is written as
+    by `to_int8`; if it loses more than `max_accuracy_drop`, the quantized model is
+    trained on.
 
     Args:
         model: a trained, built Keras model, which stays as it is.
@@ -167,16 +174,24 @@ class _Search:
         return time.perf_counter() - self.start
 
     def reach(self, goal: int) -> Trial:
-        """Trains the mildest strength whose file is within the goal."""
-        strength = strength_for(self.job.model, goal, clusters=self.clusters)
+        """Trains the mildest way whose file is within the goal."""
+        job = self.job
+        strength = strength_for(job.model, goal, clusters=self.clusters)
+        towards = bool(strength.sparsity) and job.total >= STEERED
+        aim = 0.97 * goal if towards else goal
         for _ in range(_TRIES):
-            trial = self._tried(strength, goal)
+            if towards:
+                recipe = rate_recipe(job.model, round(aim), job.total)
+                trial = self._tried(recipe, "trained towards few bits", goal)
+            else:
+                recipe = strength.recipe(job.total)
+                trial = self._tried(recipe, str(strength), goal)
             if trial.bytes <= goal:
-                self.reasons.append(
-                    f"{strength}: the mildest that codes into {goal:,} bytes"
-                )
+                told = f"{trial.method}: the mildest that codes into {goal:,} bytes"
+                self.reasons.append(told)
                 return trial
             # Training moved the values; what is kept shrinks as the file must.
+            aim *= 0.97 * goal / trial.bytes
             kept = (1 - strength.sparsity) * 0.97 * goal / trial.bytes
             strength = Strength(1 - kept, self.clusters)
         raise ConfigError(
@@ -240,17 +255,16 @@ class _Search:
                 goal = round((low * min(good.bytes, good.goal)) ** 0.5)
         return good
 
-    def _tried(self, strength: Strength, goal: int) -> Trial:
+    def _tried(self, recipe: Recipe, method: str, goal: int) -> Trial:
         begin = time.perf_counter()
         job = self.job
-        recipe = strength.recipe(job.total)
-        name = f"{strength}, for {goal:,} bytes"
+        name = f"{method}, for {goal:,} bytes"
         small = finalize(job.fit(transform(job.model, recipe), name))
         with tempfile.TemporaryDirectory() as folder:
             size = save_compressed(small, Path(folder) / "model.dlopt").file_bytes
         accuracy, loss = job.judged(small)
         seconds = time.perf_counter() - begin
-        trial = Trial(str(strength), goal, size, accuracy, loss, seconds)
+        trial = Trial(method, goal, size, accuracy, loss, seconds)
         self.trials.append(trial)
         self.made[trial] = small, recipe
         return trial

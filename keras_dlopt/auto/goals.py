@@ -8,14 +8,24 @@ import tempfile
 import keras
 
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.targets import weight_targets
 from keras_dlopt.schedules import PolynomialSparsity
-from keras_dlopt.select import rank
+from keras_dlopt.select import named, rank
 from keras_dlopt.storage import ledger_of, save_compressed
-from keras_dlopt.transforms import Cluster, FakeQuant, Prune, Recipe, Transform
+from keras_dlopt.transforms import (
+    Cluster,
+    FakeQuant,
+    Prune,
+    RateAware,
+    Recipe,
+    Transform,
+)
 from keras_dlopt.transforms.model import transform
 from keras_dlopt.transforms.prune import Global, Lamp
 
 WEIGHTS = rank(2, 3, 4, 5)
+# Statistics of normalizations are computed, not trained.
+CODED = rank(1, 2, 3, 4, 5) & ~named("moving_mean", "moving_variance")
 MOST = 0.998  # share of zeros that is still tried
 _HALVINGS = 7
 PRUNED, CLUSTERED = 0.45, 0.75  # shares of the training at which these are done
@@ -52,6 +62,21 @@ class Strength:
     def __str__(self) -> str:
         values = f"{self.clusters} values a kernel" if self.clusters else "8 bits"
         return f"{self.sparsity:.1%} zeros, {values}" if self.sparsity else values
+
+
+def rate_recipe(model: keras.Model, goal: int, steps: int) -> Recipe:
+    """Training towards a file of so many bytes.
+
+    What no recipe codes, such as the description and the statistics, is taken off.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = save_compressed(model, pathlib.Path(folder) / "model.dlopt")
+    coded = {target.path for target in weight_targets(model) if CODED(target)}
+    rest = sum(row.bits for row in ledger.rows if row.path not in coded) / 8
+    left = goal - rest - ledger.architecture_bytes - ledger.container_bytes
+    every = max(steps // 200, 1)
+    rate_aware = RateAware(max(round(left), 1), end=steps, frequency=every)
+    return Recipe([(CODED, rate_aware)])
 
 
 def _milestones(steps: int) -> tuple[int, int]:

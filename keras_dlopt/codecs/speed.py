@@ -27,6 +27,6 @@ def compiled(work: int) -> Any:
 def _module() -> Any:
     try:
         from keras_dlopt.codecs import compiled as module
-    except ImportError:
+    except Exception:  # also what an installation that is broken raises
         return None
     return module

@@ -33,6 +33,7 @@ from keras_dlopt.transforms.quantize import (
     Ternary,
     TrainedTernary,
 )
+from keras_dlopt.transforms.rate import RateAware
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.share import HashedWeights, Share
 from keras_dlopt.transforms.statistics import Statistics
@@ -68,6 +69,7 @@ __all__ = [
     "PowerOfTwo",
     "Prune",
     "Quantizer",
+    "RateAware",
     "Recipe",
     "Share",
     "SoftRounding",

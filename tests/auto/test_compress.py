@@ -62,6 +62,15 @@ def test_a_size_is_reached_trained_written_and_read_back(net, digits, tmp_path):
     assert f"became {made.bytes:,}" in str(made)
 
 
+def test_small_sizes_are_trained_towards_where_there_is_time(net, digits):
+    made = dlopt.compress(net, digits, size=0.06, epochs=26, rate=3e-3)
+    assert made.trials[0].method == "trained towards few bits"
+    assert made.bytes <= 0.06 * made.plain_bytes
+    assert made.trials[0].accuracy > accuracy(net, *digits.val) - 0.04
+    ((_, transform),) = made.recipe.entries
+    assert transform.end == 26 * 20
+
+
 @pytest.mark.parametrize(
     ("share", "sparsity", "clusters"),
     [(0.4, False, None), (0.2, False, 16), (0.06, True, 16)],

@@ -1,6 +1,6 @@
 """Which networks build, train two steps and reload under which method.
 
-    python benchmarks/coverage.py --out benchmarks/results/coverage.json
+    python benchmarks/coverage_families.py --out benchmarks/results/coverage.json
 
 Each network of `keras.applications` (one per family, smallest input, random weights)
 and a list of small models that other tools refuse is transformed, trained for two
