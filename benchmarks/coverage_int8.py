@@ -2,8 +2,8 @@
 
     python benchmarks/coverage_int8.py --out benchmarks/results/coverage_int8.json
 
-The networks of `coverage_families.py`, random weights, statistics of BatchNormalization measured
-on the inputs (or their outputs would vanish), go through `post_training.quantize` and
+The networks of `coverage_families.py`, random weights, statistics of normalizations
+measured on the inputs (or their outputs would vanish), go through `post_training.quantize` and
 `export.litert` on 32 random inputs; TFLiteConverter quantizes the same network after
 training on the same inputs, float where it has to be. What the files compute is
 compared with the float model: the root mean square of the difference over the standard

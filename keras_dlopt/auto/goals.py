@@ -71,11 +71,12 @@ def rate_recipe(model: keras.Model, goal: int, steps: int) -> Recipe:
     """
     with tempfile.TemporaryDirectory() as folder:
         ledger = save_compressed(model, pathlib.Path(folder) / "model.dlopt")
-    coded = {target.path for target in weight_targets(model) if CODED(target)}
-    rest = sum(row.bits for row in ledger.rows if row.path not in coded) / 8
+    coded = {id(target.variable) for target in weight_targets(model) if CODED(target)}
+    rows = zip(ledger.rows, model.weights, strict=False)
+    rest = sum(row.bits for row, weight in rows if id(weight) not in coded) / 8
     left = goal - rest - ledger.architecture_bytes - ledger.container_bytes
     every = max(steps // 200, 1)
-    rate_aware = RateAware(max(round(left), 1), end=steps, frequency=every)
+    rate_aware = RateAware(max(round(left), goal // 4), end=steps, frequency=every)
     return Recipe([(CODED, rate_aware)])
 
 

@@ -89,6 +89,7 @@ class RateAware(Transform):
         shared = {
             "price": State(np.array(0.0, "float32")),
             "first": State(np.array(0.0, "float32")),
+            "above": State(np.array(0.0, "float32")),
             "hard": State(np.array(0.0, "float32")),
         }
         return [{**shared, **_own(weight)} for weight in weights]
@@ -117,13 +118,15 @@ class RateAware(Transform):
         size = sum(bits for bits, _, _ in found) / 8
         state = group[0].state
         first = float(state["first"]) or size
-        price = float(state["price"])
+        price, above = float(state["price"]), 0.0
         if done <= PRICED:
-            ratio = size / self.goal_at(done, first=first)
-            price = _steered(price or _START, ratio, self._fastest)
+            above = float(np.log(max(size, 1.0) / self.goal_at(done, first=first)))
+            nearer = float(state["above"]) - above
+            price = _steered(price or _START, above, nearer, self._fastest)
         shared = {
             "price": np.array(price, "float32"),
             "first": np.array(first, "float32"),
+            "above": np.array(above, "float32"),
             "hard": np.array(min(1.0, done / HARD), "float32"),
         }
         made = []
@@ -174,9 +177,19 @@ def _rate(phi, state):
     return ops.sum(state["mask"] * (state["becoming"] * near + state["more"] * far))
 
 
-def _steered(price: float, ratio: float, fastest: float = 0.1) -> float:
-    """A price that goes up while the codes are above their goal, and down below."""
-    change = np.exp(np.clip(0.5 * np.log(max(ratio, 1e-9)), -fastest, fastest))
+def _steered(
+    price: float, above: float, nearer: float = 0.0, fastest: float = 0.1
+) -> float:
+    """A price that goes up while the codes are above their goal, and down below.
+
+    Args:
+        price: the present one.
+        above: logarithm of the codes over their goal.
+        nearer: how much nearer it came since the last count. What falls already needs
+            no higher price: without this a network is priced to death.
+        fastest: the largest change of the price's logarithm.
+    """
+    change = np.exp(np.clip(0.5 * above - 5.0 * nearer, -fastest, fastest))
     return float(np.clip(price * change, *PRICES))
 
 

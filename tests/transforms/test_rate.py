@@ -131,7 +131,10 @@ def test_the_goal_comes_down_and_the_price_follows():
         None,
     ]
     assert _steered(1e-6, 4.0) == pytest.approx(1e-6 * math.exp(0.1))
-    assert _steered(1e-6, 1.02) == pytest.approx(1e-6 * 1.02**0.5)
+    assert _steered(1e-6, 0.02) == pytest.approx(1e-6 * math.exp(0.01))
+    # What comes nearer by itself is not priced higher.
+    assert _steered(1e-6, 0.1, 0.01) == pytest.approx(1e-6)
+    assert _steered(1e-6, 0.1, 0.05) == pytest.approx(1e-6 * math.exp(-0.1))
     assert (_steered(1.0, 9.0), _steered(0.0, 0.1)) == PRICES[::-1]
 
 
