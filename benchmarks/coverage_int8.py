@@ -4,8 +4,9 @@
 
 The networks of `coverage_families.py`, random weights, statistics of normalizations
 measured on the inputs (or their outputs would vanish), go through
-`post_training.quantize` and `export.litert` on 32 random inputs; TFLiteConverter quantizes the same network after
-training on the same inputs, float where it has to be. What the files compute is
+`post_training.quantize` and `export.litert` on 32 random inputs; TFLiteConverter
+quantizes the same network after training on the same inputs, float where it has to be.
+What the files compute is
 compared with the float model: the root mean square of the difference over the standard
 deviation of the outputs, and how often the largest output is the same. Each network of
 keras.applications runs in a process of its own; what is in the file already is skipped.
