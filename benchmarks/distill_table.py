@@ -16,7 +16,7 @@ HEADS = {
     "fashion": "Fashion-MNIST, LeNet-5 with a ResNet-20 as teacher",
 }
 NAMES = {
-    "teacher": "teacher, 1200 units a layer",
+    "teacher": "teacher",
     "teacher_trained_on": "teacher, trained on",
     "alone": "student alone",
     "alone_moved": "student alone, moved images",
