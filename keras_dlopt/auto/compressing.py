@@ -176,8 +176,11 @@ class _Search:
     def reach(self, goal: int) -> Trial:
         """Trains the mildest way whose file is within the goal."""
         job = self.job
-        strength = strength_for(job.model, goal, clusters=self.clusters)
-        towards = bool(strength.sparsity) and job.total >= STEERED
+        steered = job.total >= STEERED
+        strength = strength_for(
+            job.model, goal, clusters=self.clusters, least=not steered
+        )
+        towards = bool(strength.sparsity) and steered
         aim = 0.97 * goal if towards else goal
         for _ in range(_TRIES):
             if towards:

@@ -100,7 +100,9 @@ def plain_bytes(model: keras.Model) -> int:
         return ledger_of(path).plain_bytes
 
 
-def strength_for(model: keras.Model, goal: int, *, clusters: int = 16) -> Strength:
+def strength_for(
+    model: keras.Model, goal: int, *, clusters: int = 16, least: bool = True
+) -> Strength:
     """The mildest of three steps that codes the model into a number of bytes.
 
     Integers of 8 bits, shared values, then zeros as well, as few as it takes. Each is
@@ -110,6 +112,7 @@ def strength_for(model: keras.Model, goal: int, *, clusters: int = 16) -> Streng
         model: a built Keras model.
         goal: bytes of the file.
         clusters: shared values a kernel.
+        least: whether to search for the least share of zeros; False takes the most.
 
     Raises:
         ConfigError: for a goal that no share of zeros reaches; the text has the size
@@ -123,14 +126,14 @@ def strength_for(model: keras.Model, goal: int, *, clusters: int = 16) -> Streng
         if size(strength) <= goal:
             return strength
     low, high = 0.0, MOST
-    least = size(Strength(high, clusters))
-    if least > goal:
+    left = size(Strength(high, clusters))
+    if left > goal:
         raise ConfigError(
             f"{model.name!r} cannot be coded into {goal:,} bytes: with {MOST:.1%} of "
-            f"its kernels zero the file still has {least:,}. Allow that many, remove "
+            f"its kernels zero the file still has {left:,}. Allow that many, remove "
             "channels first (prune_channels), or start from a smaller network."
         )
-    for _ in range(_HALVINGS):
+    for _ in range(_HALVINGS if least else 0):
         # Halfway in what is kept, since that is what costs.
         middle = 1 - math.sqrt((1 - low) * (1 - high))
         if size(Strength(middle, clusters)) <= goal:
