@@ -111,5 +111,7 @@ class Compressed:
 
 def _beats(one: Trial, other: Trial) -> bool:
     """Whether one is as good in both and better in one."""
-    a, b = ((t.bytes, -t.accuracy if t.accuracy else t.loss) for t in (one, other))
+    a, b = (
+        (t.bytes, t.loss if t.accuracy is None else -t.accuracy) for t in (one, other)
+    )
     return a != b and a[0] <= b[0] and a[1] <= b[1]

@@ -83,7 +83,7 @@ def compress(
         clusters: shared values a kernel.
         teacher: whether the given model teaches; None for all that classify.
         time_budget: seconds after which no further size is tried.
-        seed: of shuffling.
+        seed: of shuffling; Keras' global seed is set to it.
         progress: is told how far the work is.
 
     Raises:

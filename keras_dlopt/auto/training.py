@@ -35,7 +35,7 @@ class Job:
         steps: of one epoch.
         rate: at the start; it falls to 0 by a cosine.
         teacher: whether the parent teaches.
-        seed: of shuffling.
+        seed: Keras' global one, of shuffling and noise.
         progress: is told of every step.
     """
 
