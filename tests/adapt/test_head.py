@@ -137,6 +137,7 @@ def test_the_place_may_be_named():
         ("MobileNetV2", {"alpha": 0.35, "include_top": False, "pooling": "avg"}),
     ],
 )
+@pytest.mark.slow
 def test_keras_applications(name, options):
     net = getattr(keras.applications, name)(
         input_shape=(32, 32, 3), weights=None, **options

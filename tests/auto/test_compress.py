@@ -124,6 +124,7 @@ def test_a_search_ends_with_its_budget():
     assert search.reasons == ["the time budget ended the search"]
 
 
+@pytest.mark.slow
 def test_as_small_as_the_accuracy_allows(net, digits):
     made = dlopt.compress(
         net, digits, max_accuracy_drop=0.02, epochs=3, time_budget=1e-3

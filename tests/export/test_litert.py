@@ -54,6 +54,7 @@ def same(agreement, lsb=2):
     assert agreement.largest_lsb <= lsb
 
 
+@pytest.mark.slow
 def test_residual_network_is_exact_with_float_and_int8_ends(digits, tmp_path, capfd):
     small = train(residual_net(), digits)
     # A negative scale turns the signs of a channel's codes when it is folded.
