@@ -13,7 +13,7 @@ from keras_dlopt.report.weights import WeightHistogram
 from keras_dlopt.storage import Ledger
 from keras_dlopt.storage.ledger import TensorRow
 
-PLAIN = ("raw", "planes")  # ways of storing weights without a codebook
+PLAIN = ("raw", "planes", "bytes")  # ways of storing weights without a codebook
 MANY = 24  # layers in one figure, classes in one table
 
 

@@ -127,10 +127,10 @@ def test_a_search_ends_with_its_budget():
 @pytest.mark.slow
 def test_as_small_as_the_accuracy_allows(net, digits):
     made = dlopt.compress(
-        net, digits, max_accuracy_drop=0.02, epochs=3, time_budget=1e-3
+        net, digits, max_accuracy_drop=0.1, epochs=6, time_budget=1e-3
     )
     before = accuracy(net, *digits.val)
-    assert made.trials[0].accuracy >= before - 0.02
+    assert made.trials[0].accuracy >= before - 0.1
     assert {t.bytes for t in made.pareto} <= {t.bytes for t in made.trials}
     assert made.ratio > 3
 

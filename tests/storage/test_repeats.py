@@ -35,7 +35,7 @@ def state():
 
 
 def test_what_is_equal_is_stored_once_and_read_again():
-    data = write_contents({"m": 1}, state(), {})
+    data = write_contents({"m": 1}, state(), {}.get)
     assert version_of(data) == 3
     contents = read_contents(data, max_bytes=10**6)
     for tensor, array in zip(contents.tensors, state().arrays, strict=True):
@@ -92,7 +92,7 @@ def test_a_decoder_written_from_the_page_reads_it():
     ],
 )
 def test_a_header_that_cannot_be_is_refused(same):
-    data = write_contents({"m": 1}, state(), {})
+    data = write_contents({"m": 1}, state(), {}.get)
     sections = read_container(data)
     header = read_json(sections[HEADER], max_bytes=10**6, dictionary=DICTIONARY)
     text = write_json(header | {"same": same}, dictionary=DICTIONARY)
@@ -102,7 +102,7 @@ def test_a_header_that_cannot_be_is_refused(same):
 
 
 def test_what_repeats_take_is_counted():
-    data = write_contents({"m": 1}, state(), {})
+    data = write_contents({"m": 1}, state(), {}.get)
     with pytest.raises(FormatError, match="Refused: .* would take"):
         read_contents(data, max_bytes=1000)
     sections = read_container(data)
