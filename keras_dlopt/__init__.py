@@ -6,6 +6,7 @@ the command `keras-dlopt` everything does, so that its help is there at once.
 """
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -146,10 +147,16 @@ def register() -> None:
 
 def _is_command() -> bool:
     """Whether this process is the command `keras-dlopt`, or `python -m keras_dlopt`."""
-    name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
-    asked = sys.orig_argv
-    module = asked[asked.index("-m") + 1 :][:1] if "-m" in asked else []
-    return name in ("keras-dlopt", "keras-dlopt.exe") or module == ["keras_dlopt"]
+    given = getattr(sys, "argv", None) or [""]
+    if given[0] == "-m":
+        # So while Python looks for the module: what follows `-m` is just before the
+        # arguments, in an argument of its own or (`-mkeras_dlopt`) at the end of one.
+        asked = sys.orig_argv[-len(given)]
+        return re.fullmatch(r"(-\w*m)?keras_dlopt", asked) is not None
+    name = os.path.basename(given[0])
+    # What `multiprocessing` spawns from the command has its `sys.argv` and not its job.
+    spawned = "--multiprocessing-fork" in sys.orig_argv
+    return name in ("keras-dlopt", "keras-dlopt.exe") and not spawned
 
 
 if not _is_command():

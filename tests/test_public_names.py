@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import subprocess
 import sys
 import warnings
 
@@ -68,3 +69,33 @@ def test_a_moved_name_names_the_new_place(old, monkeypatch):
 def test_a_name_that_never_was_is_refused():
     with pytest.raises(AttributeError, match="has no attribute 'NoSuchName'"):
         _ = keras_dlopt.NoSuchName
+
+
+@pytest.mark.parametrize(
+    ("argv", "started", "command"),
+    [
+        (["/bin/keras-dlopt", "demo"], ["python", "/bin/keras-dlopt", "demo"], True),
+        (["keras-dlopt.exe"], ["python", "keras-dlopt.exe"], True),
+        (["-m", "demo"], ["python", "-m", "keras_dlopt", "demo"], True),
+        (["-m"], ["python", "-X", "utf8", "-Imkeras_dlopt"], True),
+        # A script with an argument of its own, and other modules with one.
+        (["train.py", "-m", "keras_dlopt"], ["p", "t.py", "-m", "keras_dlopt"], False),
+        (["-m", "-m", "keras_dlopt"], ["p", "-m", "own", "-m", "keras_dlopt"], False),
+        (["pytest.py", "keras_dlopt"], ["p", "-m", "pytest", "keras_dlopt"], False),
+        (["-c", "-m", "keras_dlopt"], ["p", "-c", "", "-m", "keras_dlopt"], False),
+        ([""], ["python"], False),
+        (["keras-dlopt"], ["p", "-c", "code", "--multiprocessing-fork"], False),
+    ],
+)
+def test_which_process_is_the_command(monkeypatch, argv, started, command):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", started)
+    assert keras_dlopt._is_command() is command
+
+
+def test_a_script_may_have_an_argument_m(tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text("import keras_dlopt; print('Prune' in vars(keras_dlopt))")
+    command = [sys.executable, script, "-m", "keras_dlopt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
