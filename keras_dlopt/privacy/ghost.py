@@ -40,13 +40,13 @@ def knows(layer: Any) -> bool:
     return True
 
 
-def unknown(model: Any) -> list[str]:
-    """Paths of layers that are trained and of another kind, or hold a weight twice."""
+def unknown(model: Any) -> list[tuple[str, Any]]:
+    """Paths and layers that are trained and of another kind."""
     found = []
     for path, layer, _ in walk(model):
         trained = [v for v in own_weights(layer) if v.trainable]
         if trained and not knows(layer):
-            found.append(path or layer.name)
+            found.append((path or layer.name, layer))
     return found
 
 
@@ -142,6 +142,18 @@ def part(seen: LayerCall, gradient: Tensor) -> LayerGhost:
         return [one(factor, clean) for one in totals]
 
     return LayerGhost(sum(squares), total_of, trained)
+
+
+def by_variable(
+    variables: list[Any], parts: list[LayerGhost], factor: Tensor, *, clean: bool
+) -> list[Tensor]:
+    """The weighted sums of gradients in the order of variables; 0 for those of none."""
+    found: dict[int, Tensor] = {}
+    for one in parts:
+        values = one.total(factor, clean)
+        found |= {id(v): t for v, t in zip(one.variables, values, strict=True)}
+    zeros = {id(v): ops.zeros(v.shape, "float32") for v in variables}
+    return list((zeros | found).values())
 
 
 def _as_it_is(total: Tensor) -> Tensor:

@@ -49,14 +49,7 @@ def of_ghosts(model: Any, x: Any, y: Any, mask: Any) -> BatchGradient:
     factor = clipping.factors(squares, mask, model.clip)
 
     def totals(clean: bool) -> list[Any]:
-        found: dict[int, Any] = {}
-        for one in parts:
-            values = one.total(factor, clean)
-            found |= {id(v): t for v, t in zip(one.variables, values, strict=True)}
-        zeros = {
-            id(v): ops.zeros(v.shape, "float32") for v in model.trainable_variables
-        }
-        return list((zeros | found).values())
+        return ghost.by_variable(model.trainable_variables, parts, factor, clean=clean)
 
     # To look at each number costs as much as a layer: only where there is a need.
     clean = tf.reduce_all(tf.math.is_finite(squares))

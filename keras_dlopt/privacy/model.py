@@ -12,7 +12,7 @@ from keras import ops
 from keras_dlopt import _compat, checks
 from keras_dlopt.config import decode, encode
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.privacy import accounting, drawing, ghost, refusals, stepping
+from keras_dlopt.privacy import accounting, drawing, explained, ghost, refusals, stepping
 from keras_dlopt.privacy.accounting import Spent
 from keras_dlopt.privacy.budget import Budget
 from keras_dlopt.runtime import on_tensorflow, replica_count, to_numpy
@@ -239,6 +239,7 @@ class PrivateModel(TransformedModel):
         if self.method == "ghost":
             with self.stepping():
                 refusals.check_apart(self, x)
+                explained.check_explained(self, x, y)
         draw = self._draw(examples, drawing.batch_size(batch_size, examples))
         steps = draw.batches
         if steps_per_epoch is not None:

@@ -95,6 +95,32 @@ def test_a_layer_with_two_calls(told):
     trained(model, method="vectorized")
 
 
+class Tied(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.mixed = L.Dense(6, activation="tanh")
+
+    def build(self, input_shape=None):
+        self.mixed.build((None, 6))
+
+    def call(self, x):
+        kernel = keras.ops.transpose(self.mixed.kernel)
+        return keras.ops.matmul(self.mixed(x), kernel)[:, :3]
+
+
+@advice("privacy/explained.py", "Use private(model, method='vectorized'), which")
+def test_a_weight_read_past_its_layer(told):
+    model = Tied()
+    model.build()
+    with told():
+        trained(model, copy=False)
+    with told():
+        trained(net(L.LayerNormalization()), method="ghost")
+    before = model.mixed.kernel.numpy()
+    trained(model, method="vectorized", copy=False)
+    assert abs(model.mixed.kernel.numpy() - before).max() > 0
+
+
 @advice("privacy/refusals.py", "Use private(model, method='vectorized'), which runs")
 def test_a_model_that_looks_at_the_batch(told):
     inputs = keras.Input((6,))

@@ -129,6 +129,74 @@ def test_ghosts_are_the_gradients_of_single_examples(build):
     close(found[0], found[2])
 
 
+class Reads(keras.Model):
+    """Words to the next word; `kind` says what is read past the calls of a layer."""
+
+    def __init__(self, kind):
+        super().__init__(name="reads")
+        self.kind = kind
+        self.words, self.hidden = L.Embedding(7, 6), L.Dense(6, activation="tanh")
+        self.out = L.Dense(3)
+
+    def build(self, input_shape=None):
+        self.words.build((None, 5))
+        self.hidden.build((None, 5, 6))
+        self.out.build((None, 6))
+
+    def call(self, x):
+        y, ops = self.words(x), keras.ops
+        if self.kind == "flipped":
+            y = ops.flip(self.hidden(ops.flip(y, 0)), 0)
+        elif self.kind == "folded":
+            y = ops.reshape(self.hidden(ops.reshape(y, (-1, 6))), (-1, 5, 6))
+        else:
+            y = self.hidden(y)
+        y = ops.mean(y, axis=1)
+        if self.kind == "bias":
+            y = y + self.hidden.bias
+        if self.kind == "tied":
+            return ops.matmul(y, ops.transpose(self.words.embeddings))[:, :3]
+        return self.out(y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [
+        ("tied", "reads/embedding.*/embeddings"),
+        ("bias", "reads/dense.*/bias"),
+        ("flipped", "reads/dense.*/kernel"),  # gradients of other examples
+        ("folded", "reads/dense.*/kernel"),  # places are no examples
+        ("right", None),
+    ],
+)
+def test_ghosts_are_refused_where_they_miss_a_part(kind, weight):
+    model = Reads(kind)
+    model.build()
+    if kind == "tied":
+        model.out.trainable = False
+    x, y = np.random.default_rng(0).integers(0, 7, (8, 5)), np.arange(8) % 3
+    private = made(model, copy=False)
+    assert private.method == "ghost"
+    before = model.get_weights()
+    if weight is None:
+        private.fit(x, y, BATCH, verbose=0)
+        assert not np.array_equal(model.get_weights()[1], before[1])
+        return
+    with pytest.raises(ModelError, match=f"The gradient of '{weight}' does not follow"):
+        private.fit(x, y, BATCH, verbose=0)
+    close(model.get_weights(), before, 0)  # before the first step
+    assert private.ledger == ()
+
+
+def test_zeros_hide_no_gradient_from_the_look():
+    model = Reads("bias")
+    model.build()
+    model.out.kernel.assign(np.zeros((6, 3)))
+    x, y = np.zeros((8, 5), "int32"), np.zeros(8, "int32")
+    with pytest.raises(ModelError, match="does not follow from what its layer takes"):
+        made(model, copy=False).fit(x, y, BATCH, verbose=0)
+
+
 @pytest.mark.slow
 def test_a_long_sequence_takes_the_other_product():
     """Few places: pairs of places; many: the product itself. Both are the norm."""
