@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_dlopt.codecs.coder import Codec, ValueCoder
 from keras_dlopt.codecs.codes import GridValues
+from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.codecs.grid import detect, holds
 from keras_dlopt.codecs.hints import Grid, Hint
 from keras_dlopt.codecs.neighbours import NeighbourCodes, NeighbourIndices
@@ -79,8 +80,16 @@ def encode_tensor(
     scales, tensors = _OLD if version < NEWEST else _NEW
     if not isinstance(grid, Grid):
         return tensors.encode(array, hint=hint)
-    scale = scales.encode(np.asarray(grid.scale))
+    scale = scales.encode(_narrow(np.asarray(grid.scale), version))
     return tensors.encode(array, hint=hint, codes=np.asarray(grid.codes), scale=scale)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _narrow(scale: np.ndarray, version: int) -> np.ndarray:
+    """A scale in 2 bytes where these hold it."""
+    short = scale.astype(dtype_of("bfloat16"))
+    exact = version >= NEWEST and np.array_equal(short.astype(scale.dtype), scale)
+    return short if exact else scale
 
 
 def decode_tensor(reader: Reader) -> Decoded:

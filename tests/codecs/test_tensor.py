@@ -11,6 +11,7 @@ from keras_dlopt.codecs.entropy import mask_entropy_bits, symbol_entropy_bits
 from keras_dlopt.codecs.reader import Reader
 from keras_dlopt.codecs.tensor import decode_tensor, encode_tensor
 from keras_dlopt.errors import ConfigError, FormatError
+from reference import huffman_file
 
 SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
 
@@ -133,6 +134,20 @@ def test_sparse_grid_hint():
     method, new, _ = round_trip(codes * scale, Grid(codes, scale))
     assert "grid" in method
     assert new < old
+
+
+def test_scales_take_two_bytes_where_these_hold_them():
+    codes = np.clip(np.rint(noise((60, 50)) * 3), -8, 7).astype(np.int8)
+    long = np.abs(noise(50)) + np.float32(0.01)
+    short = long.astype(ml_dtypes.bfloat16).astype(np.float32)
+    _, before, _ = round_trip(codes * long, Grid(codes, long))
+    data = encode_tensor(codes * short, hint=Grid(codes, short))
+    assert len(data) <= before - 2 * 50
+    source = huffman_file.Bytes(data)
+    assert huffman_file.tensor(source).tobytes() == (codes * short).tobytes()
+    # No bits of a scale are lost that bfloat16 does not have, or cannot reach.
+    for scale in (np.full(50, 1 + 2**-8, "f4"), np.full(50, 1e300)):
+        round_trip(codes * scale, Grid(codes, scale))
 
 
 def test_grids_are_found_without_a_hint():

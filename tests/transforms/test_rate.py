@@ -3,6 +3,7 @@
 import math
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -177,6 +178,15 @@ def test_a_network_is_trained_to_the_bytes_and_coded_in_them(trained, tmp_path):
     again = dlopt.load_compressed(tmp_path / "a.dlopt")
     np.testing.assert_array_equal(again(x), final(x))
     np.testing.assert_allclose(small(x), final(x), atol=1e-4)
+
+
+def test_steps_are_short_and_stay_at_the_end(trained):
+    for slot in trained[1].groups[0].slots:
+        state = slot.arrays()
+        short = state["fixed"].astype(ml_dtypes.bfloat16)
+        assert short == state["fixed"] > 0
+        # It went on training in vain, from near there.
+        assert np.exp(state["log_step"]) == pytest.approx(state["fixed"], rel=0.01)
 
 
 def test_zeros_stay_at_the_end(trained):
