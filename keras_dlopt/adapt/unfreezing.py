@@ -11,7 +11,7 @@ from keras_dlopt.adapt.flags import Flags
 from keras_dlopt.adapt.places import by_depth, selected, weights_of
 from keras_dlopt.config import Configured
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.optimizers.late import begin_late, largest_step
+from keras_dlopt.optimizers.late import engine, largest_step
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.select import Selector, at, selector_from_dict
 
@@ -117,6 +117,8 @@ class GradualUnfreezing(Configured, keras.callbacks.Callback):
             self._set(now)
 
     def on_train_end(self, logs=None):
+        if ours := engine(self.model.optimizer):  # what still waits may train now
+            ours.go_on(self._variables(set(self._starts.values()) - self._begun))
         self._flags.restore()
         self.model.make_train_function(force=True)
 
@@ -128,34 +130,44 @@ class GradualUnfreezing(Configured, keras.callbacks.Callback):
         begun = {start for start in self._starts.values() if start <= now}
         if begun == self._begun and self._flags.applied:
             return
-        late = {s for s in begun if s > 0}
+        waiting = set(self._starts.values()) - begun
+        if ours := engine(self.model.optimizer):
+            ours.rest(self._variables(waiting))
         self._flags.apply({i for i, start in self._starts.items() if start > now})
-        for start in sorted(late - self._begun):
-            self._late(start)
+        self._go_on({s for s in begun - self._begun if s > 0})
         self._begun = begun
         self.model.make_train_function(force=True)
 
-    def _late(self, start: int) -> None:
-        model: Any = self.model
-        ids = {i for i, begins in self._starts.items() if begins == start}
-        variables = self._flags.trained_for(ids)
-        step = int(to_numpy(model.optimizer.iterations))
+    def _variables(self, starts: set[int]) -> list[Any]:
+        ids = {i for i, begins in self._starts.items() if begins in starts}
+        return self._flags.trained_for(ids)
+
+    def _go_on(self, starts: set[int]) -> None:
+        optimizer: Any = self.model.optimizer
+        step = int(to_numpy(optimizer.iterations))
+        ours = engine(optimizer)
+        for start in sorted(starts):
+            if ours is not None:
+                ours.go_on(self._variables({start}), self._passed(step, start))
+            elif step > 0 and largest_step(optimizer) > 1.5:
+                self._warn(step)
+
+    def _passed(self, step: int, start: int) -> int:
+        """The step of a stage that had begun before this `fit` did."""
         if self.unit == "step":
-            step = min(step, start)
-        elif self._epoch > start:  # resumed later than it began
-            step = step * start // self._epoch
-        if begin_late(model.optimizer, variables, step):
-            return
-        factor = largest_step(model.optimizer)
-        if factor > 1.5 and step > 0:
-            warnings.warn(
-                f"{type(model.optimizer).__name__} of Keras counts all steps for its "
-                f"bias correction, so the first ones of weights that begin at {step} "
-                f"are up to {factor:.1f} times as large as they should be. Use "
-                f"keras_dlopt.optimizers.{type(model.optimizer).__name__}, which counts"
-                " from each weight's own first step.",
-                stacklevel=2,
-            )
+            return min(step, start)
+        return step * start // max(self._epoch, start)
+
+    def _warn(self, step: int) -> None:
+        optimizer: Any = self.model.optimizer
+        warnings.warn(
+            f"{type(optimizer).__name__} of Keras counts all steps for its bias "
+            f"correction, so the first ones of weights that begin at {step} are up to "
+            f"{largest_step(optimizer):.1f} times as large as they should be. Use "
+            f"keras_dlopt.optimizers.{type(optimizer).__name__}, which counts from "
+            "each weight's own first step.",
+            stacklevel=2,
+        )
 
 
 def _stage(given: Any) -> tuple[int, Selector]:

@@ -28,7 +28,7 @@ class Cell:
         multiplier: factor on the learning rate.
         constraint: what the weight is passed through after the step.
         frozen: whether the weight is not trainable now.
-        begun: updates of other weights before its own first one.
+        idle: updates of other weights that it had no part in.
     """
 
     index: int
@@ -39,7 +39,7 @@ class Cell:
     multiplier: float = 1.0
     constraint: Callable[[Any], Any] | None = None
     frozen: bool = False
-    begun: int = 0
+    idle: int = 0
 
     @property
     def variables(self) -> list[Any]:
@@ -56,7 +56,7 @@ class Cell:
         lr = ops.cast(lr, self.dtype)
         lr = lr * self.multiplier if self.multiplier != 1.0 else lr
         step = ops.cast(step, self.dtype)
-        return lr, step - self.begun if self.begun else step
+        return lr, step - self.idle if self.idle else step
 
     def own_step(self, step: Any) -> Any:
         """1 where the weight had no gradient yet, else the step."""
@@ -173,7 +173,7 @@ def joined(
     pairs = list(zip(grads, cells, strict=True))
     if slab is not None:
         small = {c.index: (g, c) for g, c in pairs if c.index in slab.places}
-        late = any(c.begun for _, c in small.values())  # each counts for itself
+        late = any(c.idle for _, c in small.values())  # each counts for itself
         if len(small) == len(slab.places) and not late:
             ours = [small[index] for index in slab.places]
             flat = slab.join([runtime.densify(g) for g, _ in ours])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dlopt import _compat, runtime
@@ -21,6 +22,7 @@ from keras_dlopt.optimizers._slab import Slab
 
 # State that belongs to the engine, which no rule sees.
 HIDDEN = ("average", "gradient_accumulator")
+_IDLE = "idle"  # in files, beside the numbers of variables
 
 
 @dataclasses.dataclass(eq=False)
@@ -34,7 +36,8 @@ class Built:
     multipliers: list[float] = dataclasses.field(default_factory=list)
     slab: Slab | None = None
     partial: bool = False  # whether a call left weights out
-    begun: dict[int, int] = dataclasses.field(default_factory=dict)  # late weights
+    idle: dict[int, int] = dataclasses.field(default_factory=dict)  # updates without
+    since: dict[int, int] = dataclasses.field(default_factory=dict)  # of waiting ones
     excluded: Callable[[Any], bool] = lambda variable: False
 
 
@@ -90,10 +93,48 @@ class Engine(keras.optimizers.Optimizer):
         built.slab = self.plan_slab(built.variables)
         super().build(built.variables)
 
-    def begin_late(self, variables: Sequence[Any], step: int) -> None:
-        """Counts the steps of weights from `step` on; for what is traced after this."""
+    def rest(self, variables: Sequence[Any]) -> None:
+        """Weights wait from now on; updates until `go_on` are none of theirs."""
+        now = self._updates
         for variable in variables:
-            self._built.begun[self._index(variable)] = step
+            self._built.since.setdefault(self._index(variable), now)
+
+    def go_on(self, variables: Sequence[Any], idle: int = 0) -> None:
+        """Weights begin, or go on; counts for what is traced after this.
+
+        Args:
+            variables: that waited, or of which it is not known.
+            idle: updates without those that were never seen to wait.
+        """
+        built = self._built
+        for index in map(self._index, variables):
+            if index in built.since:
+                built.idle[index] = self._idle(index)
+                del built.since[index]
+            else:
+                built.idle.setdefault(index, idle)
+
+    @property
+    def _updates(self) -> int:
+        return int(np.max(runtime.to_numpy(self.iterations)))
+
+    def _idle(self, index: int) -> int:
+        """Updates so far that a weight had no part in."""
+        before, now = self._built.idle.get(index, 0), self._updates
+        return before + now - self._built.since.get(index, now)
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        idle = [self._idle(index) for index in range(len(self._built.variables))]
+        if any(idle):
+            store[_IDLE] = np.array(idle, "int64")
+
+    def load_own_variables(self, store: Any) -> None:
+        if _IDLE in store.keys():  # noqa: SIM118 - h5's entries are no mappings
+            idle = np.asarray(store[_IDLE]).tolist()
+            self._built.idle = {i: n for i, n in enumerate(idle) if n}
+            store = {key: store[key] for key in store.keys() if key != _IDLE}  # noqa: SIM118
+        super().load_own_variables(store)
 
     def plan_slab(self, variables: list[Any]) -> Slab | None:
         """Which variables keep their state in a slab; none, unless overridden."""
@@ -305,7 +346,7 @@ class Engine(keras.optimizers.Optimizer):
             extra={n: found[n] for n in HIDDEN if n in found},
             decay=float(self.weight_decay) if decays else None,
             multiplier=built.multipliers[index],
-            begun=built.begun.get(index, 0),
+            idle=built.idle.get(index, 0),
             constraint=getattr(built.variables[index], "constraint", None),
             frozen=not getattr(built.variables[index], "trainable", True),
         )

@@ -9,25 +9,14 @@ from keras_dlopt.optimizers._engine import Engine
 HORIZON = 2_000  # steps within which the largest one lies for all usual betas
 
 
-def begin_late(optimizer: Any, variables: list[Any], step: int) -> bool:
-    """Has an optimizer count the steps of weights from a later one.
+def engine(optimizer: Any) -> Engine | None:
+    """The optimizer of this package, also inside a wrapper of Keras'; else None.
 
-    Their state is that of a weight that has had no gradient, so the bias correction
-    must be that of a first step. What is traced already keeps its count: trace anew.
-
-    Args:
-        optimizer: built, of this package, or a wrapper of Keras' around one.
-        variables: that it was built with.
-        step: updates so far when they begin.
-
-    Returns:
-        Whether it can; False for Keras' own.
+    By its `rest` and `go_on` the steps of weights that wait are not counted for them,
+    so that the bias correction is that of their own number of steps.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(inner, Engine):
-        return False
-    inner.begin_late(variables, step)
-    return True
+    return inner if isinstance(inner, Engine) else None
 
 
 def largest_step(optimizer: Any) -> float:

@@ -109,6 +109,57 @@ def test_late_weights_take_the_steps_of_weights_that_begin():
     np.testing.assert_allclose(late.size("a/kernel", 6), wrong, rtol=2e-3)
 
 
+def trained(model, epochs, *, first=0, stages=None):
+    callbacks = [adapt.GradualUnfreezing(stages)] if stages else []
+    order = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    model.fit(X, Y, epochs=epochs, initial_epoch=first, callbacks=callbacks, **order)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("cut", "goes_on"),
+    [
+        pytest.param(1, True, id="while it waits"),
+        pytest.param(2, True, id="at its start", marks=pytest.mark.slow),
+        pytest.param(3, True, id="after it", marks=pytest.mark.slow),
+        pytest.param(3, False, id="without the callback"),
+    ],
+)
+def test_a_training_from_a_file_goes_on_to_the_bit(tmp_path, cut, goes_on):
+    stages = [(2, dlopt.matching("[ab]/.*"))]
+    end = stages if goes_on else None
+    models = []
+    for stop in (False, True):
+        model = net()
+        model.compile(dlopt.optimizers.Adam(0.01), "mse")
+        trained(model, 1, stages=stages)
+        trained(model, cut, first=1, stages=stages)
+        if stop:
+            model.save(tmp_path / "m.keras")
+            model = keras.saving.load_model(tmp_path / "m.keras")
+        models.append(trained(model, 4, first=cut, stages=end))
+    for a, b in zip(*(m.variables + m.optimizer.variables for m in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_that_wait_a_second_time_count_what_they_did():
+    """6 steps, 3 without the weight, then its 7th, as in a training without a pause."""
+    ends = []
+    for pause in (False, True):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        heads = [L.Dense(2, name=name)(inputs) for name in "ab"]
+        model = keras.Model(inputs, L.Concatenate()(heads))
+        model.compile(dlopt.optimizers.Adam(0.01), lambda y, z: (z - 1.0) ** 2)
+        trained(model, 2)
+        if pause:
+            trained(model, 1, stages=[(1, dlopt.matching("a/.*"))])
+        trained(model, 1)
+        ends.append(model.get_layer("a").get_weights())
+    for a, b in zip(*ends, strict=True):  # other steps would be apart by 1e-3
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
 def test_a_second_fit_and_a_transformed_model_follow():
     recipe = dlopt.Recipe([(dlopt.at("a/kernel"), dlopt.LowRank(2))])
     model = dlopt.transform(net(), recipe)
