@@ -12,7 +12,14 @@ from keras import ops
 from keras_dlopt import _compat, checks
 from keras_dlopt.config import decode, encode
 from keras_dlopt.errors import ConfigError, ModelError
-from keras_dlopt.privacy import accounting, drawing, explained, ghost, refusals, stepping
+from keras_dlopt.privacy import (
+    accounting,
+    drawing,
+    explained,
+    ghost,
+    refusals,
+    stepping,
+)
 from keras_dlopt.privacy.accounting import Spent
 from keras_dlopt.privacy.budget import Budget
 from keras_dlopt.runtime import on_tensorflow, replica_count, to_numpy

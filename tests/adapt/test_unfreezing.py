@@ -138,7 +138,9 @@ def test_a_training_from_a_file_goes_on_to_the_bit(tmp_path, cut, goes_on):
             model.save(tmp_path / "m.keras")
             model = keras.saving.load_model(tmp_path / "m.keras")
         models.append(trained(model, 4, first=cut, stages=end))
-    for a, b in zip(*(m.variables + m.optimizer.variables for m in models), strict=True):
+    for a, b in zip(
+        *(m.variables + m.optimizer.variables for m in models), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
