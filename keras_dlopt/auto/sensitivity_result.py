@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt import checks
+from keras_dlopt.drawing import (
+    DARK,
+    LIGHT,
+    SMALL,
+    drawing,
+    finished,
+    literal,
+    shortened,
+)
 from keras_dlopt.errors import ConfigError
 
 KINDS = ("sparsity", "bits")
+_TITLES = {"sparsity": "share of zeros", "bits": "bits"}
 _SHOWN = 40  # rows of a plot whose text can still be read
 
 
@@ -175,16 +185,13 @@ class Sensitivity:
         Returns:
             The `matplotlib.figure.Figure`.
         """
-        from matplotlib.figure import Figure
-
         kinds = [kind for kind in KINDS if self.levels(kind)]
         paths = list(self.sizes)
         counts = [len(self.levels(kind)) for kind in kinds]
-        height = 1.5 + 0.3 * max(len(paths), 2)
-        figure = Figure(
-            figsize=(3.0 + 0.75 * sum(counts), height), dpi=120, layout="constrained"
+        height = 1.3 + 0.26 * max(len(paths), 2)
+        figure, ((*axes,),) = drawing(
+            height, 1, len(kinds), squeeze=False, width_ratios=counts
         )
-        axes = figure.subplots(1, len(kinds), squeeze=False, width_ratios=counts)[0]
         grids = [self._grid(kind, quality) for kind in kinds]
         top = max((np.nanmax(grid) for grid in grids), default=0.0)
         image = None
@@ -193,17 +200,16 @@ class Sensitivity:
                 grid, aspect="auto", cmap="OrRd", vmin=0.0, vmax=max(top, 1e-9)
             )
             names = [_name(kind, level) for level in self.levels(kind)]
-            axis.set_xticks(range(len(names)), names)
-            axis.set_yticks(range(len(paths)), paths if axis is axes[0] else [])
-            axis.set_title({"sparsity": "share of zeros", "bits": "bits"}[kind])
+            axis.set_xticks(range(len(names)), names, fontsize=SMALL)
+            shown = [literal(shortened(p)) for p in paths] if axis is axes[0] else []
+            axis.set_yticks(range(len(paths)), shown, fontsize=SMALL)
+            axis.set_title(_TITLES[kind], fontsize=SMALL)
             if len(paths) <= _SHOWN:
                 _write_values(axis, grid, top)
         if image is not None:
             base = self.loss if quality == "loss" else self.accuracy
-            figure.colorbar(image, ax=list(axes), label=_label(quality, base))
-        if path is not None:
-            figure.savefig(path)
-        return figure
+            figure.colorbar(image, ax=axes, label=_label(quality, base))
+        return finished(figure, path)
 
     def _grid(self, kind: str, quality: str) -> np.ndarray:
         costs, levels = self.costs(kind, quality), self.levels(kind)
@@ -252,6 +258,6 @@ def _write_values(axis: Any, grid: np.ndarray, top: float) -> None:
                 f"{round(value, 3) + 0.0:.3f}",  # no -0.000
                 ha="center",
                 va="center",
-                fontsize=7,
-                color="white" if dark else "black",
+                fontsize=7.5,
+                color=LIGHT if dark else DARK,
             )

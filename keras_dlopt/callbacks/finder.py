@@ -1,6 +1,7 @@
 """The learning-rate range test."""
 
 import dataclasses
+import os
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras_dlopt.callbacks.base import InGraphCallback
 from keras_dlopt.callbacks.controller import Controller, Seen
 from keras_dlopt.callbacks.in_graph import hub_of
 from keras_dlopt.callbacks.snapshot import Snapshot
+from keras_dlopt.drawing import AFTER, BEFORE, GREEN, drawing, finished
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.runtime import to_numpy
 from keras_dlopt.schedules.parts import check_steps
@@ -56,18 +58,22 @@ class RangeTest:
     suggestion: float | None
     diverged: float | None
 
-    def plot(self):
-        """Draws the smoothed loss over the rate; returns a matplotlib figure."""
-        from matplotlib.figure import Figure
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draws the smoothed loss over the rate.
 
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(self.rates, self.losses, color="0.8", linewidth=1, label="batch")
-        axes.plot(self.rates, self.smoothed, label="smoothed")
+        Args:
+            path: of the file to write, `.png` or `.svg`; None writes nothing.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+        """
+        figure, axes = drawing(3.6)
+        axes.plot(self.rates, self.losses, color=BEFORE, lw=0.8, label="batch")
+        axes.plot(self.rates, self.smoothed, color=AFTER, label="smoothed")
         if self.suggestion is not None:
             axes.axvline(
                 self.suggestion,
-                color="tab:green",
+                color=GREEN,
                 linestyle="--",
                 label=f"suggestion {self.suggestion:.2g}",
             )
@@ -75,8 +81,8 @@ class RangeTest:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("training loss")
         axes.set_title("Learning-rate range test")
-        axes.legend()
-        return figure
+        axes.legend(frameon=False)
+        return finished(figure, path)
 
 
 def analyse(
@@ -134,7 +140,7 @@ class LearningRateFinder(InGraphCallback):
 
         test = LearningRateFinder().find(model, x, y, batch_size=128)
         model.optimizer.learning_rate = test.suggestion
-        test.plot().savefig("range_test.png")
+        test.plot("range_test.png")
 
     As a callback of `fit` it ends that `fit` after `steps` steps.
 

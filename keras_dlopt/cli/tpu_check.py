@@ -68,7 +68,7 @@ def tpu_check(
     if json is not None:
         json.write_text(report.to_json())
     if plot is not None:
-        plot.write_bytes(shown.plot(report))
+        shown.plot(report, plot)
     if not report.ok:
         raise typer.Exit(1)
 

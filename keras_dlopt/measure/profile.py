@@ -1,6 +1,8 @@
 """`profile_fit`: where the time of a training step goes."""
 
 import dataclasses
+import itertools
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.callbacks.preparing import is_plain, prepare
+from keras_dlopt.drawing import PARTS as COLORS
+from keras_dlopt.drawing import RED, drawing, finished
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.graph.walk import layers_below
 
@@ -47,25 +51,27 @@ class StepProfile:
         lines.append(f"{'end of fit':<12}{self.stall_seconds * 1e3:>10.2f}")
         return "\n".join([*lines, *(f"- {text}" for text in self.advice)])
 
-    def plot(self, path: Any) -> None:
-        """Writes the parts as one stacked bar.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The parts as one stacked bar.
 
         Args:
-            path: of the image; the ending names the format (`.png`, `.svg`).
-        """
-        from matplotlib.figure import Figure
+            path: of the file to write, `.png` or `.svg`; None writes nothing.
 
-        figure = Figure(figsize=(8, 2.2), layout="constrained")
-        axes = figure.add_subplot()
+        Returns:
+            The `matplotlib.figure.Figure`.
+        """
+        figure, axes = drawing(2.0)
         left = 0.0
-        for part, value in self.seconds.items():
-            axes.barh([0], [value * 1e3], left=left, label=part)
+        for color, (part, value) in zip(
+            itertools.cycle((*COLORS, RED)), self.seconds.items(), strict=False
+        ):
+            axes.barh([0], [value * 1e3], left=left, label=part, color=color)
             left += value * 1e3
         axes.set_yticks([])
         axes.set_xlabel(f"ms per step of {self.batch_size} examples")
-        axes.legend(ncols=len(self.seconds), loc="upper center", fontsize="small")
-        axes.set_ylim(-0.5, 1.2)
-        figure.savefig(path, dpi=120)
+        axes.legend(ncols=3, loc="upper center", fontsize=8.5, frameon=False)
+        axes.set_ylim(-0.5, 2.2)
+        return finished(figure, path)
 
 
 def profile_fit(

@@ -13,10 +13,11 @@ from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import pages
-from keras_dlopt.report.document import Document
+from keras_dlopt.report.document import Document, Figure, Table
 from keras_dlopt.report.examples import Metric, numbered, predicted
 from keras_dlopt.report.html import write_html
 from keras_dlopt.report.measuring import times
+from keras_dlopt.report.provenance import provenance
 from keras_dlopt.report.quality import Changes, changes
 from keras_dlopt.report.regression import Differences, differences
 from keras_dlopt.report.terminal import rich_table
@@ -35,6 +36,7 @@ class Comparison:
         histograms: of the weights that both have.
         latency: name -> time of one call, where it was measured.
         class_names: of the outputs, where they were given.
+        made: models, data, versions, date and command, as text.
     """
 
     before: Variant
@@ -43,30 +45,35 @@ class Comparison:
     histograms: tuple[WeightHistogram, ...] = ()
     latency: dict[str, Latency] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    made: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not a number becomes None."""
         data: dict[str, Any] = plain(vars(self))
         return data
 
-    def document(self) -> Document:
-        """The whole report, not rendered yet."""
-        return pages.comparison(
-            self.before,
-            self.after,
-            self.changes,
-            self.histograms,
-            self.latency,
-            self.class_names,
-        )
+    def document(self, *more: Table | Figure) -> Document:
+        """The whole report, not rendered yet.
 
-    def to_html(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        Args:
+            more: tables and figures to show beside the rest, such as
+                `training_figure(...)` or `Figure("Sensitivity", found.plot(), note)`.
+        """
+        return pages.comparison(self, more)
+
+    def to_html(
+        self, path: str | os.PathLike[str], *more: Table | Figure
+    ) -> pathlib.Path:
         """Writes the report as one HTML file that needs nothing else.
+
+        Args:
+            path: of the file.
+            more: as for `document`.
 
         Raises:
             ConfigError: if the file cannot be written.
         """
-        return write_html(self.document(), path)
+        return write_html(self.document(*more), path)
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -157,6 +164,7 @@ def compare(
         histograms=histograms(*plain_models),
         latency=dict(latency) if latency else {},
         class_names=tuple(class_names),
+        made=provenance(dict(zip(names, (before, after), strict=True)), outputs[0], y),
     )
 
 

@@ -3,8 +3,11 @@
 A `Document` is a title and a list of blocks; `terminal` and `html` render it.
 """
 
-import base64
 import dataclasses
+import functools
+from typing import Any
+
+from keras_dlopt import drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +31,42 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Figure:
-    """A plot as PNG.
+    """A plot.
 
     Attributes:
         title: short.
-        png: the file's bytes.
+        drawn: the matplotlib figure.
         note: what it shows, one paragraph; also the text for those who cannot see it.
     """
 
     title: str
-    png: bytes
+    drawn: Any
     note: str
 
-    @property
-    def base64(self) -> str:
-        """The PNG as text, to stand in an HTML file."""
-        return base64.b64encode(self.png).decode("ascii")
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The plot as a PNG file."""
+        return drawing.png(self.drawn)
+
+    @functools.cached_property
+    def svg(self) -> str:
+        """The plot as SVG for a page, whose colors and font it takes."""
+        return drawing.svg(self.drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """One figure that stands out.
+
+    Attributes:
+        name: what it is.
+        value: it, as text.
+        note: what it was before, or the like; may be empty.
+    """
+
+    name: str
+    value: str
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +78,14 @@ class Document:
         summary: one or two plain sentences.
         blocks: tables and figures, in order.
         footer: how it was made: versions, seed, data.
+        cards: the figures to see first.
     """
 
     title: str
     summary: str
     blocks: tuple[Table | Figure, ...]
     footer: str = ""
+    cards: tuple[Card, ...] = ()
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -17,6 +17,7 @@ def to_html(document: Document) -> str:
         True
     """
     import jinja2
+    import markupsafe
 
     # Everything is escaped: names of layers and classes come from the user's files.
     environment = jinja2.Environment(
@@ -26,7 +27,9 @@ def to_html(document: Document) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(document=document)
+    return environment.get_template("report.html.j2").render(
+        document=document, svg=lambda figure: markupsafe.Markup(figure.svg)
+    )
 
 
 def write_html(document: Document, path: str | os.PathLike[str]) -> pathlib.Path:

@@ -1,11 +1,21 @@
 """From measurements to tables and figures: what is said, and in which words."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import plots
-from keras_dlopt.report.document import Document, Figure, Table, percent, points, size
+from keras_dlopt.report.document import (
+    Card,
+    Document,
+    Figure,
+    Table,
+    percent,
+    points,
+    size,
+)
+from keras_dlopt.report.provenance import provenance_table
 from keras_dlopt.report.quality import Changes
 from keras_dlopt.report.regression import Differences
 from keras_dlopt.report.variants import Variant
@@ -17,32 +27,71 @@ PLAIN = ("raw", "planes", "bytes")  # ways of storing weights without a codebook
 MANY = 24  # layers in one figure, classes in one table
 
 
-def comparison(
-    before: Variant,
-    after: Variant,
-    changes: Changes | Differences,
-    histograms: tuple[WeightHistogram, ...] = (),
-    latency: Mapping[str, Latency] | None = None,
-    class_names: Sequence[str] = (),
-) -> Document:
-    """The page about two models."""
+def comparison(found: Any, more: Sequence[Table | Figure] = ()) -> Document:
+    """The page about two models: a `Comparison`; `more` is shown beside the rest."""
+    before, after, changes = found.before, found.after, found.changes
     summary = (
         f"{size(before.ledger.plain_bytes)} bytes of plain weights became a file of "
         f"{size(after.ledger.file_bytes)} bytes; {_told(before, after, changes)}"
     )
     blocks: list[Table | Figure] = [
-        comparison_table(before, after, changes, class_names)
+        comparison_table(before, after, changes, found.class_names)
     ]
     if isinstance(changes, Changes):
-        blocks.append(class_table(before, after, class_names))
+        blocks.append(class_table(before, after, found.class_names))
     blocks.append(bytes_figure(after.ledger, whose=after.name))
-    if histograms:
-        blocks.append(histogram_figure(histograms, names=(before.name, after.name)))
-    if latency:
-        blocks.append(latency_table(latency))
+    if found.histograms:
+        names = before.name, after.name
+        blocks.append(histogram_figure(found.histograms, names=names))
+    if found.latency:
+        blocks.append(latency_table(found.latency))
+    blocks += more
+    if found.made:
+        blocks.append(provenance_table(found.made))
     return Document(
-        title=f"{before.name} and {after.name}", summary=summary, blocks=tuple(blocks)
+        title=f"{before.name} and {after.name}",
+        summary=summary,
+        blocks=tuple(blocks),
+        cards=tuple(_cards(found)),
     )
+
+
+def _cards(found: Any) -> Iterator[Card]:
+    """The figures to see first."""
+    one, two = found.before.quality, found.after.quality
+    account = found.after.ledger
+    yield Card(
+        "smaller",
+        f"{account.ratio:.1f}x",
+        f"{size(account.plain_bytes)} to {size(account.file_bytes)} bytes",
+    )
+    if isinstance(found.changes, Changes):
+        yield Card("accuracy", percent(two.accuracy), f"was {percent(one.accuracy)}")
+        yield Card("labels changed", percent(found.changes.churn), "churn")
+        yield Card(
+            "calibration error",
+            percent(two.calibration_error),
+            f"was {percent(one.calibration_error)}",
+        )
+    else:
+        yield Card(
+            "root mean squared error",
+            f"{two.root_mean_squared_error:.4g}",
+            f"was {one.root_mean_squared_error:.4g}",
+        )
+        yield Card("mean change of an output", f"{found.changes.mean_difference:.3g}")
+    yield Card(
+        "zeros in kernels",
+        percent(found.after.sparsity, 1),
+        f"was {percent(found.before.sparsity, 1)}",
+    )
+    times = [found.latency.get(v.name) for v in (found.before, found.after)]
+    if times[0] and times[1]:
+        yield Card(
+            "time of a call",
+            f"{times[1].median / times[0].median:.2f}x",
+            f"{1e3 * times[0].median:.2f} to {1e3 * times[1].median:.2f} ms",
+        )
 
 
 def _told(before: Variant, after: Variant, changes: Changes | Differences) -> str:
@@ -274,7 +323,7 @@ def bytes_figure(account: Ledger, *, whose: str = "") -> Figure:
     columns.append([0.0, 0.0, account.architecture_bytes + account.container_bytes])
     sizes.append(0)
     kinds = ("where the non-zeros are", "values", "codebooks, tables, headers")
-    png = plots.layers_plot(
+    drawn = plots.layers_plot(
         names, {k: [c[i] for c in columns] for i, k in enumerate(kinds)}, sizes
     )
     note = (
@@ -282,7 +331,7 @@ def bytes_figure(account: Ledger, *, whose: str = "") -> Figure:
         "each bar: bytes of the plain weights, bytes in the file, and their ratio."
     )
     title = f"Bytes by layer: {whose}" if whose else "Bytes by layer"
-    return Figure(title, png, note)
+    return Figure(title, drawn, note)
 
 
 def _plain_bytes(row: TensorRow) -> int:

@@ -1,16 +1,23 @@
-"""Plots of a report, as PNG without a display."""
+"""Plots of a report, as matplotlib figures."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_dlopt.drawing import (
+    AFTER,
+    BEFORE,
+    FAINT,
+    PARTS,
+    SMALL,
+    drawing,
+    finished,
+    literal,
+    shortened,
+)
 from keras_dlopt.report.weights import WeightHistogram
 
-BEFORE, AFTER, FAINT = "#9aa4ae", "#0b62c4", "#57606a"
-PARTS = ("#0b62c4", "#e08a00", "#2a8a57", "#8250df", "#9aa4ae")
-WIDTH = 9.0  # inches, at 120 dots: the width of the page
 SMOOTHING = 20  # steps
 
 
@@ -21,7 +28,7 @@ def training_plot(
     *,
     steps: np.ndarray | None = None,
     each: int = 1,
-) -> bytes:
+) -> Any:
     """Loss and learning rate over the steps, with the phases named above.
 
     Args:
@@ -43,7 +50,7 @@ def training_plot(
         # A logarithm has no place for losses below zero.
         top.set_yscale("log")
         top.set_ylim(bottom=max(float(np.quantile(positive, 0.005)), 1e-6) * 0.7)
-    top.legend(frameon=False, fontsize=8, loc="upper right")
+    top.legend(frameon=False, fontsize=SMALL, loc="upper right")
     bottom.plot(x, rate, color=AFTER, lw=1.6)
     if (np.asarray(rate) > 0).all():
         bottom.set_yscale("log")
@@ -60,11 +67,11 @@ def training_plot(
             name,
             transform=top.get_xaxis_transform(),
             ha="center",
-            fontsize=8,
+            fontsize=SMALL,
             color=FAINT,
         )
     top.set_xlim(0, end)
-    return png(figure)
+    return finished(figure)
 
 
 def _steps(count: int) -> str:
@@ -73,7 +80,7 @@ def _steps(count: int) -> str:
 
 def layers_plot(
     names: Sequence[str], parts: dict[str, Sequence[float]], plain: Sequence[int]
-) -> bytes:
+) -> Any:
     """Bytes of each layer in the file, by what they hold, and the ratio to plain.
 
     Args:
@@ -81,28 +88,30 @@ def layers_plot(
         parts: what the bytes hold -> bytes of each layer.
         plain: bytes of each layer as plain numbers.
     """
-    figure, axis = drawing(0.9 + 0.27 * len(names))
+    figure, axis = drawing(1.2 + 0.25 * len(names))
     y, left = np.arange(len(names)), np.zeros(len(names))
     for color, (part, sizes) in zip(PARTS, parts.items(), strict=False):
         axis.barh(y, sizes, left=left, height=0.72, color=color, label=part)
         left += np.asarray(sizes, float)
     for at, total, before in zip(y, left, plain, strict=True):
-        text = f"  {total:,.0f}"
+        text = f"{total:,.0f}"
         if before and total:
-            text = f"  {before:,} to {total:,.0f}  ({before / total:.1f}x)"
-        axis.text(total, at, text, va="center", size=8)
-    axis.set_yticks(y, names, fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlabel("bytes in the compressed file")
-    axis.set_xlim(0, max(left.max(initial=1), 1) * 1.32)
+            text = f"{before:,} to {total:,.0f}, {before / total:.1f}x"
+        beside(axis, total, float(at), text)
+    axis.set_yticks(y, [literal(shortened(name)) for name in names], fontsize=SMALL)
+    axis.set_xlabel("bytes in the compressed file", fontsize=SMALL)
+    axis.tick_params(axis="x", labelsize=SMALL)
+    axis.locator_params(axis="x", nbins=5)
+    # Room for the text beside the longest bar.
+    axis.set_xlim(0, max(left.max(initial=1), 1) * 1.65)
     axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
-    return png(figure)
+    below(figure, axis)
+    return finished(figure)
 
 
 def histogram_plot(
     found: Sequence[WeightHistogram], *, names: tuple[str, str] = ("before", "after")
-) -> bytes:
+) -> Any:
     """Histograms of weights of two models, one panel a weight.
 
     Zeros of the compressed weight are left out of its bars and named in the panel: they
@@ -110,7 +119,7 @@ def histogram_plot(
     """
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    figure, axes = drawing(1.7 * rows + 0.5, rows, columns, squeeze=False)
+    figure, axes = drawing(1.55 * rows + 0.4, rows, columns, squeeze=False)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for axis, one in zip(axes.flat, found, strict=False):
@@ -119,15 +128,38 @@ def histogram_plot(
         axis.stairs(
             one.after, edges, fill=True, color=AFTER, alpha=0.85, label=names[1]
         )
-        axis.set_title(f"{one.path}  ({one.zeros:.0%} zeros)", fontsize=8)
+        path = literal(shortened(one.path, 26))
+        axis.set_title(f"{path}\n{one.zeros:.0%} zeros", fontsize=SMALL)
         axis.set_yticks([])
-        axis.locator_params(axis="x", nbins=5)
-        axis.tick_params(labelsize=7)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8
+        axis.locator_params(axis="x", nbins=4)
+        axis.tick_params(labelsize=SMALL)
+    below(figure, axes.flat[0])
+    return finished(figure)
+
+
+def beside(axis: Any, x: float, y: float, text: str) -> None:
+    """Text to the right of the end of a bar."""
+    axis.annotate(
+        text,
+        (x, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=SMALL,
     )
-    return png(figure)
+
+
+def below(figure: Any, axis: Any) -> None:
+    """What the colors of an axis mean, in one line below the figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        [literal(label) for label in labels],
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        fontsize=SMALL,
+    )
 
 
 def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
@@ -146,29 +178,3 @@ def smooth(values: np.ndarray, width: int = SMOOTHING) -> np.ndarray:
     number = counts[high] - counts[low]
     mean = (sums[high] - sums[low]) / np.maximum(number, 1)
     return np.where(number > 0, mean, np.nan)
-
-
-def drawing(height: float, *grid: int, **kwargs: Any) -> tuple[Any, Any]:
-    """A figure of the page's width, and its axes as `subplots` gives them."""
-    made = canvas(height)
-    return made, made.subplots(*grid, **kwargs)
-
-
-def canvas(height: float) -> Any:
-    """A figure of the page's width without axes."""
-    # Figure, not pyplot: no global state, no window, whatever the backend is set to.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), dpi=120, layout="constrained")
-
-
-def png(figure: Any) -> bytes:
-    """The figure's file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(buffer)
-    return buffer.getvalue()

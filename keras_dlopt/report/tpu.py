@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlopt.drawing import FAINT, canvas, finished
 from keras_dlopt.report.document import Table, size
-from keras_dlopt.report.plots import FAINT, canvas, png
 from keras_dlopt.tpu import Report
 from keras_dlopt.tpu.chips import GIB
 
@@ -46,11 +46,19 @@ def tables(report: Report) -> Iterator[Table]:
         yield Table("Sizes", columns, tuple(report.advice()), note=note)
 
 
-def plot(report: Report) -> bytes:
-    """Memory against the chip's, roofline, and padding of the layers, as PNG."""
+def plot(report: Report, path: Any = None) -> Any:
+    """Memory against the chip's, roofline, and padding of the layers.
+
+    Args:
+        report: of a check.
+        path: of the file to write, `.png` or `.svg`; None writes nothing.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+    """
     wasteful = [p for p in report.padding if p.advice][:LAYERS]
     heights = [3.6, 0.9 + 0.24 * len(wasteful)][: 2 if wasteful else 1]
-    figure = canvas(sum(heights))
+    figure = canvas(sum(heights), width=9.0)
     figure.suptitle(
         f"{report.model} on {report.topology.name}, compiled, not run", fontsize=10
     )
@@ -63,7 +71,7 @@ def plot(report: Report) -> bytes:
         _padding(parts[1, 0].subplots(), report, wasteful)
     for axis in figure.axes:
         axis.tick_params(labelsize=8, which="both")
-    return png(figure)
+    return finished(figure, path)
 
 
 def _memory(axis: Any, report: Report) -> None:

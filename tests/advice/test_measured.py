@@ -165,7 +165,10 @@ def test_examples(told):
         report.compare(net(), net(), (X, words))
     assert numbered(words, names).tolist() == Y.tolist()
     named_ = report.compare(net(), net(), (X, words), class_names=names)
-    assert named_.after.quality == same.after.quality
+    # Batches of 8 and of 16 are multiplied by other kernels, and round differently.
+    for found in ("accuracy", "negative_log_likelihood"):
+        one, two = (getattr(c.after.quality, found) for c in (named_, same))
+        assert one == pytest.approx(two, abs=1e-6)
 
 
 @advice(

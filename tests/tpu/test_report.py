@@ -1,6 +1,5 @@
 """The report: rows, JSON, plot."""
 
-import io
 import json
 
 import PIL.Image
@@ -86,7 +85,8 @@ def test_json():
 
 
 @pytest.mark.parametrize("found", [(FITS, TOO_BIG), (FITS,), (FAILS, FITS), (FAILS,)])
-def test_plot(found):
-    image = PIL.Image.open(io.BytesIO(plot(_report(*found))))
+def test_plot(found, tmp_path):
+    plot(_report(*found), tmp_path / "report.png")
+    image = PIL.Image.open(tmp_path / "report.png")
     assert image.size[0] == 1080
     assert len(image.convert("L").getcolors()) > 20
