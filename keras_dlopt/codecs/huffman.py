@@ -20,7 +20,7 @@ from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import ConfigError, FormatError
 
 FAST_BITS = 12  # codes up to this length are found by one table look-up
-CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 14
 
 
 def code_lengths(counts: npt.ArrayLike, *, limit: int = MAX_LENGTH) -> np.ndarray:

@@ -30,10 +30,10 @@ from keras_dlopt.codecs.tensor import decode_tensor
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.dictionary import DICTIONARY
 from keras_dlopt.storage.hooks import Arrays, Kept, check_file_name
+from keras_dlopt.storage.parallel import in_parallel
 from keras_dlopt.storage.records import (
     INDEX_FROM,
     Record,
-    in_parallel,
     split,
     with_index,
     write_records,
@@ -257,6 +257,8 @@ def _recorded(stored: Stored, paths: list[str], bounds: bool) -> Iterator[Stored
             lambda pair: _decoded(pair[0], pair[1], bounds),
             zip(paths, stored.records, strict=True),
             work=sum(record.size for record in stored.records),
+            temporary=lambda pair: pair[1].temporary,
+            budget=stored.reader.max_bytes,
         )
         return
     reader = stored.reader

@@ -1,10 +1,6 @@
 """The arrays of a file: one record each, decoded when and where they are wanted."""
 
-import collections
-import concurrent.futures
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,13 +9,11 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.codecs.record import Decoded, read_head
 from keras_dlopt.codecs.tensor import decode_tensor, encode_tensor
 from keras_dlopt.errors import FormatError
+from keras_dlopt.storage.parallel import in_parallel
 
 INDEX_FROM = 1 << 16  # bytes of records that are worth an index of their sizes
-PARALLEL_FROM = 1 << 20  # elements that are worth threads
-MOST_THREADS = 8
-
-T = TypeVar("T")
-R = TypeVar("R")
+TEMPORARY = 48  # bytes an element that a decoder takes for a moment, at the most,
+PIECES = 1 << 22  # and what it takes whatever their number
 
 
 class Record:
@@ -47,6 +41,11 @@ class Record:
     def nbytes(self) -> int:
         """Bytes of the array in memory."""
         return self.size * self.dtype.itemsize
+
+    @property
+    def temporary(self) -> int:
+        """Bytes that decoding it takes beyond the array, at the most."""
+        return PIECES + TEMPORARY * self.size
 
     def decode(self) -> Decoded:
         """The array.
@@ -116,31 +115,3 @@ def split(section: bytes, *, max_bytes: int) -> list[Record]:
         records.append(record)
         at += size
     return records
-
-
-def in_parallel(
-    work_on: Callable[[T], R], items: Iterable[T], *, work: int
-) -> Iterator[R]:
-    """`map`, in threads where there is enough to do; few results wait at a time.
-
-    Args:
-        work_on: what to do with each item.
-        items: in the order of the results.
-        work: elements in all.
-    """
-    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
-    if threads < 2 or work < PARALLEL_FROM:
-        yield from map(work_on, items)
-        return
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work_on, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
