@@ -18,7 +18,7 @@ class Trial:
 
     Attributes:
         method: what was done to the kernels.
-        goal: bytes that were aimed at.
+        goal: bytes that were aimed at; 0 for none.
         bytes: of the file.
         accuracy: on the validation examples; None for models that do not classify.
         loss: on the validation examples.

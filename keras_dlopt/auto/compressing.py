@@ -1,8 +1,8 @@
 """One call from a trained model to a small one, its file and the reasons."""
 
 import os
-import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.goals import (
+    WEIGHTS,
+    Parent,
     Strength,
+    coded,
     plain_bytes,
     rate_recipe,
     strength_for,
@@ -19,9 +22,9 @@ from keras_dlopt.auto.goals import (
 from keras_dlopt.auto.small_int8 import small_int8
 from keras_dlopt.auto.training import Job, job_for
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.files import write_atomic
 from keras_dlopt.graph.walk import check_built
 from keras_dlopt.report import Progress, Silent, compare
-from keras_dlopt.storage import load_compressed, save_compressed
 from keras_dlopt.transforms import Recipe, finalize, transform
 from keras_dlopt.transforms.host import hosts
 
@@ -40,13 +43,13 @@ def compress(
     max_bytes: int | None = None,
     max_accuracy_drop: float | None = None,
     int8: bool = False,
-    target: str = "xnnpack",
+    target: str | None = None,
     path: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
     rate: float = 1e-3,
     loss: Any = None,
     batch_size: int = 64,
-    clusters: int = 16,
+    clusters: int | None = None,
     teacher: bool | None = None,
     time_budget: float | None = None,
     seed: int = 0,
@@ -67,28 +70,30 @@ def compress(
     Args:
         model: a trained, built Keras model, which stays as it is.
         train: `(x, y)`, a `data.Dataset`, or batches whose number is known.
-        val: examples to judge on, `(x, y)` or batches; None holds out the last tenth of
-            arrays, or takes those of a `data.Dataset`.
-        size: of the file, as a share of the variables in memory, such as 0.1.
-        max_bytes: the same in bytes.
+        val: examples to judge on, `(x, y)` or batches; None holds out a tenth of
+            arrays, drawn by the seed, or takes those of a `data.Dataset`.
+        size: of the coded file, as a share of the variables in memory, such as 0.1.
+        max_bytes: of the file.
         max_accuracy_drop: as a share of the validation examples: 0.005 is half a point.
         int8: whether the file is a LiteRT one, to run, not a coded one, to send.
-        target: what runs the LiteRT file; see `export.litert`.
+        target: what runs the LiteRT file, None for `"xnnpack"`; see `export.litert`.
         path: of the file, ending in `.dlopt` or, with `int8`, in `.tflite`; None writes
             none.
         epochs: of a training; None for 10, and more where they are under 1,500 steps.
         rate: learning rate at the start; it falls to 0.
         loss: None takes the compiled one, or the one that labels of classes mean.
         batch_size: for arrays.
-        clusters: shared values a kernel.
+        clusters: shared values a kernel, where they are wanted whatever the number of
+            steps; None for 16 in trainings too short to train towards few bits.
         teacher: whether the given model teaches; None for all that classify.
         time_budget: seconds after which no further size is tried.
         seed: of shuffling; Keras' global seed is set to it.
         progress: is told how far the work is.
 
     Raises:
-        ConfigError: without a goal, with two sizes, for a size that cannot be reached,
-            and for an accuracy that could not be held; the text has what was reached.
+        ConfigError: without a goal, with two sizes, with an argument that means nothing
+            beside the others, for a size that cannot be reached, and for an accuracy
+            that could not be held; the text has what was reached.
         DataError: for data that does not fit.
         ModelError: for a model that is not built, is transformed, or cannot be copied.
 
@@ -106,12 +111,21 @@ def compress(
     start = time.perf_counter()
     _check_model(model)
     file: Any = _checked_path(path, int8)
-    plain = plain_bytes(model)
-    goal = _goal(size, max_bytes, plain)
     drop = checks.optional(
         checks.probability, max_accuracy_drop, name="max_accuracy_drop"
     )
-    _check_asked(goal, drop, int8)
+    trains = {"epochs": epochs, "teacher": teacher} if drop is None else {}
+    if int8:
+        asked = {"size": size, "clusters": clusters, "time_budget": time_budget}
+        _check_meant("int8=True", asked)
+        _check_meant("int8=True without max_accuracy_drop", trains)
+    else:
+        _check_meant("int8=False", {"target": target})
+    if size is not None or max_bytes is not None:
+        _check_meant("a size, which is tried once", {"time_budget": time_budget})
+    _check_asked((size, max_bytes, drop), int8)
+    plain = plain_bytes(model)
+    goal = _goal(size, max_bytes, plain)
     job = job_for(
         model,
         train,
@@ -126,10 +140,11 @@ def compress(
     )
     _check_judged(drop, job)
     if int8:
+        target = target or "xnnpack"
         small, trials, reasons = small_int8(job, file, drop, goal, target=target)
         return _result(job, small, small.recipe, trials, reasons, file, plain, start)
-    search = _Search(job, clusters, start, time_budget)
-    return search.result(goal, drop, file, plain)
+    search = _Search(job, Parent(model), clusters, start, time_budget)
+    return search.result(goal, drop, file)
 
 
 def _result(
@@ -149,7 +164,9 @@ def _result(
         recipe=recipe,
         trials=tuple(trials),
         reasons=tuple(dict.fromkeys(reasons)),
-        report=compare(job.model, small, job.val) if job.classifies else None,
+        report=compare(job.model, small, job.val, from_logits=job.from_logits)
+        if job.classifies
+        else None,
         seconds=time.perf_counter() - start,
     )
 
@@ -157,8 +174,17 @@ def _result(
 class _Search:
     """What was tried, and what came of it."""
 
-    def __init__(self, job: Job, clusters: int, start: float, budget: float | None):
-        self.job, self.clusters = job, clusters
+    def __init__(
+        self,
+        job: Job,
+        parent: Parent,
+        clusters: int | None,
+        start: float,
+        budget: float | None,
+    ):
+        self.job, self.parent = job, parent
+        self.steered = clusters is None and job.total >= STEERED
+        self.clusters = 16 if clusters is None else clusters
         self.start = start
         self.budget = (
             float("inf")
@@ -167,7 +193,7 @@ class _Search:
         )
         self.trials: list[Trial] = []
         self.reasons: list[str] = []
-        self.made: dict[Trial, tuple[Any, Any]] = {}
+        self.made: dict[Trial, tuple[Any, Recipe, bytes]] = {}
 
     @property
     def seconds(self) -> float:
@@ -175,22 +201,21 @@ class _Search:
 
     def reach(self, goal: int) -> Trial:
         """Trains the mildest way whose file is within the goal."""
-        job = self.job
-        steered = job.total >= STEERED
+        parent, steps = self.parent, self.job.total
         strength = strength_for(
-            job.model, goal, clusters=self.clusters, least=not steered
+            parent, goal, clusters=self.clusters, least=not self.steered
         )
-        towards = bool(strength.sparsity) and steered
+        towards = bool(strength.sparsity) and self.steered
         aim = 0.97 * goal if towards else goal
         for _ in range(_TRIES):
             if towards:
-                recipe = rate_recipe(job.model, round(aim), job.total)
+                recipe = rate_recipe(parent, round(aim), steps)
                 trial = self._tried(recipe, "trained towards few bits", goal)
             else:
-                recipe = strength.recipe(job.total)
+                recipe = strength.recipe(steps, parent.but(WEIGHTS))
                 trial = self._tried(recipe, str(strength), goal)
             if trial.bytes <= goal:
-                told = f"{trial.method}: the mildest that codes into {goal:,} bytes"
+                told = f"{trial.method}: {trial.bytes:,} bytes, for a goal of {goal:,}"
                 self.reasons.append(told)
                 return trial
             # Training moved the values; what is kept shrinks as the file must.
@@ -202,7 +227,7 @@ class _Search:
             f"{goal:,}. Allow that many, or train longer with epochs=."
         )
 
-    def hold(self, drop: float, goal: int | None, plain: int) -> Trial:
+    def hold(self, drop: float, goal: int | None) -> Trial:
         """The smallest file that holds the accuracy, or the one of the given size."""
         before, _ = self.job.judged(self.job.model)
         assert before is not None
@@ -221,6 +246,7 @@ class _Search:
                 f"{drop:.2%} was lost. Allow more bytes or a larger drop, or train "
                 "longer with epochs=."
             )
+        plain = self.parent.ledger.plain_bytes
         good = self._smallest(round(_FIRST * plain), plain, holds)
         if good is None:
             raise ConfigError(
@@ -263,29 +289,26 @@ class _Search:
         job = self.job
         name = f"{method}, for {goal:,} bytes"
         small = finalize(job.fit(transform(job.model, recipe), name))
-        with tempfile.TemporaryDirectory() as folder:
-            size = save_compressed(small, Path(folder) / "model.dlopt").file_bytes
+        file = coded(small).data
         accuracy, loss = job.judged(small)
         seconds = time.perf_counter() - begin
-        trial = Trial(method, goal, size, accuracy, loss, seconds)
+        trial = Trial(method, goal, len(file), accuracy, loss, seconds)
         self.trials.append(trial)
-        self.made[trial] = small, recipe
+        self.made[trial] = small, recipe, file
         return trial
 
-    def result(
-        self, goal: int | None, drop: float | None, path: Any, plain: int
-    ) -> Compressed:
-        """The best file, written and read back."""
+    def result(self, goal: int | None, drop: float | None, path: Any) -> Compressed:
+        """The best model, whose file is the one that was measured."""
         if drop is not None:
-            best = self.hold(drop, goal, plain)
+            best = self.hold(drop, goal)
         else:
             assert goal is not None
             best = self.reach(goal)
-        small, recipe = self.made[best]
+        small, recipe, file = self.made[best]
         if path is not None:
-            save_compressed(small, path)
-            small = load_compressed(path)
+            write_atomic(Path(path), file)
         rows = [best, *(one for one in self.trials if one is not best)]
+        plain = self.parent.ledger.plain_bytes
         start, reasons = self.start, self.reasons
         return _result(self.job, small, recipe, rows, reasons, path, plain, start)
 
@@ -299,32 +322,42 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _check_asked(goal: int | None, drop: float | None, int8: bool) -> None:
-    if goal is None and drop is None and not int8:
+def _check_asked(goals: Iterable[Any], int8: bool) -> None:
+    if all(goal is None for goal in goals) and not int8:
         raise ConfigError(
             "compress needs a goal: size=0.1, max_bytes=50_000, "
             "max_accuracy_drop=0.005 or int8=True."
         )
 
 
+def _check_meant(way: str, given: dict[str, Any]) -> None:
+    """Refuses what was given and is not looked at."""
+    found = ", ".join(f"{k}={v!r}" for k, v in given.items() if v is not None)
+    if found:
+        raise ConfigError(f"{found} means nothing with {way}. Leave it out.")
+
+
 def _check_judged(drop: float | None, job: Job) -> None:
     if drop is not None and not job.classifies:
         raise ConfigError(
-            "max_accuracy_drop needs a model that classifies: whole numbers as labels, "
-            "and one row of outputs an example. Leave it out, and pass size=, "
-            "max_bytes= or int8=True."
+            "max_accuracy_drop needs a model that classifies: one row of outputs an "
+            "example, trained by a cross-entropy, and as labels whole numbers or "
+            "one-hot rows. Leave it out, and pass size=, max_bytes= or int8=True."
         )
 
 
 def _checked_path(path: str | os.PathLike[str] | None, int8: bool) -> Any:
     suffix = ".tflite" if int8 else ".dlopt"
-    if path is None and not int8:
+    if path is None:
+        if int8:
+            raise ConfigError(
+                "int8=True writes a LiteRT file. Pass where, as path='model.tflite'."
+            )
         return None
-    path = "" if path is None else os.fspath(path)
+    path = os.fspath(path)
     if not path.endswith(suffix):
         raise ConfigError(
-            f"path must end in {suffix}, and int8=True needs one. Received: {path!r}, "
-            f"int8={int8}."
+            f"path must end in {suffix}. Received: {path!r}, int8={int8}."
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):

@@ -7,11 +7,16 @@ import tempfile
 
 import keras
 
+from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.targets import weight_targets
+from keras_dlopt.graph.walk import walk
+from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.schedules import PolynomialSparsity
-from keras_dlopt.select import named, rank
-from keras_dlopt.storage import ledger_of, save_compressed
+from keras_dlopt.select import Selector, at, named, rank
+from keras_dlopt.storage import Ledger, save_compressed
+from keras_dlopt.storage.records import write_records
 from keras_dlopt.transforms import (
     Cluster,
     FakeQuant,
@@ -19,13 +24,12 @@ from keras_dlopt.transforms import (
     RateAware,
     Recipe,
     Transform,
+    TransformedModel,
 )
-from keras_dlopt.transforms.model import transform
 from keras_dlopt.transforms.prune import Global, Lamp
 
 WEIGHTS = rank(2, 3, 4, 5)
-# Statistics of normalizations are computed, not trained.
-CODED = rank(1, 2, 3, 4, 5) & ~named("moving_mean", "moving_variance")
+CODED = WEIGHTS | rank(1) & named("bias", "beta", "gamma")
 MOST = 0.998  # share of zeros that is still tried
 _HALVINGS = 7
 PRUNED, CLUSTERED = 0.45, 0.75  # shares of the training at which these are done
@@ -43,7 +47,7 @@ class Strength:
     sparsity: float = 0.0
     clusters: int | None = None
 
-    def recipe(self, steps: int | None = None) -> Recipe:
+    def recipe(self, steps: int | None = None, where: Selector = WEIGHTS) -> Recipe:
         """The recipe, with its schedule over so many steps; None does all at once."""
         chain: Transform
         end, begin = (0, 0) if steps is None else _milestones(steps)
@@ -54,7 +58,7 @@ class Strength:
         if self.sparsity:
             level = self.sparsity if steps is None else self._schedule(end)
             chain = Prune(level, score=Lamp(), distribution=Global(0.999)) >> chain
-        return Recipe([(WEIGHTS, chain)])
+        return Recipe([(where, chain)])
 
     def _schedule(self, end: int) -> PolynomialSparsity:
         return PolynomialSparsity(self.sparsity, end=end, frequency=max(end // 50, 1))
@@ -64,20 +68,15 @@ class Strength:
         return f"{self.sparsity:.1%} zeros, {values}" if self.sparsity else values
 
 
-def rate_recipe(model: keras.Model, goal: int, steps: int) -> Recipe:
+def rate_recipe(parent: "Parent", goal: int, steps: int) -> Recipe:
     """Training towards a file of so many bytes.
 
     What no recipe codes, such as the description and the statistics, is taken off.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = save_compressed(model, pathlib.Path(folder) / "model.dlopt")
-    coded = {id(target.variable) for target in weight_targets(model) if CODED(target)}
-    rows = zip(ledger.rows, model.weights, strict=False)
-    rest = sum(row.bits for row, weight in rows if id(weight) not in coded) / 8
-    left = goal - rest - ledger.architecture_bytes - ledger.container_bytes
+    left = goal - parent.beside(CODED)
     every = max(steps // 200, 1)
     rate_aware = RateAware(max(round(left), goal // 4), end=steps, frequency=every)
-    return Recipe([(CODED, rate_aware)])
+    return Recipe([(parent.but(CODED), rate_aware)])
 
 
 def _milestones(steps: int) -> tuple[int, int]:
@@ -86,30 +85,75 @@ def _milestones(steps: int) -> tuple[int, int]:
     return end, max(round(CLUSTERED * steps), end)
 
 
-def coded_bytes(model: keras.Model) -> int:
-    """Size of the model's file."""
+def coded(model: keras.Model) -> Ledger:
+    """The account of the model's file; `data` is the file itself."""
     with tempfile.TemporaryDirectory() as folder:
-        return save_compressed(model, pathlib.Path(folder) / "model.dlopt").file_bytes
+        return save_compressed(model, pathlib.Path(folder) / "model.dlopt")
 
 
 def plain_bytes(model: keras.Model) -> int:
-    """Size of the variables as they are in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.dlopt"
-        save_compressed(model, path)
-        return ledger_of(path).plain_bytes
+    """Size of the variables as they are in memory, without those of metrics."""
+    skip = {id(variable) for variable in model.metrics_variables}
+    kept = [v for v in model.variables if id(v) not in skip]
+    return sum(to_numpy(v).nbytes for v in kept)
+
+
+class Parent:
+    """A given model, its file, and what the file would be with other weights.
+
+    Args:
+        model: a built Keras model, which stays as it is.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.ledger = coded(model)
+        self._copy = copy_model(model)
+        for _, layer, _ in walk(self._copy):
+            layer.trainable = True  # what is frozen still is a weight
+        self._targets = weight_targets(self._copy)
+        place = {id(weight): i for i, weight in enumerate(self._copy.weights)}
+        rows = self.ledger.rows
+        self._bits = {t.path: rows[place[id(t.variable)]].bits for t in self._targets}
+
+    def but(self, where: Selector) -> Selector:
+        """A selector without the statistics that layers count and nobody trains."""
+        counted = [t for t in self._targets if not t.variable.trainable]
+        paths = [target.path for target in counted if where(target)]
+        return where & ~at(*paths) if paths else where
+
+    def beside(self, where: Selector) -> float:
+        """Bytes of the file that are not those of the selected weights."""
+        where = self.but(where)
+        bits = sum(self._bits[t.path] for t in self._targets if where(t))
+        return self.ledger.file_bytes - bits / 8
+
+    def size(self, strength: Strength) -> int:
+        """Bytes of the file if all were done at once, without writing it.
+
+        The weights are coded as they would be in the file. What is left out is reading
+        it back, by far the most of the time, and what equal weights save.
+        """
+        recipe = strength.recipe(where=self.but(WEIGHTS))
+        small = TransformedModel(self._copy, recipe)
+        made = list(small.final_values())
+        small.release()
+        arrays = [value for _, value, _ in made]
+        records = write_records(arrays, lambda i: find_grid(arrays[i]) or made[i][2])
+        before = sum(self._bits[target.path] for target, _, _ in made)
+        return self.ledger.file_bytes - before // 8 + sum(map(len, records))
 
 
 def strength_for(
-    model: keras.Model, goal: int, *, clusters: int = 16, least: bool = True
+    parent: Parent, goal: int, *, clusters: int = 16, least: bool = True
 ) -> Strength:
     """The mildest of three steps that codes the model into a number of bytes.
 
     Integers of 8 bits, shared values, then zeros as well, as few as it takes. Each is
-    done to a copy at once, without training, and its file is written and measured.
+    done to a copy at once, without training, and coded.
 
     Args:
-        model: a built Keras model.
+        parent: the model.
         goal: bytes of the file.
         clusters: shared values a kernel.
         least: whether to search for the least share of zeros; False takes the most.
@@ -118,25 +162,22 @@ def strength_for(
         ConfigError: for a goal that no share of zeros reaches; the text has the size
             that is left.
     """
-
-    def size(strength: Strength) -> int:
-        return coded_bytes(transform(model, strength.recipe()))
-
     for strength in (Strength(), Strength(clusters=clusters)):
-        if size(strength) <= goal:
+        if parent.size(strength) <= goal:
             return strength
     low, high = 0.0, MOST
-    left = size(Strength(high, clusters))
+    left = parent.size(Strength(high, clusters))
     if left > goal:
         raise ConfigError(
-            f"{model.name!r} cannot be coded into {goal:,} bytes: with {MOST:.1%} of "
-            f"its kernels zero the file still has {left:,}. Allow that many, remove "
-            "channels first (prune_channels), or start from a smaller network."
+            f"{parent.model.name!r} cannot be coded into {goal:,} bytes: with "
+            f"{MOST:.1%} of its kernels zero the file still has {left:,}. Allow that "
+            "many, remove channels first (prune_channels), or start from a smaller "
+            "network."
         )
     for _ in range(_HALVINGS if least else 0):
         # Halfway in what is kept, since that is what costs.
         middle = 1 - math.sqrt((1 - low) * (1 - high))
-        if size(Strength(middle, clusters)) <= goal:
+        if parent.size(Strength(middle, clusters)) <= goal:
             high = middle
         else:
             low = middle

@@ -3,12 +3,13 @@
 import itertools
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from keras_dlopt.auto.compressed import Trial
 from keras_dlopt.auto.int8 import to_int8
-from keras_dlopt.auto.training import Job
+from keras_dlopt.auto.training import Job, taken
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.export import Predictor, litert
 from keras_dlopt.files import write_atomic
@@ -47,20 +48,16 @@ def _made(
     job: Job, path: str, drop: float | None, goal: int | None, target: str
 ) -> tuple[TransformedModel, list[Trial], list[str]]:
     before, _ = job.judged(job.model)
+    begin = time.perf_counter()
     made = to_int8(job.model, path, _inputs(job.train), target=target)
-    trials = [_judged(job, path, "int8 after training", made.export.size)]
-    if goal is not None and made.export.size > goal:
-        raise ConfigError(
-            f"The int8 file has {made.export.size:,} bytes, more than the goal of "
-            f"{goal:,}. Remove channels first (prune_channels), or leave int8 out for "
-            "a coded .dlopt file."
-        )
+    trials = [_judged(job, path, "int8 after training", made.export.size, goal, begin)]
     small = made.model
     if drop is None or before is None or _holds(trials[-1], before, drop):
         return small, trials, [_told(trials[-1])]
+    begin = time.perf_counter()
     small = job.fit(small, "int8 with training", rate=_SLOWER * job.rate)
     report = litert(small, path, target=target)
-    trials.append(_judged(job, path, "int8 with training", report.size))
+    trials.append(_judged(job, path, "int8 with training", report.size, goal, begin))
     if not _holds(trials[-1], before, drop):
         raise ConfigError(
             f"In float {before:.2%} of the validation examples come out right; "
@@ -82,12 +79,21 @@ def _told(trial: Trial) -> str:
     return f"{trial.method}: {trial.accuracy:.2%}"
 
 
-def _judged(job: Job, path: str, method: str, size: int) -> Trial:
+def _judged(
+    job: Job, path: str, method: str, size: int, goal: int | None, begin: float
+) -> Trial:
+    if goal is not None and size > goal:
+        raise ConfigError(
+            f"The file of {method} has {size:,} bytes, more than the goal of {goal:,}. "
+            "Remove channels first (prune_channels), or leave int8 out for a coded "
+            ".dlopt file."
+        )
     accuracy, loss = job.judged(_File(path))
-    return Trial(method, 0, size, accuracy, loss, 0.0)
+    seconds = time.perf_counter() - begin
+    return Trial(method, goal or 0, size, accuracy, loss, seconds)
 
 
 def _inputs(train: Any) -> Any:
     if isinstance(train, tuple | list):
-        return train[0][:_EXAMPLES]
+        return taken(train[0], slice(_EXAMPLES))
     return [batch[0] for batch in itertools.islice(train, 16)]

@@ -13,7 +13,7 @@ from keras_dlopt.distill import LogitsDistillation, distill
 from keras_dlopt.errors import ConfigError, DataError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.optimizers import AdamW
-from keras_dlopt.report import Progress, Recorder, quality
+from keras_dlopt.report import Progress, Recorder, Silent, quality
 from keras_dlopt.report.examples import predicted
 
 LEAST_STEPS, LEAST_EPOCHS = 1500, 10
@@ -29,7 +29,7 @@ class Job:
         train: `(x, y)` or batches of them.
         val: the same, to judge on.
         loss: that is trained and, for models that do not classify, judged.
-        classifies: whether the labels are classes and the outputs one row of them.
+        classifies: whether `report.quality` can judge the outputs by the labels.
         batch_size: for arrays.
         epochs: of one training.
         steps: of one epoch.
@@ -70,7 +70,8 @@ class Job:
         arrays = isinstance(self.train, tuple | list)
         options = {"batch_size": self.batch_size} if arrays else {"shuffle": False}
         given = self.train if arrays else (self.train,)
-        watched = [Recorder(self.progress)]
+        quiet = isinstance(self.progress, Silent)
+        watched = [] if quiet else [Recorder(self.progress)]
         model.fit(*given, epochs=self.epochs, callbacks=watched, verbose=0, **options)
         return model
 
@@ -78,8 +79,15 @@ class Job:
         """Accuracy, if there is such a thing, and loss on the validation examples."""
         (rows,), y = predicted([model], self.val, batch_size=self.batch_size)
         loss = keras.losses.get(self.loss)
-        found = float(np.mean(keras.ops.convert_to_numpy(loss(y, rows))))
-        return (quality(rows, y).accuracy if self.classifies else None), found
+        found = float(np.mean(keras.ops.convert_to_numpy(loss(*_alike(y, rows)))))
+        if not self.classifies:
+            return None, found
+        return quality(rows, y, from_logits=self.from_logits).accuracy, found
+
+    @property
+    def from_logits(self) -> bool | None:
+        """Whether the loss says that the outputs are logits; None if it does not."""
+        return logits_of(self.loss)
 
 
 def job_for(
@@ -101,7 +109,7 @@ def job_for(
         DataError: for data without labels, without an end, or too few to hold some out.
         ConfigError: if no loss is known.
     """
-    train, val = _parts(train, val)
+    train, val = _parts(train, val, seed)
     batch_size = checks.count(batch_size, name="batch_size")
     steps = _steps(train, batch_size)
     if epochs is None:
@@ -132,13 +140,11 @@ def known_loss(
         ConfigError: if there is none.
     """
     (rows,), y = predicted([model], val, batch_size=batch_size)
-    whole = y.dtype.kind in "iub" and rows.ndim == 2 and rows.shape[1] > 1
-    classifies = whole and y.ndim == 1
     if loss is None:
         loss = getattr(model, "loss", None)
+    classifies = not isinstance(loss, dict | list) and _judges(rows, y, loss)
     if loss is None and classifies:
-        sums = np.allclose(rows.sum(axis=1), 1, atol=1e-3) and rows.min() >= 0
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not sums)
+        loss = _meant(rows, y)
     if loss is None or isinstance(loss, dict | list):
         raise ConfigError(
             f"What {model.name!r} is trained for is not known: it is not compiled, and "
@@ -148,26 +154,92 @@ def known_loss(
     return loss, classifies
 
 
-def _parts(train: Any, val: Any) -> tuple[Any, Any]:
-    """Training and validation examples; the last tenth is held out of arrays."""
+def logits_of(loss: Any) -> bool | None:
+    """True for a loss that takes logits; None for one that does not say so."""
+    return True if getattr(loss, "from_logits", False) else None
+
+
+def _judges(rows: np.ndarray, y: np.ndarray, loss: Any) -> bool:
+    """Whether `quality` can judge outputs by labels, and they are meant as classes."""
+    if rows.ndim != 2 or y.dtype.kind not in "biuf":
+        return False
+    one_hot = y.ndim == 2 and y.shape[1] > 1
+    if one_hot and y.shape != rows.shape:
+        return False
+    found = loss if loss is None else keras.losses.get(loss)
+    name = getattr(found, "name", None) or getattr(found, "__name__", "")
+    if "crossentropy" not in name:
+        # Numbers to come near to may be whole: 0, 1 and 2 of one thing or another.
+        sure = one_hot or (rows.shape[1] > 1 and y.dtype.kind in "iub")
+        if not sure and not (loss is None and y.dtype.kind in "iub"):
+            return False
+    try:
+        quality(np.zeros_like(rows), y)  # of the shapes: outputs can be of any value
+    except DataError:
+        return False
+    return True
+
+
+def _meant(rows: np.ndarray, y: np.ndarray) -> Any:
+    """The cross-entropy that labels of classes mean."""
+    inside = bool(rows.min() >= 0 and rows.max() <= 1)
+    if rows.shape[1] == 1:
+        return keras.losses.BinaryCrossentropy(from_logits=not inside)
+    logits = not (inside and np.allclose(rows.sum(axis=1), 1, atol=1e-3))
+    if y.ndim == 2 and y.shape[1] > 1:
+        return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+
+def _alike(y: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and outputs as `fit` hands them to a loss: (n,) and (n, 1) do not mix."""
+    if y.ndim == 1 and rows.ndim == 2 and rows.shape[1] == 1:
+        return y[:, None], rows
+    if rows.ndim == 1 and y.ndim == 2 and y.shape[1] == 1:
+        return y, rows[:, None]
+    return y, rows
+
+
+def _parts(train: Any, val: Any, seed: int) -> tuple[Any, Any]:
+    """Training and validation examples; a tenth, drawn by seed, is held out of arrays.
+
+    The last tenth would be of one class, or one day, in data that are in order.
+    """
     if isinstance(train, Dataset):
         return train.train, train.val if val is None else val
     if val is not None:
         return train, val
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise DataError(
-            "Without val, train must be arrays (x, y), of which the last tenth is held "
-            f"out to judge on. Received: {type(train).__name__}. Pass val=."
+            "Without val, train must be arrays (x, y), of which a tenth is held out to "
+            f"judge on. Received: {type(train).__name__}. Pass val=."
         )
-    x, y = (np.asarray(part) for part in train)
-    held = len(y) // 10
-    if not held or len(x) != len(y):
+    x, y = (_arrays(part) for part in train)
+    counts = {len(part) for part in keras.tree.flatten((x, y))}
+    held = max(counts) // 10
+    if not held or len(counts) > 1:
         raise DataError(
             "A tenth of train is held out to judge on, so that it must have 10 "
-            f"examples or more, and as many labels. Received: {len(x)} examples and "
-            f"{len(y)} labels."
+            "examples or more, and as many labels. Received: "
+            f"{len(keras.tree.flatten(x)[0])} examples and "
+            f"{len(keras.tree.flatten(y)[0])} labels."
         )
-    return (x[:-held], y[:-held]), (x[-held:], y[-held:])
+    order = np.random.default_rng(seed).permutation(max(counts))
+    kept, out = np.sort(order[held:]), np.sort(order[:held])
+    return taken((x, y), kept), taken((x, y), out)
+
+
+def _arrays(part: Any) -> Any:
+    """Arrays; for a model of several inputs a dict or a list of them."""
+    several = isinstance(part, list | tuple) and all(hasattr(p, "shape") for p in part)
+    if isinstance(part, dict) or several:
+        return keras.tree.map_structure(np.asarray, part)
+    return np.asarray(part)
+
+
+def taken(x: Any, which: Any) -> Any:
+    """Examples by number or slice, of one array or of each of several."""
+    return keras.tree.map_structure(lambda part: part[which], x)
 
 
 def _steps(train: Any, batch_size: int) -> int:

@@ -22,7 +22,9 @@ def compress(
     int8: Annotated[
         bool, typer.Option("--int8", help="A LiteRT file of int8, not a .dlopt one.")
     ] = False,
-    target: Annotated[str, typer.Option(help="What runs the int8 file.")] = "xnnpack",
+    target: Annotated[
+        str | None, typer.Option(help="What runs the int8 file; xnnpack if left.")
+    ] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help=OUT)] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Of each training; by the data if left.")

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import keras_dlopt as dlopt
 from keras_dlopt.auto import compressing, goals, small_int8
-from keras_dlopt.auto.goals import strength_for
+from keras_dlopt.auto.goals import Parent, coded, strength_for
 from keras_dlopt.cli.app import app
 
 L = keras.layers
@@ -36,6 +36,22 @@ def test_one_size(told):
     with told():
         compress(network(), size=0.5, max_bytes=900)
     assert compress(network(), max_bytes=900).bytes <= 900
+
+
+@pytest.mark.advice("auto/compressing.py", "means nothing with")
+def test_what_is_not_looked_at(told):
+    with told():
+        compress(network(), size=0.5, target="tflm")
+    assert compress(network(), size=0.5).bytes
+
+
+@pytest.mark.advice("auto/compressing.py", "Pass where, as path='model.tflite'.")
+def test_a_place_for_the_int8_file(told, tmp_path):
+    model, path = network(), tmp_path / "model.tflite"
+    with told():
+        dlopt.compress(model, (X, Y), int8=True)
+    made = dlopt.compress(model, (X, Y), int8=True, path=path)
+    assert made.bytes == path.stat().st_size
 
 
 @pytest.mark.advice("auto/compressing.py", "Make it first.")
@@ -78,11 +94,11 @@ def test_a_size_below_what_is_left(told):
     model = network(width=200)
     with told():
         compress(model, max_bytes=300)
-    most = goals.Strength(goals.MOST, 16).recipe()
-    least = goals.coded_bytes(dlopt.transform(model, most))
-    assert strength_for(model, least).sparsity > 0.99
+    most = goals.Strength(goals.MOST, 16)
+    least = Parent(model).size(most)
+    assert strength_for(Parent(model), least).sparsity > 0.99
     narrow, _ = dlopt.prune_channels(model, parameters=0.3, multiple=1)
-    assert goals.coded_bytes(dlopt.transform(narrow, most)) < least
+    assert coded(dlopt.transform(narrow, most.recipe())).file_bytes < least
     assert compress(network(width=8), max_bytes=600).bytes <= 600
 
 
@@ -133,11 +149,11 @@ def test_an_accuracy_that_was_not_held(told, monkeypatch):
 def test_int8_files(told, tmp_path, monkeypatch):
     model, path = network(width=200), tmp_path / "a.tflite"
     with told():
-        compress(model, int8=True, path=path, max_bytes=3500)
+        dlopt.compress(model, (X, Y), int8=True, path=path, max_bytes=3500)
     assert list(tmp_path.iterdir()) == []
     assert compress(model, max_bytes=3500).bytes <= 3500
     narrow, _ = dlopt.prune_channels(model, parameters=0.3, multiple=1)
-    made = compress(narrow, int8=True, path=path, max_bytes=3500)
+    made = dlopt.compress(narrow, (X, Y), int8=True, path=path, max_bytes=3500)
     assert made.bytes <= 3500
     holds = small_int8._holds
     monkeypatch.setattr(small_int8, "_holds", lambda *_: False)

@@ -8,14 +8,26 @@ import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
-from keras_dlopt.auto import compressing, goals
+from keras_dlopt import Recipe
+from keras_dlopt.auto import compressing, goals, training
 from keras_dlopt.auto.compressed import Trial
-from keras_dlopt.auto.goals import Strength, coded_bytes, strength_for
+from keras_dlopt.auto.goals import Parent, Strength, coded, rate_recipe, strength_for
+from keras_dlopt.auto.training import job_for, known_loss
 from keras_dlopt.errors import ConfigError, DataError, ModelError
 from keras_dlopt.export import Predictor
+from keras_dlopt.graph.targets import weight_targets
 
 L = keras.layers
+FILE = {"int8": True, "path": "a.tflite"}
+HALF = dlopt.Prune(0.5)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@dataclasses.dataclass
+class Grown:
+    """An export's report of another size."""
+
+    size: int
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +61,7 @@ def test_a_size_is_reached_trained_written_and_read_back(net, digits, tmp_path):
     assert made.trials[0].accuracy == pytest.approx(accuracy(again, x, y))
     assert accuracy(net, x, y) - made.trials[0].accuracy < 0.05
     # Trained on, not only cut: what was trained for is better than at once.
-    strength = strength_for(net, made.trials[0].goal)
+    strength = strength_for(Parent(net), made.trials[0].goal)
     cut = dlopt.finalize(dlopt.transform(net, strength.recipe()))
     z, w = digits.train
     assert float(LOSS(w, made.model(z))) < float(LOSS(w, cut(z)))
@@ -60,6 +72,8 @@ def test_a_size_is_reached_trained_written_and_read_back(net, digits, tmp_path):
     data = json.loads(made.to_json(tmp_path / "made.json").read_text())
     assert (data["bytes"], data["trials"][0]["bytes"]) == (made.bytes, made.bytes)
     assert f"became {made.bytes:,}" in str(made)
+    told = f"{made.bytes:,} bytes, for a goal of {int(0.12 * made.plain_bytes):,}"
+    assert told in made.reasons[-1]
 
 
 def test_small_sizes_are_trained_towards_where_there_is_time(net, digits):
@@ -77,12 +91,61 @@ def test_small_sizes_are_trained_towards_where_there_is_time(net, digits):
 )
 def test_the_mildest_strength_that_fits_is_taken(net, share, sparsity, clusters):
     goal = int(share * 4 * net.count_params())
-    found = strength_for(net, goal)
+    found = strength_for(Parent(net), goal)
     assert (found.sparsity > 0, found.clusters) == (sparsity, clusters)
-    assert coded_bytes(dlopt.transform(net, found.recipe())) <= goal
+    assert coded(dlopt.transform(net, found.recipe())).file_bytes <= goal
     if sparsity:
         milder = dataclasses.replace(found, sparsity=found.sparsity - 0.02)
-        assert coded_bytes(dlopt.transform(net, milder.recipe())) > goal
+        assert coded(dlopt.transform(net, milder.recipe())).file_bytes > goal
+
+
+@pytest.mark.parametrize(
+    "strength", [Strength(), Strength(clusters=16), Strength(0.9, 8)], ids=str
+)
+def test_sizes_are_those_of_files_that_nobody_writes(strength):
+    inputs = keras.Input((8, 8, 3))
+    y = L.Conv2D(8, 3)(L.Normalization(axis=(1, 3), mean=None)(inputs))
+    y = L.ReLU()(L.BatchNormalization()(y))
+    model = keras.Model(inputs, L.Dense(5)(L.Flatten()(y)))
+    parent = Parent(model)
+    recipe = strength.recipe(where=parent.but(goals.WEIGHTS))
+    written = coded(dlopt.transform(model, recipe)).file_bytes
+    assert parent.size(strength) == pytest.approx(written, abs=8)
+
+
+def test_statistics_are_never_rounded_nor_counted_as_weights():
+    rng = np.random.default_rng(0)
+    x = rng.normal(50, 9, (64, 6, 5)).astype("float32")
+    flat = L.Normalization()  # statistics of rank 1
+    square = L.Normalization(axis=(1, 2))  # and of rank 2
+    for layer in (flat, square):
+        layer.adapt(x)
+    layers = [square, flat, L.Flatten(), L.Dense(32, name="frozen"), L.Dense(3)]
+    model = keras.Sequential([keras.Input((6, 5)), *layers])
+    model.get_layer("frozen").trainable = False
+    parent = Parent(model)
+    held = [w.numpy() for w in (*flat.weights, *square.weights)]
+    for recipe in (
+        rate_recipe(parent, 1500, 10),
+        Strength().recipe(where=parent.but(goals.WEIGHTS)),
+    ):
+        ((selector, _),) = recipe.entries
+        chosen = [t.path for t in weight_targets(model) if selector(t)]
+        assert [p for p in chosen if "normalization" in p] == []
+        assert "frozen/kernel" in chosen
+        made = dlopt.finalize(dlopt.transform(model, Recipe([(selector, HALF)])))
+        kept = [w.numpy() for layer in made.layers[:2] for w in layer.weights]
+        for one, other in zip(
+            sorted(held, key=np.shape), sorted(kept, key=np.shape), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    # What is beside the codes is the file without the rows of the codes.
+    rows = dict(zip([id(w) for w in model.weights], parent.ledger.rows, strict=True))
+    coded_rows = sum(
+        rows[id(w)].bits for layer in model.layers[3:] for w in layer.weights
+    )
+    beside = parent.ledger.file_bytes - coded_rows / 8
+    assert parent.beside(goals.CODED) == pytest.approx(beside)
 
 
 def test_schedules_end_within_the_training():
@@ -139,11 +202,12 @@ def test_int8_is_judged_by_its_file_and_trained_on_if_it_must(
     net, digits, tmp_path, monkeypatch
 ):
     path = tmp_path / "a.tflite"
-    made = dlopt.compress(net, digits, int8=True, path=path, epochs=2)
+    made = dlopt.compress(net, digits, int8=True, path=path)
     x, y = digits.val
     right = float((Predictor(path)(x).argmax(-1) == y).mean())
     assert made.trials[0].accuracy == pytest.approx(right)
     assert made.bytes == path.stat().st_size
+    assert 0 < made.trials[0].seconds <= made.seconds
     # As if the file had lost much: training comes next, and is judged by its file.
     from keras_dlopt.auto import small_int8
 
@@ -155,6 +219,166 @@ def test_int8_is_judged_by_its_file_and_trained_on_if_it_must(
     assert [t.method.split()[1] for t in made.trials] == ["with", "after"]
     right = float((Predictor(path)(x).argmax(-1) == y).mean())
     assert made.trials[0].accuracy == pytest.approx(right)
+    assert all(0 < t.seconds <= made.seconds for t in made.trials)
+    # A file that grew while it was trained on is refused as well.
+    holds = iter([False, True])
+    written = iter([small_int8.litert(made.model, path, data=x[:64]).size])
+    monkeypatch.setattr(
+        small_int8, "litert", lambda *a, **k: Grown(next(written) + 10_000)
+    )
+    with pytest.raises(ConfigError, match="The file of int8 with training has"):
+        dlopt.compress(
+            net,
+            digits,
+            int8=True,
+            path=path,
+            epochs=1,
+            max_accuracy_drop=0.0,
+            max_bytes=made.bytes + 100,
+        )
+
+
+def test_the_file_written_is_the_one_measured(net, digits, tmp_path, monkeypatch):
+    saved = []
+
+    def counted(model):
+        saved.append(coded(model))
+        return saved[-1]
+
+    monkeypatch.setattr(compressing, "coded", counted)
+    monkeypatch.setattr(goals, "coded", counted)
+    path = tmp_path / "a.dlopt"
+    made = dlopt.compress(net, digits, size=0.5, epochs=1, path=path)
+    # The parent's, and one for each trial.
+    assert len(saved) == 1 + len(made.trials)
+    assert path.read_bytes() == saved[-1].data
+
+
+def _labels(form):
+    """A task of three or two classes, its labels and a network, by form."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(160, 4)).astype("float32")
+    y = x[:, :3].argmax(1)
+    if form.startswith("binary"):
+        y = (y > 0).astype("int32")
+        y = y.astype("float32")[:, None] if form.endswith("column") else y
+    elif form == "one_hot":
+        y = np.eye(3, dtype="float32")[y]
+    elif form == "column":
+        y = y[:, None]
+    head = {"binary": (1, "sigmoid"), "binary_logits": (1, None)}
+    head["binary_column"] = (1, None)
+    width, activation = head.get(form, (3, None))
+    keras.utils.set_random_seed(1)
+    layers = [L.Dense(16, "relu"), L.Dense(width, activation)]
+    return x, y, keras.Sequential([keras.Input((4,)), *layers])
+
+
+LOSSES = {
+    "column": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "one_hot": keras.losses.CategoricalCrossentropy(from_logits=True),
+    "binary": "binary_crossentropy",
+    "binary_logits": keras.losses.BinaryCrossentropy(from_logits=True),
+    "binary_column": keras.losses.BinaryCrossentropy(from_logits=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "compiled"),
+    # Numbers of type float may be meant as such: a loss has to say it.
+    [(f, c) for f in LOSSES for c in (True, False) if c or f != "binary_column"],
+)
+def test_labels_of_any_form_are_judged_as_keras_judges_them(form, compiled):
+    x, y, model = _labels(form)
+    loss = LOSSES[form]
+    # Far from the middle, so that what is not compiled shows what its outputs are.
+    kernel = model.layers[-1].kernel
+    kernel.assign(9 * kernel)
+    if compiled:
+        model.compile("adam", loss)
+    job = job_for(
+        model,
+        (x, y),
+        (x, y),
+        loss=None,
+        batch_size=50,
+        epochs=1,
+        rate=1e-3,
+        teacher=None,
+        seed=0,
+        progress=dlopt.report.Silent(),
+    )
+    assert (job.classifies, job.teacher) == (True, True)
+    threshold = 0.5 if form == "binary" else 0.0
+    metric = (
+        keras.metrics.BinaryAccuracy(threshold=threshold)
+        if form.startswith("binary")
+        else "accuracy"
+    )
+    model.compile("adam", loss, metrics=[metric])
+    expected = model.evaluate(x, y, verbose=0, batch_size=160)
+    found = job.judged(model)
+    np.testing.assert_allclose(found[::-1], expected, rtol=1e-5)
+    if compiled and form in ("one_hot", "binary_column"):  # taught, too
+        trained = job.fit(dlopt.transform(model, Strength().recipe()), "")
+        assert np.isfinite(trained.history.history["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "width"),
+    [
+        ("mse", np.arange(20) % 2, 1),  # whole numbers to come near to
+        ("mse", np.arange(20) % 3 + 0.0, 3),
+        ("binary_crossentropy", np.ones((20, 3)), 3),  # several labels an example
+        ("sparse_categorical_crossentropy", np.full(20, 7), 3),  # no such class
+    ],
+)
+def test_what_quality_cannot_judge_is_no_classification(loss, labels, width):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(width)])
+    data = np.zeros((20, 4), "float32"), labels
+    assert known_loss(model, data, loss) == (loss, False)
+
+
+def test_losses_of_columns_and_rows_do_not_mix():
+    x = np.arange(20, dtype="float32")[:, None]
+    y = x[:, 0].copy()
+    model = keras.Sequential([keras.Input((1,)), L.Dense(1, kernel_initializer="ones")])
+    model.compile("adam", lambda a, b: keras.ops.mean((a - b) ** 2))
+    job = job_for(
+        model,
+        (x, y),
+        (x, y),
+        loss=None,
+        batch_size=50,
+        epochs=1,
+        rate=1e-3,
+        teacher=None,
+        seed=0,
+        progress=dlopt.report.Silent(),
+    )
+    assert job.judged(model) == (None, 0.0)
+
+
+def test_the_tenth_held_out_is_drawn():
+    x = np.arange(100, dtype="float32")[:, None]
+    y = (np.arange(100) >= 90).astype(int)  # in order: the last tenth is one class
+    (kept, _), (out, labels) = training._parts((x, y), None, 3)
+    assert sorted([*kept[:, 0], *out[:, 0]]) == list(range(100))
+    assert len(out) == 10
+    assert set(labels) == {0, 1} or labels.sum() == 0
+    assert not np.array_equal(out, x[-10:])
+    again, other = (training._parts((x, y), None, s)[1][0] for s in (3, 4))
+    np.testing.assert_array_equal(out, again)
+    assert not np.array_equal(out, other)
+    # Several inputs are held out together.
+    (_, _), (both, _) = training._parts(({"a": x, "b": -x}, y), None, 3)
+    np.testing.assert_array_equal(both["a"], -both["b"])
+    np.testing.assert_array_equal(both["a"], out)
+
+
+def test_nobody_watches_a_silent_training(net, digits, monkeypatch):
+    monkeypatch.setattr(training, "Recorder", None)  # would fail if it were made
+    assert dlopt.compress(net, digits, size=0.9, epochs=1).bytes
 
 
 def test_regression_is_judged_by_its_loss(tmp_path):
@@ -167,7 +391,8 @@ def test_regression_is_judged_by_its_loss(tmp_path):
     model.fit(x, y, epochs=3, verbose=0)
     made = dlopt.compress(model, (x, y), size=0.5, epochs=2)
     assert made.report is None
-    held = float(np.square(made.model(x[-20:]) - y[-20:]).mean())
+    held = np.random.default_rng(0).permutation(200)[:20]
+    held = float(np.square(made.model(x[held]) - y[held]).mean())
     assert made.trials[0].loss == pytest.approx(held, rel=1e-5)
     with pytest.raises(ConfigError, match="max_accuracy_drop needs a model that class"):
         dlopt.compress(model, (x, y), max_accuracy_drop=0.1)
@@ -185,7 +410,12 @@ def test_wrong_goals_are_refused_before_the_work(net, digits, tmp_path, monkeypa
         ({"size": 0.1, "max_bytes": 9}, "Give size or max_bytes, not both"),
         ({"size": 1.5}, "size must be"),
         ({"size": 0.1, "path": "a.keras"}, "path must end in .dlopt"),
-        ({"int8": True}, "path must end in .tflite, and int8=True needs one"),
+        ({"int8": True}, "Pass where, as path='model.tflite'"),
+        ({"int8": True, "path": "a.dlopt"}, "path must end in .tflite"),
+        ({**FILE, "clusters": 4, "size": 0.1}, "size=0.1, clusters=4 means noth"),
+        ({**FILE, "epochs": 2}, "without max_accuracy_drop"),
+        ({"size": 0.1, "target": "tflm"}, "target='tflm' means nothing with int8=Fal"),
+        ({"size": 0.1, "time_budget": 9}, "time_budget=9 means nothing with a size"),
         ({"size": 0.1, "path": tmp_path / "no" / "a.dlopt"}, "There is no folder"),
         ({"max_accuracy_drop": -1}, "max_accuracy_drop must be"),
     ):
