@@ -167,7 +167,7 @@ def _judges(rows: np.ndarray, y: np.ndarray, loss: Any) -> bool:
     if one_hot and y.shape != rows.shape:
         return False
     found = loss if loss is None else keras.losses.get(loss)
-    name = getattr(found, "name", None) or getattr(found, "__name__", "")
+    name = str(getattr(found, "name", getattr(found, "__name__", "")))
     if "crossentropy" not in name:
         # Numbers to come near to may be whole: 0, 1 and 2 of one thing or another.
         sure = one_hot or (rows.shape[1] > 1 and y.dtype.kind in "iub")
