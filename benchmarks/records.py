@@ -28,6 +28,8 @@ import keras
 import numpy as np
 from distill_copies import Copies
 from keras import layers, ops
+from keras.optimizers import Adam
+from records_cut import Cutting
 
 import keras_dlopt as dlopt
 
@@ -119,16 +121,6 @@ def error(model, x, y):
     return 100 * float(np.mean(found != y))
 
 
-def dropping(net, share):
-    """The same layers, with dropout after the hidden dense ones."""
-    x = net.inputs[0]
-    for layer in net.layers:
-        x = layer(x)
-        if share and isinstance(layer, layers.Dense) and layer is not net.layers[-1]:
-            x = layers.Dropout(share)(x)
-    return keras.Model(net.inputs, x)
-
-
 class Trainer:
     """Trains models of one row on the same images in the same way."""
 
@@ -138,20 +130,19 @@ class Trainer:
         how = None if row.copies == 1 else "turn" if row.data == "mnist" else "flip"
         self.copies = Copies(x, y, row.copies, how, seed=seed)
         self.steps = len(x) // row.batch
-        self.rng, self.taught = np.random.default_rng(seed), None
+        self.rng, self.copy = np.random.default_rng(seed), 0
 
-    def fit(self, model, rate, epochs, outputs=None):
+    def fit(self, model, optimizer, epochs, outputs=None):
         """Trains a model for some epochs, each on the next copy, in turn."""
-        n = len(self.copies.x)
-        order = [
-            self.rng.permutation(n)[: self.steps * self.row.batch]
-            + n * (e % self.copies.count)
-            for e in range(epochs)
-        ]
+        n, size = len(self.copies.x), self.steps * self.row.batch
+        order = []
+        for _ in range(epochs):
+            order.append(self.rng.permutation(n)[:size] + n * self.copy)
+            self.copy = (self.copy + 1) % self.copies.count
         y = np.tile(self.copies.y, self.copies.count)
         targets = y if outputs is None else dlopt.distill.taught(y, outputs)
         batches = self.copies.batches(np.concatenate(order), self.row.batch, targets)
-        model.compile(keras.optimizers.Adam(rate), LOSS, steps_per_execution=10)
+        model.compile(optimizer, LOSS, steps_per_execution=10)
         steps = epochs * self.steps
         model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
@@ -161,7 +152,7 @@ class Trainer:
         parts = [layers.Flatten(), layers.Dense(units, "relu"), layers.Dropout(0.3)]
         parts += [layers.Dense(units, "relu"), layers.Dropout(0.3), layers.Dense(10)]
         found = keras.Sequential([keras.Input(self.data.input_shape), *parts])
-        self.fit(found, Falling(1e-3, 20 * self.steps), 20)
+        self.fit(found, Adam(Falling(1e-3, 20 * self.steps)), 20)
         every = np.arange(len(self.copies.x) * self.copies.count)
         return found, found.predict(self.copies.batches(every, 1000), verbose=0)
 
@@ -176,18 +167,22 @@ def run(name, row, seed, judged):
     keras.backend.clear_session()
     inputs = keras.Input(trainer.data.input_shape)
     net = keras.Sequential([inputs, *NETWORKS[row.network]()])
-    training = dropping(net, row.dropout)
+    left = Cutting(net, row.dropout)
+    training = left.build()
     cosine = keras.optimizers.schedules.CosineDecay(2e-3, row.first * trainer.steps)
-    trainer.fit(training, cosine, row.first)
+    trainer.fit(training, Adam(cosine), row.first)
+    left.fill(training)
     examples = getattr(trainer.data, "val" if judged == "validation" else judged)
     before, total = error(net, *examples), row.then * trainer.steps
     rate_aware = dlopt.RateAware(row.goal, end=total)
+
+    def fit(small, optimizer, epochs):
+        if teacher is not None:
+            small = dlopt.distill.distill(small, teacher, copy=False)
+        trainer.fit(small, optimizer, epochs, outputs)
+
     recipe = dlopt.Recipe([(dlopt.rank(1, 2, 4), rate_aware)])
-    small = dlopt.transform(training, recipe)
-    if teacher is not None:
-        small = dlopt.distill.distill(small, teacher, copy=False)
-    trainer.fit(small, Falling(row.rate, total), row.then, outputs)
-    net.set_weights(dlopt.finalize(small).get_weights())
+    left.train(recipe, lambda: Adam(Falling(row.rate, total)), fit, row.then)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.dlopt"
         ledger = dlopt.save_compressed(net, path)
