@@ -72,7 +72,7 @@ class Row:
 
 
 ROWS = {
-    "lenet_300_100": Row("mnist", "lenet_300_100", 9_000, 5, 24, (7_500, 1.9)),
+    "lenet_300_100": Row("mnist", "lenet_300_100", 8_000, 5, 24, (7_500, 1.9)),
     "lenet_300_100_moved": Row(
         "mnist", "lenet_300_100", 5_500, 20, 40, (4_500, 1.58), copies=10
     ),

@@ -55,6 +55,7 @@ _NAMES = {
     "shared_layers": "surgery",
     "shared_recipe": "surgery",
     "compress": "auto",
+    "deep_compression": "auto",
     "split_activations": "int8",
 }
 
@@ -85,6 +86,7 @@ __all__ = [
     "callbacks",
     "compress",
     "data",
+    "deep_compression",
     "distill",
     "distribute",
     "doctor",
