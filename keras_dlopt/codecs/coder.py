@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from keras_dlopt.codecs.reader import Reader
+from keras_dlopt.codecs.bits import BitReader
+from keras_dlopt.codecs.reader import Reader, varint
 from keras_dlopt.codecs.speed import compiled
 
 
@@ -111,6 +112,75 @@ class Codec:
     def config(self) -> dict[str, Any]:
         """What `codecs.get` needs to build this codec again."""
         return {"codec": self.name, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+
+
+class EntropyCodec(Codec):
+    """Base of the coders of symbols: a table of the used ones, then their codes.
+
+    A coder has `_bits`, `_written`, `_table` and `_codes`. A single distinct symbol
+    costs no bits beyond the table.
+    """
+
+    def cost(self, counts: Any) -> int:
+        """Bits of the stream of symbols that occur so often; see `SymbolCoder`."""
+        counts = np.asarray(counts, np.int64)
+        return self._bits(counts) if counts.any() else 0
+
+    def write(self, symbols: np.ndarray) -> bytes:
+        """The stream."""
+        return self._written(symbols, counted(symbols)) if symbols.size else b""
+
+    def read(
+        self, reader: Reader, count: int, what: str, *, kind: str = "values"
+    ) -> np.ndarray:
+        """The next `count` symbols."""
+        if count == 0:
+            return np.zeros(0, np.uint16)
+        reader.check_temporary(8 * count, what)
+        bits = BitReader(reader.data, start=reader.position)
+        begin = bits.position
+        symbols, table = self._table(bits)
+        table_bits = bits.position - begin
+        if symbols.size == 1:
+            decoded = np.full(count, symbols[0], least_type(int(symbols[0])))
+            reader.position = bits.finish()
+        else:
+            decoded = self._codes(reader, bits, count, table, what)
+        reader.account(kind, table_bits=table_bits)
+        return decoded
+
+    def encode(self, symbols: Any) -> bytes:
+        """The number of symbols, then the stream."""
+        symbols = np.asarray(symbols, np.int64).reshape(-1)
+        return varint(symbols.size) + self.write(symbols)
+
+    def decode(self, data: bytes, *, max_bytes: int = 2**31) -> np.ndarray:
+        """The symbols, as a flat array."""
+        reader = Reader(data, max_bytes=max_bytes)
+        count = reader.varint("the number of symbols")
+        reader.reserve(8 * count, "the symbols")
+        return self.read(reader, count, "the symbols")
+
+    def _bits(self, counts: np.ndarray) -> int:
+        """The cost of one symbol or more."""
+        raise NotImplementedError
+
+    def _written(self, symbols: np.ndarray, counts: np.ndarray) -> bytes:
+        """The stream of one symbol or more, which occur so often."""
+        raise NotImplementedError
+
+    def _table(self, bits: BitReader) -> tuple[np.ndarray, Any]:
+        """The used symbols, and what `_codes` needs to know."""
+        raise NotImplementedError
+
+    def _codes(
+        self, reader: Reader, bits: BitReader, count: int, table: Any, what: str
+    ) -> np.ndarray:
+        """The symbols after the table, where there are two or more different ones.
+
+        `bits` stands after the table; `reader` has to be set after the stream.
+        """
+        raise NotImplementedError
 
 
 def counted(symbols: np.ndarray) -> np.ndarray:

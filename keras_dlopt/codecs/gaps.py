@@ -20,6 +20,8 @@ from keras_dlopt.errors import ConfigError, FormatError
 LIMITS = tuple(2**k for k in range(1, 13))
 MANY = 2**16  # a gap that large is no index into counts
 TABLE_BITS = 6  # about what a symbol takes in a table
+WORK = 1 / 256  # bits that a symbol to be decoded is worth in time,
+FREE = 2**16  # beyond the first ones
 
 
 def to_symbols(positions: np.ndarray, limit: int) -> np.ndarray:
@@ -170,6 +172,8 @@ class Gaps(Codec):
         for limit in (self.limit,) if self.limit else LIMITS:
             counts = _folded(*every, limit)
             bits = entropy_bits(counts) + TABLE_BITS * np.count_nonzero(counts)
+            # Escapes are all but free, and yet each is a symbol.
+            bits += WORK * max(int(counts.sum()) - FREE, 0)
             offers.append((bits, limit, counts))
             if counts[limit] == 0:
                 break

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_dlopt.codecs.bits import BitReader, BitWriter, windows
-from keras_dlopt.codecs.coder import Codec, counted, least_type
+from keras_dlopt.codecs.coder import EntropyCodec, least_type
 from keras_dlopt.codecs.huffman_table import MAX_LENGTH, read_lengths, write_lengths
-from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.codecs.reader import REPAIR, Reader
 from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import ConfigError, FormatError
 
@@ -168,7 +168,7 @@ def _follow(lengths: bytes, at: int) -> tuple[list[int], int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Huffman(Codec):
+class Huffman(EntropyCodec):
     """Canonical Huffman code of an array of integers in 0 .. 65536.
 
     The table travels with the data. A single distinct symbol costs no bits beyond it.
@@ -186,54 +186,26 @@ class Huffman(Codec):
     name = "huffman"
     limit: int = MAX_LENGTH
 
-    def cost(self, counts: Any) -> int:
-        """Bits of the stream of symbols that occur so often, padding aside; exact."""
-        counts = np.asarray(counts, np.int64)
-        if not counts.any():
-            return 0
+    def _bits(self, counts: np.ndarray) -> int:
         lengths = code_lengths(counts, limit=self.limit)
         table = BitWriter()
         write_lengths(table, lengths, counts > 0)
         return table.bits + int((counts * lengths).sum())
 
-    def write(self, symbols: np.ndarray) -> bytes:
-        """Table and codes."""
-        if symbols.size == 0:
-            return b""
-        counts = counted(symbols)
+    def _written(self, symbols: np.ndarray, counts: np.ndarray) -> bytes:
         lengths = code_lengths(counts, limit=self.limit)
         writer = BitWriter()
         write_lengths(writer, lengths, counts > 0)
         writer.write(canonical_codes(lengths)[symbols], lengths[symbols])
         return writer.to_bytes()
 
-    def read(
-        self, reader: Reader, count: int, what: str, *, kind: str = "values"
-    ) -> np.ndarray:
-        """The next `count` symbols."""
-        if count == 0:
-            return np.zeros(0, np.int64)
-        reader.check_temporary(8 * count, what)
-        bits = BitReader(reader.data, start=reader.position)
-        begin = bits.position
+    def _table(self, bits: BitReader) -> tuple[np.ndarray, Any]:
         symbols, lengths = read_lengths(bits)
-        table_bits = bits.position - begin
-        if symbols.size == 1:
-            decoded = np.full(count, symbols[0])
-        else:
-            decoded = _Decoder(symbols, lengths).decode(bits, count, what)
+        return symbols, (symbols, lengths)
+
+    def _codes(
+        self, reader: Reader, bits: BitReader, count: int, table: Any, what: str
+    ) -> np.ndarray:
+        decoded = _Decoder(*table).decode(bits, count, what)
         reader.position = bits.finish()
-        reader.account(kind, table_bits=table_bits)
         return decoded
-
-    def encode(self, symbols: Any) -> bytes:
-        """The number of symbols, the table, the codes."""
-        symbols = np.asarray(symbols, np.int64).reshape(-1)
-        return varint(symbols.size) + self.write(symbols)
-
-    def decode(self, data: bytes, *, max_bytes: int = 2**31) -> np.ndarray:
-        """The symbols, as a flat `int64` array."""
-        reader = Reader(data, max_bytes=max_bytes)
-        count = reader.varint("the number of symbols")
-        reader.reserve(8 * count, "the symbols")
-        return self.read(reader, count, "the symbols")

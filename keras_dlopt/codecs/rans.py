@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.codecs.bits import BitReader
-from keras_dlopt.codecs.coder import Codec, counted, least_type
+from keras_dlopt.codecs.coder import EntropyCodec, least_type
 from keras_dlopt.codecs.rans_table import RansTable, plan, read_table, write_table
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.codecs.speed import compiled
@@ -25,10 +25,12 @@ from keras_dlopt.errors import ConfigError, FormatError
 LOW = 1 << 16  # the least state between two symbols
 IMPOSSIBLE = 1 << 60  # the cost of what cannot be written
 MAX_SYMBOL = 2**16
+FEW = 32  # lanes from which on rows are faster than one symbol after another
+PIECE = 2**16  # symbols that are kept as Python's integers
 
 
 @dataclasses.dataclass(frozen=True)
-class Rans(Codec):
+class Rans(EntropyCodec):
     """Interleaved rANS code of an array of integers in 0 .. 65536.
 
     The table travels with the data. A single distinct symbol costs no bits beyond it.
@@ -40,19 +42,12 @@ class Rans(Codec):
 
     name = "rans"
 
-    def cost(self, counts: Any) -> int:
-        """Bits of the stream of symbols that occur so often, to 0.05 % and 16 bytes."""
-        counts = np.asarray(counts, np.int64)
-        if not counts.any():
-            return 0
+    def _bits(self, counts: np.ndarray) -> int:
         found = plan(counts)
         return IMPOSSIBLE if found is None else found[1]
 
-    def write(self, symbols: np.ndarray) -> bytes:
-        """Table, states, number of words, words."""
-        if symbols.size == 0:
-            return b""
-        found = plan(counted(symbols))
+    def _written(self, symbols: np.ndarray, counts: np.ndarray) -> bytes:
+        found = plan(counts)
         if found is None or int(symbols.max()) > MAX_SYMBOL:
             raise ConfigError(
                 "rANS codes symbols in [0, 65536], far fewer than 32768 different "
@@ -73,38 +68,15 @@ class Rans(Codec):
             ]
         )
 
-    def read(
-        self, reader: Reader, count: int, what: str, *, kind: str = "values"
-    ) -> np.ndarray:
-        """The next `count` symbols, of 16 or 32 bits."""
-        if count == 0:
-            return np.zeros(0, np.uint16)
-        reader.check_temporary(8 * count, what)
-        bits = BitReader(reader.data, start=reader.position)
-        begin = bits.position
+    def _table(self, bits: BitReader) -> tuple[np.ndarray, RansTable]:
         table = read_table(bits)
-        table_bits = bits.position - begin
+        return table.symbols, table
+
+    def _codes(
+        self, reader: Reader, bits: BitReader, count: int, table: Any, what: str
+    ) -> np.ndarray:
         reader.position = bits.finish()
-        if table.precision:
-            decoded = _read(reader, count, table, what)
-        else:
-            decoded = np.full(
-                count, table.symbols[0], least_type(int(table.symbols[-1]))
-            )
-        reader.account(kind, table_bits=table_bits)
-        return decoded
-
-    def encode(self, symbols: Any) -> bytes:
-        """The number of symbols, the table, the codes."""
-        symbols = np.asarray(symbols, np.int64).reshape(-1)
-        return varint(symbols.size) + self.write(symbols)
-
-    def decode(self, data: bytes, *, max_bytes: int = 2**31) -> np.ndarray:
-        """The symbols, as a flat array."""
-        reader = Reader(data, max_bytes=max_bytes)
-        count = reader.varint("the number of symbols")
-        reader.reserve(8 * count, "the symbols")
-        return self.read(reader, count, "the symbols")
+        return _read(reader, count, table, what)
 
 
 def _encode(symbols: np.ndarray, table: RansTable) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +126,7 @@ def _read(reader: Reader, count: int, table: RansTable, what: str) -> np.ndarray
     words[:size] = np.frombuffer(data, "<u2")
     loops = compiled(count)
     if loops is None:
-        rows = _decode_one if lanes == 1 else _decode_rows
+        rows = _decode_few if lanes < FEW else _decode_rows
         out, used = rows(states, words, size, count, table)
     else:
         out = np.empty(count, least_type(int(table.symbols[-1])))
@@ -198,10 +170,7 @@ def _decode_rows(
         place += short.size
         if place > size:
             break
-    symbols = np.repeat(
-        table.symbols.astype(least_type(int(table.symbols[-1]))), table.frequency
-    )
-    return symbols[slots], place
+    return _by_slot(table)[slots], place
 
 
 def _encode_one(
@@ -224,28 +193,43 @@ def _encode_one(
     return states, np.array(words[::-1], np.uint16)
 
 
-def _decode_one(
+def _decode_few(
     states: np.ndarray, words: np.ndarray, size: int, count: int, table: RansTable
 ) -> tuple[np.ndarray, int]:
+    """Few lanes: Python's own integers are faster than short rows."""
     entry = _packed(table)
     frequency = (entry >> np.uint64(16) & np.uint64(0xFFFF)).tolist()
     rest = (entry & np.uint64(0xFFFF)).tolist()
+    symbols = _by_slot(table)
+    out = np.empty(count, symbols.dtype)
     mask, precision = (1 << table.precision) - 1, table.precision
-    x, place, more, slots = int(states[0]), 0, words.tolist(), []
-    for _ in range(count):
-        slot = x & mask
-        slots.append(slot)
-        x = frequency[slot] * (x >> precision) + rest[slot]
-        if x < LOW:
-            if place == size:
-                raise _damaged("one lane")
-            x = x << 16 | more[place]
-            place += 1
-    states[0] = x
-    symbols = np.repeat(
-        table.symbols.astype(least_type(int(table.symbols[-1]))), table.frequency
-    )
-    return symbols[slots], place
+    xs, more, place, lanes = states.tolist(), words.tolist(), 0, states.size
+    every, piece = range(lanes), lanes * max(PIECE // lanes, 1)
+    for first in range(0, count, piece):
+        slots: list[int] = []
+        keep = slots.append
+        last = min(first + piece, count)
+        for row in range(first, last, lanes):
+            for lane in every if row + lanes <= count else range(count - row):
+                x = xs[lane]
+                slot = x & mask
+                keep(slot)
+                x = frequency[slot] * (x >> precision) + rest[slot]
+                if x < LOW:
+                    x = x << 16 | more[place]
+                    place += 1
+                xs[lane] = x
+            if place > size:
+                raise _damaged("few lanes")
+        out[first:last] = symbols[slots]
+    states[:] = xs
+    return out, place
+
+
+def _by_slot(table: RansTable) -> np.ndarray:
+    """The symbol of every slot, in the least type."""
+    kind = least_type(int(table.symbols[-1]))
+    return np.repeat(table.symbols.astype(kind), table.frequency)
 
 
 def _damaged(what: str) -> FormatError:

@@ -63,3 +63,12 @@ def test_refusals():
 def test_damaged_streams(data, size, message):
     with pytest.raises(FormatError, match=message):
         Gaps().decode(data, size=size)
+
+
+def test_many_rare_positions_take_few_symbols():
+    """Escapes cost next to no bits; each takes the time of a symbol."""
+    size = 2_000_000
+    kept = np.flatnonzero(np.random.default_rng(0).random(size) < 0.01)
+    _, limit, cost = Gaps().plan(kept)
+    assert to_symbols(kept, limit).size < 5 * kept.size
+    assert 8 * cost < 1.003 * mask_entropy_bits(size, kept.size)

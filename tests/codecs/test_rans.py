@@ -1,10 +1,12 @@
+import dataclasses
+
 import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
 
-from keras_dlopt.codecs import Gaps, Huffman, Rans, Tensor, get
+from keras_dlopt.codecs import Gaps, Huffman, Rans, Tensor, get, rans, rans_table
 from keras_dlopt.codecs.bits import BitWriter
 from keras_dlopt.codecs.entropy import entropy_bits
 from keras_dlopt.codecs.huffman_table import write_used
@@ -147,3 +149,20 @@ def test_compiled_loops_do_not_read_beyond_the_words():
             damaged[at] ^= int(rng.integers(1, 256))
         with pytest.raises(FormatError, match="does not end where it began"):
             Rans().decode(bytes(damaged))
+
+
+@pytest.mark.parametrize("log_lanes", [0, 1, 4, 5, 8])
+def test_any_number_of_lanes(log_lanes, monkeypatch):
+    monkeypatch.setenv("KERAS_DLOPT_NO_NUMBA", "1")
+    symbols = np.abs(np.rint(np.random.default_rng(0).normal(0, 5, 70_001))).astype(int)
+    plain, _ = rans_table.plan(np.bincount(symbols))
+    chosen = dataclasses.replace(plain, log_lanes=log_lanes)
+    monkeypatch.setattr(rans, "plan", lambda counts: (chosen, 0))
+    stream = Rans().encode(symbols)
+    assert np.array_equal(Rans().decode(stream), symbols)
+    start = len(varint(symbols.size)) + len(rans_table.write_table(chosen))
+    start += 4 << log_lanes
+    words = (len(stream) - start - 3) // 2 - 300  # their number takes 3 bytes
+    cut = stream[:start] + varint(words) + stream[start + 3 : start + 3 + 2 * words]
+    with pytest.raises(FormatError, match="does not end where it began"):
+        Rans().decode(cut)
