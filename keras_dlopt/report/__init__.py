@@ -4,6 +4,8 @@ from keras_dlopt.measure.latency import Latency, latency
 from keras_dlopt.report.comparison import Comparison, compare, plain
 from keras_dlopt.report.delivery import Delivery
 from keras_dlopt.report.document import Document, Figure, Table
+from keras_dlopt.report.figures import pareto_figure
+from keras_dlopt.report.flips import Flip
 from keras_dlopt.report.fresh import check_equal, predict_elsewhere
 from keras_dlopt.report.health import Examination, Finding, doctor
 from keras_dlopt.report.html import to_html, write_html
@@ -20,7 +22,16 @@ from keras_dlopt.report.pages import (
     histogram_figure,
     variants_table,
 )
-from keras_dlopt.report.quality import Changes, Quality, changes, quality
+from keras_dlopt.report.quality import (
+    Changes,
+    Quality,
+    Reliability,
+    changes,
+    quality,
+)
+from keras_dlopt.report.robustness import Corrupted
+from keras_dlopt.report.saliency import Saliency
+from keras_dlopt.report.tasks import TASKS
 from keras_dlopt.report.terminal import rich_table, to_text
 from keras_dlopt.report.training import (
     Progress,
@@ -33,13 +44,16 @@ from keras_dlopt.report.variants import Variant, variant, versions
 from keras_dlopt.report.weights import WeightHistogram, histograms, sparsity
 
 __all__ = [
+    "TASKS",
     "Changes",
     "Comparison",
+    "Corrupted",
     "Delivery",
     "Document",
     "Examination",
     "Figure",
     "Finding",
+    "Flip",
     "Latency",
     "Measured",
     "Measurements",
@@ -47,6 +61,8 @@ __all__ = [
     "Quality",
     "Recorder",
     "Recording",
+    "Reliability",
+    "Saliency",
     "Silent",
     "Table",
     "Variant",
@@ -62,6 +78,7 @@ __all__ = [
     "limit_threads",
     "load",
     "measure",
+    "pareto_figure",
     "plain",
     "predict_elsewhere",
     "quality",

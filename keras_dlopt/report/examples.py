@@ -1,5 +1,6 @@
 """The examples of a comparison: arrays or batches in, predictions and labels out."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from keras_dlopt.errors import ConfigError, DataError
 
+KEPT = 2000  # inputs of batches that are kept to be looked at
 Metric = Callable[[np.ndarray, np.ndarray], Any]
 _WANTED = (
     "data must be (x, y), inputs and labels, or batches of them, such as a "
@@ -15,9 +17,43 @@ _WANTED = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What was predicted, from one pass over the data.
+
+    Attributes:
+        outputs: of each model.
+        labels: one or more an example.
+        inputs: of the examples; of batches, those of the first 2,000 or so.
+    """
+
+    outputs: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    inputs: Any
+
+    def images(self) -> np.ndarray | None:
+        """The inputs if they are images, (n, height, width, 1 or 3), or None."""
+        x = self.inputs
+        if isinstance(x, dict | list | tuple):
+            parts = keras.tree.flatten(x)
+            x = parts[0] if len(parts) == 1 else None
+        x = None if x is None else np.asarray(x)
+        if x is None or x.ndim != 4 or x.shape[-1] not in (1, 3):
+            return None
+        return x if x.dtype.kind in "biuf" and min(x.shape[1:3]) > 1 else None
+
+
 def predicted(
     models: Sequence[keras.Model], data: Any, *, batch_size: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
+    """What each model predicts, and the labels; see `examples_of`."""
+    found = examples_of(models, data, batch_size=batch_size)
+    return list(found.outputs), found.labels
+
+
+def examples_of(
+    models: Sequence[keras.Model], data: Any, *, batch_size: int
+) -> Examples:
     """What each model predicts, and the labels, from one pass over the data.
 
     Args:
@@ -32,25 +68,32 @@ def predicted(
     if isinstance(data, tuple | list):
         x, y = _pair(data)
         rows = [m.predict(x, batch_size=batch_size, verbose=0) for m in models]
-        return [_one_output(r) for r in rows], np.asarray(y)
+        return Examples(tuple(map(_one_output, rows)), np.asarray(y), x)
     if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         raise DataError(f"{_WANTED}. Received: {type(data).__name__}.")
     if _is_endless(data):
         raise DataError("The data has no end. Give a part of it, with data.take(n).")
     found: list[list[np.ndarray]] = [[] for _ in models]
     labels: list[np.ndarray] = []
+    inputs: list[Any] = []
     # Once for all models: a data set that is shuffled gives another order each time.
     for batch in _batches(data):
         x, y = _pair(batch)
         y = np.asarray(y)
         if not y.ndim:
             raise DataError("The data gives single examples. Call data.batch(n).")
+        if sum(map(len, labels)) < KEPT:
+            inputs.append(keras.tree.map_structure(np.asarray, x))
         labels.append(y)
         for model, rows in zip(models, found, strict=True):
             rows.append(_one_output(model.predict_on_batch(x)))
     if not labels:
         raise DataError("The data is empty: there is nothing to compare.")
-    return [np.concatenate(rows) for rows in found], np.concatenate(labels)
+    return Examples(
+        outputs=tuple(np.concatenate(rows) for rows in found),
+        labels=np.concatenate(labels),
+        inputs=keras.tree.map_structure(lambda *parts: np.concatenate(parts), *inputs),
+    )
 
 
 def _batches(data: Any) -> Any:

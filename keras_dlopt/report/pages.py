@@ -15,6 +15,7 @@ from keras_dlopt.report.document import (
     points,
     size,
 )
+from keras_dlopt.report.figures import comparison_blocks
 from keras_dlopt.report.provenance import provenance_table
 from keras_dlopt.report.quality import Changes
 from keras_dlopt.report.regression import Differences
@@ -32,14 +33,15 @@ def comparison(found: Any, more: Sequence[Table | Figure] = ()) -> Document:
     before, after, changes = found.before, found.after, found.changes
     summary = (
         f"{size(before.ledger.plain_bytes)} bytes of plain weights became a file of "
-        f"{size(after.ledger.file_bytes)} bytes; {_told(before, after, changes)}"
+        f"{size(after.ledger.file_bytes)} bytes; {_told(found)}"
     )
     blocks: list[Table | Figure] = [
-        comparison_table(before, after, changes, found.class_names)
+        comparison_table(before, after, changes, found.class_names, found.task)
     ]
     if isinstance(changes, Changes):
         blocks.append(class_table(before, after, found.class_names))
     blocks.append(bytes_figure(after.ledger, whose=after.name))
+    blocks += comparison_blocks(found)
     if found.histograms:
         names = before.name, after.name
         blocks.append(histogram_figure(found.histograms, names=names))
@@ -94,19 +96,26 @@ def _cards(found: Any) -> Iterator[Card]:
         )
 
 
-def _told(before: Variant, after: Variant, changes: Changes | Differences) -> str:
-    one, two, count = before.quality, after.quality, size(after.quality.examples)
+def _told(found: Any) -> str:
+    one, two, changes = found.before.quality, found.after.quality, found.changes
+    count = _counted(two.examples, found.task)
     if isinstance(changes, Changes):
         return (
             f"accuracy went from {percent(one.accuracy)} to {percent(two.accuracy)} "
-            f"on {count} examples, and {percent(changes.churn)} of the labels changed."
+            f"on {count}, and {percent(changes.churn)} of the labels changed."
         )
     return (
         f"the root of the mean squared error went from "
         f"{one.root_mean_squared_error:.6g} to {two.root_mean_squared_error:.6g} on "
-        f"{count} examples, and the outputs changed by {changes.mean_difference:.3g} "
+        f"{count}, and the outputs changed by {changes.mean_difference:.3g} "
         "on average."
     )
+
+
+def _counted(number: int, task: str) -> str:
+    """What was judged, in words."""
+    words = {"segmentation": "places of maps", "multi-label": "decisions"}
+    return f"{size(number)} {words.get(task, 'examples')}"
 
 
 def _changed(
@@ -136,6 +145,7 @@ def comparison_table(
     after: Variant,
     changes: Changes | Differences,
     class_names: Sequence[str] = (),
+    task: str = "classification",
 ) -> Table:
     """Every figure before and after."""
     both = (before, after)
@@ -155,7 +165,7 @@ def comparison_table(
         ("ratio to plain", *(f"{a.ratio:.1f}x" for a in accounts)),
     )
     note = (
-        f"On {size(after.quality.examples)} examples. The compressed file holds the "
+        f"On {_counted(after.quality.examples, task)}. The compressed file holds the "
         "architecture too; the entropy bound counts only positions and values of "
         "the weights, coded one by one. Zeros make files smaller, not predictions "
         "faster."

@@ -64,6 +64,27 @@ class Changes:
     worst_class_change: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """How often a classifier is right, by how sure it is.
+
+    Attributes:
+        examples: in each of 15 bins of confidence, ((m - 1) / 15, m / 15].
+        confidence: mean in each bin; 0 in an empty one.
+        accuracy: share of right labels in each bin; 0 in an empty one.
+    """
+
+    examples: tuple[int, ...]
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, in [0, 1]."""
+        gaps = np.subtract(self.accuracy, self.confidence)
+        return float(np.abs(gaps) @ np.asarray(self.examples) / sum(self.examples))
+
+
 def labels_of(y: np.ndarray) -> np.ndarray:
     """Integer labels from integers of shape (n,) or (n, 1), or one-hot rows.
 
@@ -84,15 +105,16 @@ def labels_of(y: np.ndarray) -> np.ndarray:
     if y.ndim not in (1, 2) or not y.size:
         raise DataError(
             f"Labels must be integers of shape (n,) or one-hot rows. Received shape "
-            f"{y.shape}."
+            f"{y.shape}. For a label at each place, as in a map, call report.compare "
+            "with task='segmentation'."
         )
     if y.ndim == 2 and y.shape[1] > 1:
         if not ((y == 0) | (y == 1)).all() or (y.sum(-1) != 1).any():
             raise DataError(
                 f"Labels of shape {y.shape} must be one-hot rows, with a single 1 "
                 f"each. Received: {y[:2].tolist()}. Rows of shares: give "
-                "y.argmax(-1). Several labels an example: compare one output at a "
-                f"time. {_NUMBERS}"
+                "y.argmax(-1). Several labels an example: call report.compare with "
+                f"task='multi-label'. {_NUMBERS}"
             )
         return np.asarray(y.argmax(-1), np.int64)
     y = y.reshape(-1)
@@ -113,12 +135,12 @@ def probabilities(
     Args:
         outputs: shape (n, classes), or (n, 1) for a binary classifier, which becomes
             two columns.
-        from_logits: whether the outputs are logits; None takes them for probabilities
-            if they lie in [0, 1] and, with several columns, sum to about 1 (an int8
-            softmax is off by a few hundredths).
+        from_logits: whether the outputs are logits; None finds out, as
+            `are_logits` does.
 
     Raises:
-        DataError: for another shape, or for values that are not finite.
+        DataError: for another shape, for values that are not finite, and for outputs
+            that are no probabilities though they are said to be.
 
     Example:
         >>> probabilities(np.array([[0.0, 0.0]])).tolist()
@@ -128,7 +150,8 @@ def probabilities(
     if outputs.ndim != 2 or not outputs.size:
         raise DataError(
             "A classifier's outputs must have shape (n, classes). Received shape "
-            f"{outputs.shape}."
+            f"{outputs.shape}. For an output at each place, as in a map, call "
+            "report.compare with task='segmentation'."
         )
     if not np.isfinite(outputs).all():
         bad = int((~np.isfinite(outputs)).any(-1).sum())
@@ -137,9 +160,13 @@ def probabilities(
             "finite. The training diverged: lower the learning rate."
         )
     if from_logits is None:
-        sums_to_one = np.allclose(outputs.sum(-1), 1.0, atol=0.05)
-        in_range = outputs.min() >= 0.0 and outputs.max() <= 1.0
-        from_logits = not (in_range and (sums_to_one or outputs.shape[1] == 1))
+        from_logits = are_logits(outputs)
+    if not from_logits and not _in_range(outputs):
+        raise DataError(
+            f"from_logits=False, but the outputs go from {outputs.min():.6g} to "
+            f"{outputs.max():.6g}, and probabilities lie in [0, 1]. Leave from_logits "
+            "out, or give from_logits=True."
+        )
     if outputs.shape[1] == 1:
         zero = np.zeros_like(outputs)
         if not from_logits:
@@ -147,7 +174,42 @@ def probabilities(
         outputs = np.concatenate([zero, outputs], -1)
     if from_logits:
         outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return np.asarray(outputs / outputs.sum(-1, keepdims=True))
+    sums = outputs.sum(-1, keepdims=True)
+    if not sums.all():
+        raise DataError(
+            f"{int((sums == 0).sum())} of {len(sums)} rows of the outputs sum to 0, "
+            "and hold no probabilities. Give from_logits=True if they are logits."
+        )
+    return np.asarray(outputs / sums)
+
+
+def are_logits(*outputs: np.ndarray, told: bool | None = None) -> bool:
+    """Whether outputs of one or several models, which are of one kind, are logits.
+
+    They are if any lies outside [0, 1]. Else they are probabilities, which are divided
+    by the sum of their row as Keras' losses do, unless a row sums to 0.
+
+    Args:
+        outputs: of shape (n, classes) or (n, 1).
+        told: what to take for values in [0, 1] in rows that do not sum to about 1 (an
+            int8 softmax is off by up to 1/512 a class); None for probabilities.
+
+    Example:
+        >>> are_logits(np.array([[0.2, 0.9]]), np.array([[-1.0, 0.5]]))
+        True
+    """
+    if not all(_in_range(rows) for rows in outputs):
+        return True
+    columns = outputs[0].shape[-1]
+    sums = np.concatenate([np.asarray(r, np.float64).sum(-1) for r in outputs])
+    slack = min(0.05 + columns / 512, 0.5)
+    if columns > 1 and np.allclose(sums, 1.0, rtol=0, atol=slack):
+        return False
+    return bool(told) or (columns > 1 and not sums.all())
+
+
+def _in_range(outputs: np.ndarray) -> bool:
+    return bool(np.min(outputs) >= 0.0 and np.max(outputs) <= 1.0)
 
 
 def quality(
@@ -183,9 +245,31 @@ def quality(
         negative_log_likelihood=float(
             -np.log(np.maximum(p[np.arange(len(y)), y], FLOOR)).mean()
         ),
-        calibration_error=_calibration_error(p.max(-1), right),
+        calibration_error=_in_bins(p.max(-1), right).error,
         class_accuracy=tuple(_by_class(right, y, p.shape[1]).tolist()),
     )
+
+
+def reliability(
+    outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool | None = None
+) -> Reliability:
+    """What the calibration error sums up, bin by bin.
+
+    Args:
+        outputs: as for `quality`.
+        labels: as for `quality`.
+        from_logits: as for `probabilities`.
+
+    Raises:
+        DataError: if outputs and labels do not fit each other.
+
+    Example:
+        >>> found = reliability(np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([0, 1]))
+        >>> found.examples[13], round(found.error, 3)
+        (2, 0.4)
+    """
+    p, predicted, y = _checked(outputs, labels, from_logits)
+    return _in_bins(p.max(-1), predicted == y)
 
 
 def changes(
@@ -214,6 +298,9 @@ def changes(
     Source: churn as in Milani Fard et al., "Launch and Iterate: Reducing Prediction
     Churn" (NIPS 2016), section 2.
     """
+    if from_logits is None and np.ndim(before) == np.ndim(after) == 2:
+        # Together: what one lets open, the other may tell.
+        from_logits = are_logits(np.asarray(before), np.asarray(after))
     p, one, y = _checked(before, labels, from_logits)
     q, two, _ = _checked(after, labels, from_logits)
     if p.shape != q.shape:
@@ -238,7 +325,11 @@ def _checked(
     """Probabilities, predicted labels, right labels."""
     p, y = probabilities(outputs, from_logits=from_logits), labels_of(labels)
     # From the outputs: rounding in the softmax can make the two largest equal.
-    predicted = (p if np.shape(outputs)[1] == 1 else np.asarray(outputs)).argmax(-1)
+    scores = np.asarray(outputs)
+    predicted = scores.argmax(-1)
+    if scores.shape[1] == 1:
+        told = are_logits(scores) if from_logits is None else from_logits
+        predicted = (scores[:, 0] > (0.0 if told else 0.5)).astype(np.int64)
     if len(p) != len(y):
         raise DataError(
             f"There are {len(p)} rows of outputs and {len(y)} labels; expected as many."
@@ -251,10 +342,17 @@ def _checked(
     return p, predicted, y
 
 
-def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+def _in_bins(confidence: np.ndarray, right: np.ndarray) -> Reliability:
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(right))
+    count, sure, hits = (
+        np.bincount(bins, weights=w, minlength=BINS) for w in (None, confidence, right)
+    )
+    number = np.maximum(count, 1)
+    return Reliability(
+        examples=tuple(count.tolist()),
+        confidence=tuple((sure / number).tolist()),
+        accuracy=tuple((hits / number).tolist()),
+    )
 
 
 def _by_class(right: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

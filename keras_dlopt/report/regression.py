@@ -106,7 +106,11 @@ def _checked(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]
             "Outputs and targets of a regression must be numbers. Received the types "
             f"{outputs.dtype} and {targets.dtype}."
         )
-    shapes = [s[:-1] if s[-1:] == (1,) else s for s in (outputs.shape, targets.shape)]
+    # The first axis is the examples, also where there is one.
+    shapes = [
+        s[:-1] if len(s) > 1 and s[-1] == 1 else s
+        for s in (outputs.shape, targets.shape)
+    ]
     if shapes[0] != shapes[1] or not outputs.size or not outputs.ndim:
         raise DataError(
             f"There are outputs of shape {outputs.shape} and targets of shape "

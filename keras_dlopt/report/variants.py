@@ -16,13 +16,10 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.report.examples import Metric, measured
-from keras_dlopt.report.quality import Quality, quality
-from keras_dlopt.report.regression import Errors, errors
+from keras_dlopt.report.tasks import TASKS, judge, own_measures
 from keras_dlopt.report.weights import sparsity
 from keras_dlopt.storage import Ledger, save_compressed
 from keras_dlopt.transforms import TransformedModel, finalize
-
-TASKS = ("classification", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,7 @@ def variant(
         ledger: what `save_compressed` returned for it; None writes a temporary file.
         file: another file that it was exported to, whose bytes count.
         from_logits: whether the outputs are logits; None finds out.
-        task: `"classification"` or `"regression"`.
+        task: one of `report.TASKS`.
         metrics: name -> function of (labels, outputs), or a Keras metric.
 
     Raises:
@@ -85,12 +82,11 @@ def variant(
         content = pathlib.Path(file).read_bytes()
         sizes = len(content), len(gzip.compress(content, 9))
     checks.choice(task, name="task", choices=TASKS)
-    found: Quality | Errors
-    if task == "regression":
-        found = errors(outputs, labels)
-    else:
-        found = quality(outputs, labels, from_logits=from_logits)
-    own = measured(metrics or {}, outputs, labels)
+    found = judge(task, outputs, labels, from_logits=from_logits)
+    own = {
+        **own_measures(task, outputs, labels, from_logits=from_logits),
+        **measured(metrics or {}, outputs, labels),
+    }
     return Variant(name, found, sparsity(model), account, *sizes, own)
 
 

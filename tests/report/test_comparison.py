@@ -107,7 +107,7 @@ def test_html_is_whole_and_needs_nothing_else(made, tmp_path):
     found = made[-1]
     path = found.to_html(tmp_path / "report.html")
     page = _Page(path.read_text())
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
     assert all(a.startswith(("#", "data:")) for a in page.addresses)
     assert not {"script", "iframe", "img"} & set(page.tags)
     assert "http" not in path.read_text()

@@ -85,7 +85,7 @@ def test_a_regression_gets_no_accuracy(tmp_path):
         (np.array([0.5, 1.0]), "Received: 0.5 and others, 1 of 2"),
         (np.array([np.nan, 1.0]), "Received: nan"),
         (np.array([[0.2, 0.8], [1.0, 0.0]]), "must be one-hot rows"),
-        (np.array([[1, 1, 0], [0, 1, 0]]), "compare one output at a time"),
+        (np.array([[1, 1, 0], [0, 1, 0]]), "task='multi-label'"),
         (np.array([[0, 0], [0, 1]]), "with a single 1 each"),
         (np.zeros((2, 2, 2)), r"Received shape \(2, 2, 2\)"),
     ],
