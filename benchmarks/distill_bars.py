@@ -1,7 +1,6 @@
-"""What a teacher is worth: three students with one, and without.
+"""What a teacher is worth: students with one, and without.
 
     python benchmarks/distill_bars.py hinton [--seeds 5]
-    python benchmarks/distill_bars.py lenet5 [--seeds 5]
     python benchmarks/distill_bars.py fashion [--seeds 5]
     python benchmarks/distill_bars.py cached [--rounds 7]
 
@@ -10,8 +9,6 @@
   they are, `alone` and `distilled`; on moved images, `alone_moved`, `distilled_moved`;
   and `narrowed`, which starts as the 800 strongest units in each layer of the teacher
   after `--more-epochs`, its teacher then, and sees moved images.
-- `lenet5`: Caffe's LeNet-5 on MNIST, in each seed a float parent on moved images; then
-  `two_bit` and `ternary` of `quantize_lenet5.py` with `teacher="parent"`.
 - `fashion`: ResNet-20 on Fashion-MNIST teaches `dlopt.models.lenet5()`; `alone` and
   `distilled` see the same moved images in the same epochs, `alone_plain` and
   `distilled_plain` the images as they are. `--size` makes the images smaller.
@@ -38,7 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import stored
-from distill_networks import LOSS, Fashion, Hinton, LeNet5
+from distill_networks import LOSS, Fashion, Hinton
 
 import keras_dlopt as dlopt
 from keras_dlopt import distill
@@ -57,14 +54,6 @@ BEST = {  # first choices; no search
         "narrowed_epochs": 10,
         "temperature": 4.0,
     },
-    "lenet5": {
-        "batch_size": 128,
-        "rate": 1.5e-3,
-        "parent_epochs": 10,
-        "copies": 4,
-        "epochs": 8,
-        "temperature": 4.0,
-    },
     "fashion": {
         "batch_size": 128,
         "rate": 1e-3,
@@ -77,12 +66,10 @@ BEST = {  # first choices; no search
 }
 KINDS = {
     "hinton": ("distilled_moved", "alone", "narrowed", "distilled", "alone_moved"),
-    "lenet5": ("two_bit", "ternary"),
     "fashion": ("alone", "distilled", "alone_plain", "distilled_plain"),
 }
 PARTS = {
     "hinton": (Hinton, "mnist"),
-    "lenet5": (LeNet5, "mnist"),
     "fashion": (Fashion, "fashion_mnist"),
 }
 

@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import quantize_lenet5
 from distill_copies import Copies
 
 import keras_dlopt as dlopt
@@ -155,43 +154,6 @@ class Hinton:
         compiled(model, copies, args, epochs, loss)
         copies.fit(model, args, epochs=epochs, seed=seed, outputs=outputs)
         return {"epochs": epochs, **errors(student, self.data)}
-
-
-class LeNet5:
-    """LeNet-5 in two bits and in three values, with its float parent as teacher."""
-
-    def __init__(self, data, args):
-        self.data, self.args, self.about = data, args, {}
-        self.moved = Copies(*data.train, args.copies, "turn")
-
-    def parent(self, seed):
-        args = self.args
-
-        def make():
-            keras.utils.set_random_seed(seed)
-            copies = Copies(*self.data.train, args.parent_epochs, "turn", seed)
-            model = compiled(dlopt.models.lenet5(), copies, args, args.parent_epochs)
-            copies.fit(model, args, epochs=args.parent_epochs, seed=seed)
-            return model
-
-        return kept(args.cache / f"lenet5_{args.parent_epochs}_{seed}.keras", make)
-
-    def run(self, kind, seed):
-        args = self.args
-        parent = self.parent(seed)
-        outputs = self.moved.outputs(parent, args.cache / f"lenet5_{seed}.npz")
-        keras.utils.set_random_seed(1000 + seed)
-        small = dlopt.transform(parent, quantize_lenet5.METHODS[kind]())
-        term = distill.LogitsDistillation(args.temperature)
-        small = distill.distill(small, "parent", term)
-        compiled(small, self.moved, args, args.epochs)
-        self.moved.fit(small, args, epochs=args.epochs, seed=seed, outputs=outputs)
-        plain = dlopt.finalize(small)
-        return {
-            "parent_error": errors(parent, self.data)["test_error"],
-            "bits_a_kernel_weight": quantize_lenet5.levels(plain),
-            **errors(plain, self.data),
-        }
 
 
 class Fashion:

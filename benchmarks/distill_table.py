@@ -12,7 +12,6 @@ PAGE = ROOT / "docs" / "distillation.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 HEADS = {
     "hinton": "MNIST, perceptrons of Hinton 2015",
-    "lenet5": 'MNIST, LeNet-5 in 2 bits and in three values, `teacher="parent"`',
     "fashion": "Fashion-MNIST, LeNet-5 with a ResNet-20 as teacher",
 }
 NAMES = {
@@ -25,8 +24,6 @@ NAMES = {
     "distilled_moved": "student with its teacher, moved images",
     "distilled_plain": "student with its teacher, images as they are",
     "narrowed": "student that starts as the strongest units of the teacher trained on",
-    "two_bit": "2-bit weights and activations",
-    "ternary": "ternary weights",
 }
 
 
