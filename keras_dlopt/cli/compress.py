@@ -26,9 +26,7 @@ def compress(
         str | None, typer.Option(help="What runs the int8 file; xnnpack if left.")
     ] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help=OUT)] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Of each training; by the data if left.")
-    ] = None,
+    epochs: inputs.Epochs = None,
     time_budget: Annotated[
         float | None, typer.Option(help="Seconds after which no more size is tried.")
     ] = None,
@@ -38,15 +36,11 @@ def compress(
 ) -> None:
     """Make a trained model small: to a size, or as small as its accuracy allows."""
     from keras_dlopt import auto
-    from keras_dlopt.errors import ConfigError
 
     given = inputs.model_in(model)
     train, val = inputs.parts_of(inputs.examples_in(data))
-    path = out or model.with_suffix(".tflite" if int8 else ".dlopt")
-    if path.exists() and path.samefile(model):
-        raise ConfigError(
-            f"{str(path)!r} is the given model. Pass another file as --out."
-        )
+    path = inputs.out_of(out, model, ".tflite" if int8 else ".dlopt")
+    auto.check_fits(given, train, val)
     with shown(quiet or as_json) as progress:
         found = auto.compress(
             given,

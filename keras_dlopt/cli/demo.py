@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from keras_dlopt.cli import inputs
 from keras_dlopt.cli.progress import shown
 
 DATA = "digits, mnist, fashion_mnist, an .npz file, or a folder of idx files or images."
@@ -24,7 +25,9 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A small network, a few epochs.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of weights and shuffling.")] = 0,
+    seed: inputs.Seed = 0,
+    as_json: inputs.Json = False,
+    quiet: inputs.Quiet = False,
 ) -> None:
     """Train, compress, save, reload, export and report, on real data."""
     from keras_dlopt import demo as job
@@ -33,8 +36,11 @@ def demo(
     # TensorFlow's advice about retracing: several models, each traced once, by design.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = job.Settings(data=data, epochs=epochs, out=out, quick=quick, seed=seed)
-    with shown() as progress:
+    with shown(quiet or as_json) as progress:
         result = job.run(settings, progress=progress)
+    if as_json:
+        inputs.say(result, as_json=True)
+        return
     console = Console()
     console.print(rich_table(result.table()))
     console.print(rich_table(result.checks()))

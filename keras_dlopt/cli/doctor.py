@@ -1,29 +1,31 @@
 """`keras-dlopt doctor`."""
 
-import pathlib
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-MODEL = "A .keras, .h5 or .dlopt file."
-HTML = "File to write the report to."
+from keras_dlopt.cli import inputs
 
 
 def doctor(
-    model: Annotated[pathlib.Path, typer.Argument(help=MODEL)],
+    model: inputs.Model,
     target: Annotated[
         str | None, typer.Option(help="float, int8 or ethos-u; int8 too if left.")
     ] = None,
-    html: Annotated[pathlib.Path | None, typer.Option(help=HTML)] = None,
+    html: inputs.Html = None,
+    as_json: inputs.Json = False,
 ) -> None:
     """Examine a model: dead weight, int8, risky numbers, and what mends them."""
     from keras_dlopt import report
 
-    found = report.doctor(report.load(model), target=target)
-    console = Console()
-    for table in found.tables():
-        console.print(report.rich_table(table))
-    console.print(f"{found.seconds:.1f} s", highlight=False)
+    found = report.doctor(inputs.model_in(model), target=target)
+    if as_json:
+        inputs.say(found, as_json=True)
+    else:
+        console = Console()
+        for table in found.tables():
+            console.print(report.rich_table(table))
+        console.print(f"{found.seconds:.1f} s", highlight=False)
     if html is not None:
         found.to_html(html)

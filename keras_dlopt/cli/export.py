@@ -20,5 +20,4 @@ def export(
 
     verbs = {".tflite": writers.litert, ".onnx": writers.onnx}
     report = verbs.get(out.suffix, writers.saved_model)(inputs.model_in(model), out)
-    plain = {"path": report.path, "bytes": report.size, "verified": report.verified}
-    inputs.say(plain, as_json=as_json, text=str(report))
+    inputs.say(inputs.of_export(report), as_json=as_json, text=str(report))

@@ -15,13 +15,18 @@ FILE = "A .dlopt file."
 
 
 def inspect(
-    file: Annotated[pathlib.Path, typer.Argument(help=FILE)],
+    file: inputs.AnyModel,
     as_json: inputs.Json = False,
 ) -> None:
-    """Show where the bytes of a compressed file went, variable by variable."""
+    """Show where the bytes of a file went, or would go, variable by variable."""
     from keras_dlopt import storage
+    from keras_dlopt.report.variants import ledger_of
 
-    found = storage.ledger_of(file)
+    if file.suffix == ".tflite":
+        _inspect_litert(file, as_json)
+        return
+    compressed = file.suffix == ".dlopt"
+    found = storage.ledger_of(file) if compressed else ledger_of(inputs.model_in(file))
     if as_json:
         inputs.say(found, as_json=True)
         return
@@ -32,6 +37,8 @@ def inspect(
         cells = (row.path, shape, f"{row.bits / 8:,.0f}", each, f"{row.zeros:.1%}")
         table.add_row(*map(Text, cells))
     Console().print(table)
+    if not compressed:
+        typer.echo(f"{file} is not compressed. As a .dlopt file it would have:")
     typer.echo(
         f"{found.file_bytes:,} bytes for {found.plain_bytes:,} ({found.ratio:.1f}x); "
         f"architecture {found.architecture_bytes:,}, container "
@@ -39,18 +46,36 @@ def inspect(
     )
 
 
+def _inspect_litert(file: pathlib.Path, as_json: bool) -> None:
+    """The constants of a `.tflite` file, and its operations."""
+    from keras_dlopt.export.contents import summary
+
+    found = summary(file)
+    if as_json:
+        inputs.say(found, as_json=True)
+        return
+    table = Table("constant", "type", "shape", "bytes", "scales")
+    for row in found["constants"]:
+        cells = [row["name"], row["dtype"], "x".join(map(str, row["shape"]))]
+        table.add_row(*map(Text, (*cells, f"{row['bytes']:,}", str(row["scales"]))))
+    Console().print(table)
+    operations = ", ".join(f"{n} {name}" for name, n in found["operations"].items())
+    typer.echo(f"{found['file_bytes']:,} bytes; operations: {operations}")
+
+
 def decompress(
     file: Annotated[pathlib.Path, typer.Argument(help=FILE)],
     out: Annotated[
         pathlib.Path | None, typer.Argument(help="A .keras file; beside it if left.")
     ] = None,
+    as_json: inputs.Json = False,
 ) -> None:
     """Write the model of a compressed file as an ordinary .keras file."""
-    from keras_dlopt import storage
+    from keras_dlopt import auto, storage
     from keras_dlopt.errors import ConfigError
 
     out = out or file.with_suffix(".keras")
     if out.suffix != ".keras":
         raise ConfigError(f"The file must end in .keras. Received: {str(out)!r}.")
-    storage.load_compressed(file).save(out)
-    typer.echo(str(out))
+    size = auto.save_keras(storage.load_compressed(file), out)
+    inputs.say({"path": out, "bytes": size}, as_json=as_json, text=str(out))

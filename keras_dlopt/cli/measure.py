@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from keras_dlopt.cli import inputs
+
 FILES = "Files: .keras, .h5, .dlopt, .tflite, .onnx."
 RUNTIMES = "graph, xla, litert, onnxruntime, openvino; each file's own if left."
 NPU = "Estimate by Arm's Vela for .tflite files, such as ethos-u55-128."
@@ -21,6 +23,7 @@ def measure(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown, not a drawn table.")
     ] = False,
+    as_json: inputs.Json = False,
 ) -> None:
     """Measure files side by side: parameters, MACs, memory, bytes, time."""
     from keras_dlopt import report
@@ -33,7 +36,9 @@ def measure(
         calls=calls,
         npu=npu,
     )
-    if markdown:
+    if as_json:
+        inputs.say(found, as_json=True)
+    elif markdown:
         typer.echo(found.to_markdown())
     else:
         Console().print(report.rich_table(found.table()))

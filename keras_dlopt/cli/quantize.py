@@ -17,7 +17,7 @@ def quantize(
     out: Annotated[
         pathlib.Path | None, typer.Option(help="File ending in .tflite.")
     ] = None,
-    target: Annotated[str, typer.Option(help="What runs the file.")] = "xnnpack",
+    target: inputs.Target = "xnnpack",
     io: Annotated[
         str | None, typer.Option(help="float or int8; by the target if left.")
     ] = None,
@@ -31,9 +31,11 @@ def quantize(
     """Write a trained model as a verified int8 LiteRT file, without training."""
     from keras_dlopt import auto
 
+    given = inputs.model_in(model)
     train, _ = inputs.parts_of(inputs.examples_in(data))
+    auto.check_fits(given, train)
     found = auto.to_int8(
-        inputs.model_in(model),
+        given,
         out or model.with_suffix(".tflite"),
         train[0][:examples] if isinstance(train, tuple | list) else train.take(16),
         target=target,
@@ -42,6 +44,6 @@ def quantize(
         mixed="auto" if mixed else None,
     )
     report = found.export
-    plain = {"path": report.path, "bytes": report.size, "verified": report.verified}
+    plain = inputs.of_export(report)
     plain |= {"islands": list(report.islands), "parameters": found.parameters}
     inputs.say(plain, as_json=as_json, text=f"{found}\n{report}")

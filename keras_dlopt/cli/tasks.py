@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from keras_dlopt.cli import inputs
 from keras_dlopt.errors import ConfigError, DloptError
 from keras_dlopt.files import MAX_JSON, parse_json, read_limited
 
@@ -24,6 +25,7 @@ def tasks(
     seconds: float = typer.Option(3600.0, help="Longest time of one trial."),
     retries: int = typer.Option(0, help="How often to run a failed trial again."),
     executor: str = typer.Option("processes", help="processes or ray"),
+    as_json: inputs.Json = False,
 ) -> None:
     """Run a function once per task, each in a process of its own; resumable."""
     from keras_dlopt.trials import run_tasks
@@ -39,7 +41,7 @@ def tasks(
             seconds=seconds,
             retries=retries,
             executor=executor,
-            progress=console.is_terminal,
+            progress=console.is_terminal and not as_json,
         )
     except KeyboardInterrupt:
         typer.echo(f"Stopped: finished trials are in {store}.", err=True)
@@ -49,7 +51,10 @@ def tasks(
         value = "" if outcome.value is None else f"{outcome.value:.6g}"
         state = outcome.state if not outcome.error else outcome.error.splitlines()[-1]
         table.add_row(json.dumps(outcome.task), value, f"{outcome.seconds:.1f}", state)
-    console.print(table)
+    if as_json:
+        inputs.say({"trials": done}, as_json=True)
+    else:
+        console.print(table)
     if any(outcome.state != "done" for outcome in done):
         raise typer.Exit(1)
 

@@ -1,11 +1,14 @@
 """What a .tflite file holds: its tensors and operations."""
 
+import collections
 import dataclasses
+import math
 import os
 from typing import Any
 
 import numpy as np
 
+from keras_dlopt.errors import FormatError
 from keras_dlopt.export.packing import unpacked
 from keras_dlopt.export.runtime import litert_package
 
@@ -58,6 +61,47 @@ def read(path: str | os.PathLike[str]) -> LiteFile:
         operators.append(Operator(name, _ints(op.inputs), _ints(op.outputs)))
     tensors = [_tensor(t, model.buffers, types) for t in graph.tensors]
     return LiteFile(tensors, operators, _ints(graph.outputs), _ints(graph.inputs))
+
+
+def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Constants and operations of a .tflite file, as plain data.
+
+    Raises:
+        FormatError: for a file that is none.
+    """
+    try:
+        found = read(path)
+    except OSError:
+        raise
+    except Exception as error:  # whatever its reader stumbles over
+        raise FormatError(
+            f"{str(path)!r} is no .tflite file, or a damaged one "
+            f"({type(error).__name__}: {error}). Write it again with export.litert."
+        ) from error
+    made = {i for op in found.operators for i in op.outputs} | {*found.inputs, -1}
+    constants = [
+        {
+            "name": one.name,
+            "dtype": one.dtype.lower(),
+            "shape": list(one.shape),
+            "bytes": _bytes(one),
+            "scales": len(one.scales),
+        }
+        for index, one in enumerate(found.tensors)
+        if index not in made
+    ]
+    return {
+        "file_bytes": os.path.getsize(path),
+        "constants": constants,
+        "operations": dict(collections.Counter(op.name for op in found.operators)),
+    }
+
+
+def _bytes(tensor: LiteTensor) -> int:
+    elements = math.prod(tensor.shape)
+    if tensor.dtype == "INT4":
+        return -(-elements // 2)
+    return elements * np.dtype(tensor.dtype.lower()).itemsize
 
 
 def _constants(enum: Any) -> dict[int, str]:

@@ -180,7 +180,7 @@ def test_batches(told):
     assert compress(network(), known, (X, Y), size=0.9).bytes
 
 
-@pytest.mark.advice("cli/compress.py", "Pass another file as --out.")
+@pytest.mark.advice("cli/inputs.py", "Pass another file as --out.")
 def test_the_given_file_is_not_written_over(tmp_path):
     path = tmp_path / "a.dlopt"
     dlopt.save_compressed(network(), path)

@@ -80,12 +80,30 @@ def test_an_interrupt_is_code_130(capsys):
     assert capsys.readouterr().err == "Stopped: nothing was written.\n"
 
 
-def test_a_fault_keeps_its_traceback():
+def test_a_fault_is_one_line_unless_debugged(capsys):
     def breaks():
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by\n\nnothing")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(Exception, match="^1$"):
         app.told(breaks)()
+    told = capsys.readouterr().err
+    assert told == "Error: ZeroDivisionError: by (--debug shows where it comes from.)\n"
+    with pytest.raises(ZeroDivisionError):
+        app.told(breaks)(debug=True)
+
+
+def test_an_error_of_the_user_is_a_traceback_too_if_debugged(tmp_path):
+    found = _run("inspect", str(tmp_path / "none.dlopt"), "--debug")
+    assert isinstance(found.exception, ConfigError)
+    assert _run("inspect", str(tmp_path / "none.dlopt")).exit_code == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_for_shells(shell, monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    found = _run("--show-completion", shell)
+    assert found.exit_code == 0
+    assert "KERAS_DLOPT_COMPLETE" in found.output
 
 
 def test_progress_in_a_log_is_a_line_a_stage(capsys):

@@ -1,22 +1,22 @@
 """The commands on a model and data of the user's own."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from typer.main import get_group
 from typer.testing import CliRunner
 
 import keras_dlopt as dlopt
 from keras_dlopt.cli.app import app
 
 L = keras.layers
-COMMANDS = (
-    *("compress", "quantize", "export", "inspect", "decompress", "compare"),
-    *("measure", "doctor", "sensitivity", "tpu-check", "plan", "tasks", "demo"),
-)
+COMMANDS = [name for name in get_group(app).list_commands(None) if name != "data"]
+COMMANDS += ["data write", "data info", "data verify"]
 
 
 def run(*arguments, code=0):
@@ -96,9 +96,39 @@ def test_data_from_a_function(folder, monkeypatch):
     )
     assert json.loads(text)["changes"]["churn"] == 0
     text = run("compare", "model.keras", "model.keras", "--data", "mine:none", code=2)
-    assert "mine has no function 'none'" in text
+    assert "mine has no function 'none'. It has: pairs." in text
+    (folder / "pack").mkdir()
+    (folder / "pack" / "deep.py").write_text("from mine import pairs\n")
+    text = run("compare", "model.keras", "model.keras", "--data", "pack.deep:pairs")
+    assert "churn" in text
+    (folder / "lacks.py").write_text("import no_such_package\n")
+    text = run("compare", "model.keras", "model.keras", "--data", "lacks:f", code=2)
+    assert "needs one that is not: No module named 'no_such_package'" in text
     text = run("compare", "model.keras", "model.keras", "--data", "nowhere:f", code=2)
     assert "names a module that is not found" in text
+
+
+@pytest.fixture(scope="module")
+def files(folder, tmp_path_factory):
+    """Files of all kinds, most of them not what a command takes."""
+    place = tmp_path_factory.mktemp("files")
+    found = {"model": folder / "model.keras", "own": folder / "own.npz"}
+    found |= {"folder": place, "small": place / "given.dlopt"}
+    dlopt.save_compressed(keras.models.load_model(found["model"]), found["small"])
+    for name, suffix in (("text", "keras"), ("lite", "tflite")):
+        found[name] = place / f"{name}.{suffix}"
+        found[name].write_text("no model")
+    layers = [keras.Input((4,)), L.Lambda(lambda x: x + 1), L.Dense(2)]
+    found["code"] = place / "code.keras"
+    keras.Sequential(layers).save(found["code"])
+    for name, size, classes in (("wide", 9, 10), ("many", 8, 12)):
+        found[name] = place / f"{name}.npz"
+        x, y = np.zeros((40, size, size), "float32"), np.arange(40) % classes
+        np.savez(found[name], x_train=x, y_train=y, x_test=x, y_test=y)
+    return {name: str(path) for name, path in found.items()}
+
+
+ON_OWN = ("{model}", "--data", "{own}")
 
 
 @pytest.mark.parametrize(
@@ -108,27 +138,96 @@ def test_data_from_a_function(folder, monkeypatch):
         (("compress", "{model}", "--data", "nothing"), "is not a data set"),
         (("compress", "{model}", "--data", "digits"), "compress needs a goal"),
         (("decompress", "{model}", "out.h5"), "must end in .keras"),
-        (("inspect", "{model}"), "Error: "),
+        (("inspect", "none.tflite"), "No such file or directory: 'none.tflite'"),
+        (("doctor", "{text}"), "is no model that"),
+        (("inspect", "{text}"), "is no model that"),
+        (("inspect", "{lite}"), "is no .tflite file, or a damaged one"),
+        (("doctor", "{code}"), "holds Python code"),
+        (("doctor", "{model}", "--import", "no.such"), "a module that is not found"),
+        (("export", "{lite}", "x.onnx"), "holds no Keras model"),
+        (("compress", "{model}", "--data", "{wide}", "--size", "0.1"), "of shape (8,"),
+        (("quantize", "{model}", "--data", "{wide}"), "the data has (9, 9, 1)"),
+        (("compare", "{model}", "{model}", "--data", "{many}"), "go from 0 to 11"),
+        (("sensitivity", "{model}", "--data", "{wide}"), "the data has (9, 9, 1)"),
+        (("compress", "{model}", "--data", "digits", "--size", "7"), "size must be"),
+        (("compress", *ON_OWN, "--max-bytes", "9"), "cannot be coded into 9 bytes"),
+        (("quantize", *ON_OWN, "--target", "x"), "'x'"),
+        (("train", *ON_OWN, "--recipe", "int9"), "Did you mean 'int8'?"),
+        (("train", *ON_OWN, "--out", "a.h5"), "the end of path must be"),
+        (("train", *ON_OWN, "--out", "{model}"), "is the given model"),
+        (("prune", *ON_OWN, "--sparsity", "80"), "sparsity must"),
+        (("lr-find", *ON_OWN, "--steps", "3"), "steps must be"),
+        (("data", "info", "{folder}"), "must hold the shards of one data set"),
+        (("data", "write", "{folder}", "--data", "digits", "--part", "x"), "part must"),
         (
             ("compress", "{small}", "--data", "digits", "--size", "0.9"),
             "is the given model",
         ),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(folder, arguments, text):
-    small = folder / "given.dlopt"
-    dlopt.save_compressed(keras.models.load_model(folder / "model.keras"), small)
-    given = [a.format(model=folder / "model.keras", small=small) for a in arguments]
+def test_bad_input_is_one_line_and_code_2(files, arguments, text):
+    given = [a.format(**files) for a in arguments]
     output = run(*given, code=2)
     assert text in output
+    assert output.startswith("Error: ")
     assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_terminal(command):
-    found = CliRunner().invoke(app, [command, "--help"], terminal_width=80)
+    found = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=80)
     assert found.exit_code == 0
     assert max(map(len, found.output.splitlines())) <= 80
+    assert "--debug" in found.output
+
+
+def test_a_file_with_code_is_opened_if_the_user_says_so(files):
+    assert ": examined" in run("doctor", files["code"], "--unsafe", "--target", "float")
+
+
+def test_classes_of_the_users_own_are_imported(tmp_path, monkeypatch):
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Twice(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 2 * x\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import keras, own_layers\n"
+        "layers = [keras.Input((4,)), own_layers.Twice(), keras.layers.Dense(2)]\n"
+        "keras.Sequential(layers).save('own.keras')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert "add --import MODULE" in run("inspect", "own.keras", code=2)
+    assert "dense/kernel" in run("inspect", "own.keras", "--import", "own_layers")
+
+
+@pytest.mark.advice("export/contents.py", "Write it again with export.litert.")
+def test_inspect_tells_of_any_file(files, folder):
+    told = run("inspect", files["model"])
+    assert "is not compressed. As a .dlopt file it would have:" in told
+    lite = folder / "float_too.tflite"
+    lite.write_text("no model")
+    assert "Write it again" in run("inspect", lite, code=2)
+    run("export", files["model"], lite)
+    found = json.loads(run("inspect", lite, "--json"))
+    assert found["operations"]["FULLY_CONNECTED"] == 2
+    kernels = [c for c in found["constants"] if sorted(c["shape"]) == [32, 64]]
+    assert [(c["dtype"], c["bytes"]) for c in kernels] == [("float32", 8192)]
+    assert "FULLY_CONNECTED" in run("inspect", lite)
+
+
+def test_json_of_every_command_that_tells_something(files):
+    found = json.loads(run("doctor", files["model"], "--json"))
+    assert found["findings"] is not None
+    found = json.loads(run("measure", files["model"], "--no-time", "--json"))
+    assert found["models"][0]["parameters"] == 65 * 32 + 33 * 10
+    assert json.loads(run("plan", "--json"))["kind"]
+    out = pathlib.Path(files["folder"]) / "again.keras"
+    found = json.loads(run("decompress", files["small"], out, "--json"))
+    assert found == {"path": str(out), "bytes": out.stat().st_size}
 
 
 def test_help_needs_no_keras():
