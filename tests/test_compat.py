@@ -97,6 +97,20 @@ def test_variables_beyond_the_limit_are_refused_before_they_exist():
     assert keras.Variable(np.zeros(10**5)).shape == (10**5,), mend
 
 
+def test_random_numbers_that_a_file_replaces_are_not_drawn():
+    mend = "see limited_variables in _compat.py"
+    start, drawn = keras.initializers.HeNormal(seed=1), []
+    with _compat.limited_variables(100, drawn):
+        one, two = (keras.layers.Dense(3, kernel_initializer=start) for _ in range(2))
+        one.build((None, 4))
+        two.build((None, 4))
+    assert [v.name for v, _ in drawn] == ["kernel", "kernel"], mend
+    assert not np.any(one.kernel), mend
+    _compat.draw(drawn, replaced=[two.kernel])
+    assert np.array_equal(one.kernel, start((4, 3))), mend
+    assert not np.any(two.kernel)
+
+
 def test_weight_files_are_written_to_memory_as_to_a_disk(tmp_path):
     import h5py
 

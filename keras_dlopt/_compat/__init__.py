@@ -14,6 +14,8 @@ from keras_dlopt._compat.calls import (
     set_instance_call,
 )
 from keras_dlopt._compat.formats import (
+    Drawn,
+    draw,
     limited_variables,
     unnamed_operations,
     weights_file,
@@ -69,6 +71,7 @@ from keras_dlopt._compat.training import (
 
 __all__ = [
     "TRAINER_STATE",
+    "Drawn",
     "FactorByChannel",
     "PureScope",
     "PureVariable",
@@ -89,6 +92,7 @@ __all__ = [
     "compile_arguments",
     "compiled_loss",
     "do_not_ask_for_more",
+    "draw",
     "graph_nodes",
     "has_state",
     "heard",

@@ -4,7 +4,7 @@ import contextlib
 import io
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -13,11 +13,21 @@ from keras_dlopt.errors import FormatError
 
 _LOCK = threading.RLock()
 _SLACK = 4096  # elements for counters and seeds that are in no file
+_DRAWS = frozenset(
+    value
+    for value in vars(keras.initializers).values()
+    if isinstance(value, type) and value.__module__.endswith(".random_initializers")
+)
+
+Drawn = list[tuple[keras.Variable, Any]]
 
 
 @contextlib.contextmanager
-def limited_variables(elements: int) -> Iterator[None]:
+def limited_variables(elements: int, drawn: Drawn | None = None) -> Iterator[None]:
     """Inside, this thread can create Keras variables of so many elements in all.
+
+    With a list `drawn` random numbers are not drawn: most are replaced by those of the
+    file. The variables are zeros, and `draw` gives those in the list their numbers.
 
     A file may describe `Dense(10**12)` in a few bytes. Its weights are in the file
     too, so a model that asks for more elements than the file has is not its model.
@@ -46,7 +56,12 @@ def limited_variables(elements: int) -> Iterator[None]:
                         f"in it ({elements} elements). Restore the file from a copy "
                         "or save it again."
                     )
-            original(self, initializer, shape, *args, **kwargs)
+            mine = drawn is not None and threading.get_ident() == thread
+            if drawn is not None and mine and type(initializer) in _DRAWS:
+                original(self, keras.initializers.Zeros(), shape, *args, **kwargs)
+                drawn.append((self, initializer))
+            else:
+                original(self, initializer, shape, *args, **kwargs)
 
         keras.Variable.__init__ = checked
         try:
@@ -56,6 +71,19 @@ def limited_variables(elements: int) -> Iterator[None]:
                 del keras.Variable.__init__
             else:  # a custom class that loads a file while it is loaded itself
                 keras.Variable.__init__ = outer
+
+
+def draw(drawn: Drawn, *, replaced: Collection[keras.Variable]) -> None:
+    """Gives variables the random numbers that `limited_variables` did not draw.
+
+    Args:
+        drawn: the list it was given.
+        replaced: variables that get other values anyway.
+    """
+    known = {id(v) for v in replaced}
+    for variable, initializer in drawn:
+        if id(variable) not in known:
+            variable.assign(initializer(variable.shape, dtype=variable.dtype))
 
 
 class _Memory(io.BytesIO):

@@ -28,14 +28,17 @@ def limit_of(size: int) -> int:
     return min(MAX_BYTES, max(SMALL, GROWTH * size))
 
 
-def checksum(data: bytes) -> bytes:
-    """BLAKE2b with an 8-byte digest.
+def checksum(*parts: bytes | memoryview) -> bytes:
+    """BLAKE2b with an 8-byte digest, of the parts one after another.
 
     It finds accidents (a CRC32 lets one damaged file in 4 billion pass; this one in
     1.8e19). It is no signature: whoever alters a file on purpose can compute it anew,
     so every reader checks all it reads as well.
     """
-    return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()
+    digest = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def write_container(sections: Mapping[int, bytes], *, version: int = LATEST) -> bytes:
@@ -43,8 +46,7 @@ def write_container(sections: Mapping[int, bytes], *, version: int = LATEST) -> 
     parts = [MAGIC, bytes([version])]
     for kind in sorted(sections):
         parts += [bytes([kind]), varint(len(sections[kind])), sections[kind]]
-    body = b"".join(parts)
-    return body + checksum(body)
+    return b"".join([*parts, checksum(*parts)])
 
 
 def read_container(data: bytes) -> dict[int, bytes]:
@@ -66,7 +68,7 @@ def read_container(data: bytes) -> dict[int, bytes]:
             f"The file has format version {version_of(data)}; this package reads "
             f"versions {VERSION} to {LATEST}. Update keras-dlopt, or: {REPAIR}"
         )
-    body, found = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    body, found = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if checksum(body) != found:
         raise FormatError(
             "The file is damaged or truncated: its checksum does not fit its "

@@ -43,7 +43,7 @@ def derive(array: np.ndarray) -> Grid | None:
     """
     if not is_float(array.dtype) or array.size < 8:
         return None
-    if np.all(array == array.flat[0]) or not np.isfinite(array.astype("float64")).all():
+    if np.all(array == array.flat[0]):
         return None
     for most, least in WIDTHS:
         for counts in _layouts(array.shape):
@@ -110,8 +110,8 @@ def _scale(row: np.ndarray, most: int) -> np.float32 | None:
     size = size[size > 0]
     if not size.size:
         return np.float32(0)
-    if float(size[0]) < LEAST or float(size[-1]) > MOST:
-        return None
+    if not (float(size[0]) >= LEAST and float(size[-1]) <= MOST):
+        return None  # NaN comes last
     bounds = _bounds(size)
     for code in _codes_of_largest(size.astype(np.float64), bounds, most):
         found = _fitted(size, bounds, code)

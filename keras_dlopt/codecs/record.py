@@ -204,8 +204,8 @@ def _layouts(
     layouts = [
         Values(bits, unique, index, array.dtype, None, codes, scale, array.shape)
     ]
-    nonzero = np.flatnonzero(bits)
-    if nonzero.size < dense_from * bits.size:
+    if np.count_nonzero(bits) < dense_from * bits.size:
+        nonzero = np.flatnonzero(bits)
         # Sparse leaves zeros out, so they must be exactly the codes 0.
         if codes is not None and np.array_equal(np.flatnonzero(codes), nonzero):
             codes = codes[nonzero]

@@ -1,5 +1,6 @@
 """Arrays that a file holds once, though a model has them several times."""
 
+import collections
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +27,11 @@ def repeats(arrays: Sequence[np.ndarray]) -> Repeats:
     """
     found: Repeats = {}
     known: dict[Any, int] = {}
+    alike = collections.Counter(map(_ends, arrays))
     for i, array in enumerate(arrays):
-        if array.nbytes < LEAST or (array == array.flat[0]).all():
+        if array.nbytes < LEAST or alike[_ends(array)] < 2:
+            continue
+        if (array == array.flat[0]).all():
             continue
         turned = _content(array.T) if array.ndim == 2 else None
         own = _content(array)
@@ -38,6 +42,16 @@ def repeats(arrays: Sequence[np.ndarray]) -> Repeats:
         else:
             known[own] = i
     return found
+
+
+def _ends(array: np.ndarray) -> tuple[Any, ...]:
+    """What arrays have in common that are the same or transposes: quickly told."""
+    first, last = (
+        array[(slice(1),) * array.ndim],
+        array[(slice(-1, None),) * array.ndim],
+    )
+    shape = tuple(sorted(array.shape))
+    return array.dtype.name, shape, first.tobytes(), last.tobytes()
 
 
 def _content(array: np.ndarray) -> tuple[Any, ...]:

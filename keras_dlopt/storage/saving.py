@@ -1,5 +1,6 @@
 """`save_compressed` and `load_compressed`."""
 
+import concurrent.futures
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
@@ -69,13 +70,29 @@ def save_compressed(
     _check_built(model)
     if hosts(model):
         model = finalize(model)
-    tree, state = _form(model)
+    state, data = _written(model, hints or {})
     size = sum(array.nbytes for array in state.arrays)
-    data = write_contents(tree, state, lambda i: _hint(state, hints or {}, i))
     stored = read_stored(data, max_bytes=8 * size + MAX_BYTES)
     ledger = account(data, stored, _compared(stored, state))
     write_atomic(Path(path), data)
     return ledger
+
+
+def _written(model: keras.Model, hints: Mapping[int, Hint]) -> tuple[SavedState, bytes]:
+    """What is saved of a model, and its file."""
+    tree, plain = _describe(model), _plain_state(model)
+    slim = architecture.slim(tree)
+
+    def written(form: Any, state: SavedState) -> bytes:
+        return write_contents(form, state, lambda i: _hint(state, hints, i))
+
+    # The likely form is written while it is tried: the two take about as long.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        guess = None if hooks.must_be_kept(model) else pool.submit(written, slim, plain)
+        form, state = _form(model, (slim, tree), plain)
+        if guess is not None and form is slim and state is plain:
+            return state, guess.result()
+    return state, written(form, state)
 
 
 def _hint(state: SavedState, given: Mapping[int, Hint], place: int) -> Hint | None:
@@ -120,10 +137,12 @@ def _restored(
     tree: Any, state: SavedState, custom_objects: Mapping[str, Any]
 ) -> keras.Model:
     """The model of a description, in this state."""
-    with _compat.limited_variables(sum(array.size for array in state.arrays)):
+    drawn: _compat.Drawn = []
+    size = sum(array.size for array in state.arrays)
+    with _compat.limited_variables(size, drawn):
         model = architecture.rebuild(tree, custom_objects=custom_objects)
         try:
-            _assign(model, state)
+            _compat.draw(drawn, replaced=_assign(model, state))
             if state.kept is None:
                 hooks.finish(model)
             else:
@@ -139,8 +158,8 @@ def _restored(
     return model
 
 
-def _assign(model: keras.Model, state: SavedState) -> None:
-    """Gives the variables their values, by position.
+def _assign(model: keras.Model, state: SavedState) -> list[Any]:
+    """Gives the variables their values, by position; returns those that got one.
 
     Where layers order their weights otherwise than when they were saved, as those that
     Keras quantized do, the weights are left to the hooks.
@@ -158,6 +177,7 @@ def _assign(model: keras.Model, state: SavedState) -> None:
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+    return variables
 
 
 def _kinds(values: list[Any]) -> list[Any]:
@@ -200,24 +220,30 @@ def _describe(model: keras.Model) -> Any:
         ) from error
 
 
-def _form(model: keras.Model) -> tuple[Any, SavedState]:
+def _form(
+    model: keras.Model, options: tuple[Any, Any], plain: SavedState
+) -> tuple[Any, SavedState]:
     """The shortest description and state that give the model again.
 
     Trying them now tells of a file that cannot be loaded while the model still exists.
+
+    Args:
+        model: what is saved.
+        options: descriptions, a shorter one and the whole.
+        plain: the state without what hooks keep.
     """
-    tree, plain = _describe(model), _plain_state(model)
     custom, problem = custom_classes(model), None
     must = hooks.must_be_kept(model)
     for kept in (True,) if must else (False, True):
         state = plain
         if kept:
             state = dataclasses.replace(plain, kept=hooks.collect(model, every=True))
-        for option in (architecture.slim(tree), tree):
+        for option in options:
             try:
                 _check_same(model, _restored(option, state, custom))
                 return option, state
             except UnknownName:
-                return tree, state  # only the caller of load_compressed can tell
+                return options[-1], state  # only the caller of load_compressed can tell
             except (FormatError, ModelError) as error:
                 problem = problem or error
     raise ModelError(

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+import types
 
 import keras
 import numpy as np
@@ -269,6 +270,28 @@ def test_the_description_of_a_small_model_takes_few_bytes(tmp_path):
     ledger = save_compressed(model, tmp_path / "m.dlopt")
     assert ledger.architecture_bytes < 100
     assert ledger.file_bytes < 200
+
+
+class Projecting(layers.Layer):
+    """Random numbers from a seed, in a variable that no model knows of."""
+
+    def build(self, input_shape=None):
+        start = keras.initializers.RandomNormal(seed=3)
+        shape = (input_shape[-1], 5)
+        self.hidden = types.SimpleNamespace(v=keras.Variable(start, shape=shape))
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.hidden.v)
+
+
+def test_random_numbers_that_are_in_no_file_are_drawn(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), Projecting(), layers.Dense(2)])
+    save_compressed(model, tmp_path / "m.dlopt")
+    known = {"Projecting": Projecting}
+    loaded = load_compressed(tmp_path / "m.dlopt", custom_objects=known)
+    x = batch((4,))
+    assert np.any(model(x))
+    assert np.asarray(loaded(x)).tobytes() == np.asarray(model(x)).tobytes()
 
 
 def test_refusals(tmp_path):
