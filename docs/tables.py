@@ -1,0 +1,221 @@
+"""Writes the tables of the pages that are made from `benchmarks/results/*.json`.
+
+    python docs/tables.py          # rewrites what is between the marks
+    python docs/tables.py --check  # says what is out of date, and fails
+
+A table stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; `TABLES` names
+the page and what makes it. Figures are never typed.
+"""
+
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+Row = Sequence[str]
+
+
+def result(name: str) -> Any:
+    """What a benchmark wrote."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(columns: Row, rows: Sequence[Row]) -> str:
+    """Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean, and worst and best where there are several."""
+    mean = f"{statistics.fmean(values):,.{digits}f}"
+    if len(values) == 1:
+        return f"{mean} (one seed)"
+    low, high = (f"{f(values):,.{digits}f}" for f in (min, max))
+    return f"{mean} ({low} to {high}, {len(values)} seeds)"
+
+
+def choosing() -> str:
+    """What each method brought, where it was measured."""
+    columns = ("method", "measured on", "brought", "cost", "from")
+    return table(columns, [*_smaller(), *_bits(), *_faster(), *_taught()])
+
+
+def _smaller() -> Iterator[Row]:
+    for name, network in (
+        ("lenet_300_100", "LeNet-300-100, MNIST"),
+        ("lenet5", "LeNet-5, MNIST"),
+    ):
+        file = f"deep_compression_{name}"
+        rows = result(file)
+        yield (
+            "`Prune` >> `Cluster`",
+            network,
+            f"{spread([r['ratio'] for r in rows], 1)} times smaller",
+            "test error, %: "
+            + spread([r["error_float"] for r in rows])
+            + " became "
+            + spread([r["error_compressed"] for r in rows]),
+            f"`{file}`",
+        )
+    rows = [
+        r
+        for r in result("records")
+        if (r["goal"], r["judged on"]) == (7000, "test") and r["row"] == "lenet_300_100"
+    ]
+    yield (
+        "`RateAware`",
+        "LeNet-300-100, MNIST",
+        f"{spread([r['plain_bytes'] / r['bytes'] for r in rows], 1)} times smaller",
+        "test error, %: "
+        + spread([r["error_float"] for r in rows])
+        + " became "
+        + spread([r["error"] for r in rows]),
+        "`records`",
+    )
+
+
+def _bits() -> Iterator[Row]:
+    runs = result("quantize_lenet5")["runs"]
+    for method, words in (("ternary", "ternary weights"), ("two_bit", "2 bits")):
+        rows = [r for r in runs if r["method"] == method]
+        yield (
+            f"quantizers, {words}",
+            "LeNet-5, MNIST",
+            f"{rows[0]['bits_a_kernel_weight']:g} bits a kernel weight",
+            "test error, %: "
+            + spread([r["parent_error"] for r in rows])
+            + " became "
+            + spread([r["test_error"] for r in rows]),
+            "`quantize_lenet5`",
+        )
+    for row in result("qat_pays")["rows"]:
+        if not row["after training"]["float operations"]:
+            yield (
+                "int8, without training",
+                f"{row['network']}, {row['parameters']:,} parameters",
+                f"{4 * row['parameters'] / row['after training']['bytes']:.1f} "
+                "times smaller than its plain weights",
+                f"accuracy, %: {row['float']:.2f} became "
+                f"{row['after training']['accuracy']:.2f} (one seed); trained with "
+                f"quantizers {row['with training']['accuracy']:.2f}",
+                "`qat_pays`",
+            )
+
+
+def _faster() -> Iterator[Row]:
+    for name, row in result("latency_int8")["networks"].items():
+        yield (
+            "int8, LiteRT",
+            name,
+            f"{row['litert float']['ratio']:.1f} times faster than LiteRT float",
+            f"{row['litert float']['bytes']:,} bytes became "
+            f"{row['litert int8']['bytes']:,}",
+            "`latency_int8`",
+        )
+    for name, row in result("removal_latency")["networks"].items():
+        yield (
+            "`prune_channels`" if "person" not in name else "`remove_dead`",
+            name,
+            f"{1 / row['ratios']['float after / before']:.1f} times faster in float, "
+            f"{1 / row['ratios']['int8 after / before']:.1f} in int8",
+            "time only",
+            "`removal_latency`",
+        )
+
+
+def _taught() -> Iterator[Row]:
+    found = result("distill_bars")["hinton"]["test_error_percent"]
+    alone, taught = found["alone"], found["distilled_moved"]
+    yield (
+        "`distill`",
+        "perceptrons of Hinton 2015, MNIST",
+        f"test error, %: {alone['mean']:.2f} alone became {taught['mean']:.2f} with a "
+        "teacher and moved images",
+        f"{taught['seeds']} seeds each, worst {taught['worst']:.2f}",
+        "`distill_bars`",
+    )
+
+
+def steps() -> str:
+    """What a training step costs under each transform."""
+    rows = []
+    for name in ("lenet5", "resnet20"):
+        for row in result(f"transform_step_{name}")["rows"]:
+            if not row["jit"]:
+                shares = [f"{row[k]:.2f}x" for k in _STEPS]
+                rows.append((name, f"{row['batch']}", *shares))
+    return table(("network", "batch", *_STEPS.values()), rows)
+
+
+_STEPS = {
+    "empty": "empty recipe",
+    "prune": "`Prune`",
+    "fake_quant_8": "`FakeQuant(8)`",
+    "cluster_16": "`Cluster(16)`",
+}
+
+
+def removal() -> str:
+    """Times and bytes before and after channels are removed."""
+    rows = []
+    for name, row in result("removal_latency")["networks"].items():
+        ratio, size = row["ratios"], row["bytes"]
+        rows.append(
+            (
+                f"{name} (dead channels only)" if "person" in name else name,
+                f"{ratio['float after / before']:.2f}",
+                f"{ratio['int8 after / before']:.2f}",
+                f"{ratio['float before / int8 after']:.1f}x",
+                f"{size['before']['int8']:,} -> {size['after']['int8']:,} B",
+            )
+        )
+    columns = (
+        "network",
+        "float, after / before",
+        "int8, after / before",
+        "float before / int8 after",
+        "int8 file",
+    )
+    return table(columns, rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+    "choosing": ("docs/choosing.md", choosing),
+    "steps": ("docs/choosing.md", steps),
+    "removal": ("docs/speed.md", removal),
+}
+
+
+def renewed(text: str, name: str, made: str) -> str:
+    """A page with one of its tables made anew."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"The page has no {begin} ... {end}.")
+    return f"{before}{begin}\n{made}\n{end}{after}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Rewrites the pages, or tells which tables are out of date."""
+    stale = []
+    for name, (page, make) in TABLES.items():
+        path = ROOT / page
+        text = path.read_text()
+        made = renewed(text, name, make())
+        if made != text:
+            stale.append(f"{page}: {name}")
+            if "--check" not in arguments:
+                path.write_text(made)
+    if stale:
+        print("\n".join(stale))
+    return len(stale) if "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
