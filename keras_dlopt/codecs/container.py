@@ -56,9 +56,23 @@ def read_container(data: bytes) -> dict[int, bytes]:
         FormatError: if the file is damaged, truncated, not of this format, or of a
             version this package does not know.
     """
-    if data[: len(MAGIC)] != MAGIC:
+    check_start(data)
+    body, found = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    if checksum(body) != found:
+        raise broken(len(data))
+    return {kind: bytes(some) for kind, some in sections_of(data).items()}
+
+
+def check_start(data: Any) -> None:
+    """Refuses what is no file of a version that is known; see `read_container`.
+
+    Args:
+        data: bytes, or what gives the like of bytes for a slice.
+    """
+    start = bytes(data[: len(MAGIC)])
+    if start != MAGIC:
         raise FormatError(
-            f"Not a keras-dlopt file: it begins with {data[:4]!r} instead of "
+            f"Not a keras-dlopt file: it begins with {start!r} instead of "
             f"{MAGIC!r}. Pass a file written by save_compressed."
         )
     if len(data) < len(MAGIC) + 1 + CHECKSUM_BYTES:
@@ -68,24 +82,34 @@ def read_container(data: bytes) -> dict[int, bytes]:
             f"The file has format version {version_of(data)}; this package reads "
             f"versions {VERSION} to {LATEST}. Update keras-dlopt, or: {REPAIR}"
         )
-    body, found = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    if checksum(body) != found:
-        raise FormatError(
-            "The file is damaged or truncated: its checksum does not fit its "
-            f"{len(data)} bytes. {REPAIR}"
-        )
-    return _read_sections(Reader(body, max_bytes=len(body)), version_of(data))
 
 
-def version_of(data: bytes) -> int:
+def broken(size: int) -> FormatError:
+    """The error for a file of `size` bytes whose checksum is another one."""
+    return FormatError(
+        "The file is damaged or truncated: its checksum does not fit its "
+        f"{size} bytes. {REPAIR}"
+    )
+
+
+def version_of(data: Any) -> int:
     """The format version that a file says it has."""
-    return data[len(MAGIC)]
+    return bytes(data[len(MAGIC) : len(MAGIC) + 1])[0]
 
 
-def _read_sections(reader: Reader, version: int) -> dict[int, bytes]:
+def sections_of(data: Any) -> dict[int, Any]:
+    """The sections as slices of a file, whose checksum is not looked at.
+
+    Raises:
+        FormatError: if they are not the two that belong there.
+    """
+    if isinstance(data, bytes):
+        data = memoryview(data)
+    version, end = version_of(data), len(data) - CHECKSUM_BYTES
+    reader = Reader(data[:end], max_bytes=end)
     second = (TENSORS,) if version < LATEST else (TENSORS, INDEXED)
     reader.take(len(MAGIC) + 1, "the start of the file")
-    sections: dict[int, bytes] = {}
+    sections: dict[int, Any] = {}
     while reader.left:
         kind = reader.take(1, "a section type")[0]
         expected = ((HEADER,), second, ())[len(sections)]
@@ -95,7 +119,9 @@ def _read_sections(reader: Reader, version: int) -> dict[int, bytes]:
                 f"out of order. Update keras-dlopt, or: {REPAIR}"
             )
         size = reader.varint("the size of a section")
-        sections[kind] = reader.take(size, f"section {kind}")
+        start = reader.position
+        reader.skip(size, f"section {kind}")
+        sections[kind] = data[start : start + size]
     if len(sections) < 2:
         raise FormatError(
             f"The file lacks a section: expected types {HEADER} and {TENSORS}, found "

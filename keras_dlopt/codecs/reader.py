@@ -43,11 +43,11 @@ class Reader:
     and `spent`, the bits consumed per kind of content.
 
     Args:
-        data: the bytes.
+        data: the bytes, or what gives the like of bytes for a slice.
         max_bytes: limit for the decoded contents.
     """
 
-    def __init__(self, data: bytes | memoryview, *, max_bytes: int):
+    def __init__(self, data: Any, *, max_bytes: int):
         self.data = data
         self.position = 0
         self.max_bytes = max_bytes
@@ -66,14 +66,22 @@ class Reader:
         Raises:
             FormatError: if fewer are left.
         """
+        start = self.position
+        self.skip(count, what)
+        return bytes(self.data[start : self.position])
+
+    def skip(self, count: int, what: str) -> None:
+        """Passes over `count` bytes.
+
+        Raises:
+            FormatError: if fewer are left.
+        """
         if count > self.left:
             raise FormatError(
                 f"The file is damaged: {what} needs {count} bytes, but only "
                 f"{self.left} are left. {REPAIR}"
             )
-        start = self.position
         self.position += count
-        return bytes(self.data[start : self.position])
 
     def varint(self, what: str) -> int:
         """The next varint, at most 2**63 - 1."""

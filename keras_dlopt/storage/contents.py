@@ -201,19 +201,23 @@ def read_stored(data: bytes, *, max_bytes: int) -> Stored:
     Raises:
         FormatError: if it is damaged, hostile or too large.
     """
-    sections = read_container(data)
+    return stored_in(read_container(data), version_of(data), max_bytes=max_bytes)
+
+
+def stored_in(sections: Mapping[int, Any], version: int, *, max_bytes: int) -> Stored:
+    """The same for the sections of a file of some version."""
     header = read_json(
-        sections[HEADER],
+        bytes(sections[HEADER]),
         max_bytes=min(max_bytes, MAX_HEADER),
         dictionary=DICTIONARY,
     )
     keys, more = {"model", "paths"}, {"variables", "layers", "assets"}
-    allowed = {1: [keys], 2: [keys | more]}.get(version_of(data), [keys, keys | more])
-    if version_of(data) > 2:
+    allowed = {1: [keys], 2: [keys | more]}.get(version, [keys, keys | more])
+    if version > 2:
         allowed += [one | {"same"} for one in allowed]
     if not isinstance(header, dict) or set(header) not in allowed:
         raise FormatError(f"The file is damaged: its header has other keys. {REPAIR}")
-    section = sections.get(INDEXED, sections.get(TENSORS, b""))
+    section = sections[INDEXED] if INDEXED in sections else bytes(sections[TENSORS])
     reader = Reader(section, max_bytes=max_bytes)
     count, paths = reader.varint("the number of variables"), header["paths"]
     reader.account("header")
@@ -241,7 +245,7 @@ def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
     wanted = {of for of, _ in same.values()}
     kept: dict[int, StoredTensor] = {}
     for i, path in enumerate(paths):
-        tensor = _repeated(path, kept, *same[i]) if i in same else next(own)
+        tensor = repeated(path, kept, *same[i]) if i in same else next(own)
         if i in wanted:
             kept[i] = tensor
         if i in same or stored.records is not None:
@@ -271,7 +275,7 @@ def _recorded(stored: Stored, paths: list[str], bounds: bool) -> Iterator[Stored
         )
 
 
-def _repeated(
+def repeated(
     path: str, known: Mapping[int, StoredTensor], place: int, turned: int
 ) -> StoredTensor:
     """An array that was stored before, as it is or transposed."""

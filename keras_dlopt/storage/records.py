@@ -1,6 +1,7 @@
 """The arrays of a file: one record each, decoded when and where they are wanted."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Record:
         dtype: of the array.
     """
 
-    def __init__(self, data: memoryview, *, max_bytes: int):
+    def __init__(self, data: Any, *, max_bytes: int):
         self.data = data
         self._max_bytes = max_bytes
         reader = Reader(data[:HEAD], max_bytes=max_bytes)
@@ -53,7 +54,8 @@ class Record:
         Raises:
             FormatError: if the record is damaged, or longer than the array asks for.
         """
-        reader = Reader(self.data, max_bytes=self._max_bytes)
+        data = self.data if isinstance(self.data, memoryview) else bytes(self.data)
+        reader = Reader(data, max_bytes=self._max_bytes)
         decoded = decode_tensor(reader)
         if reader.left:
             raise FormatError(
@@ -90,7 +92,7 @@ def with_index(records: list[bytes]) -> bytes:
     return b"".join([varint(len(records)), sizes, *records])
 
 
-def split(section: bytes, *, max_bytes: int) -> list[Record]:
+def split(section: Any, *, max_bytes: int) -> list[Record]:
     """The records of a section with an index; all arrays fit into `max_bytes`.
 
     Raises:
@@ -108,9 +110,11 @@ def split(section: bytes, *, max_bytes: int) -> list[Record]:
             f"The file is damaged: records of {sum(sizes)} bytes in {reader.left}. "
             f"{REPAIR}"
         )
-    view, at, records = memoryview(section), reader.position, []
+    if isinstance(section, bytes):
+        section = memoryview(section)
+    at, records = reader.position, []
     for size in sizes:
-        record = Record(view[at : at + size], max_bytes=max_bytes)
+        record = Record(section[at : at + size], max_bytes=max_bytes)
         reader.reserve(record.nbytes, f"a tensor of shape {record.shape}")
         records.append(record)
         at += size

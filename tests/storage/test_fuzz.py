@@ -10,7 +10,7 @@ from keras import layers
 from keras_dlopt.codecs import Tensor
 from keras_dlopt.codecs.container import (
     HEADER,
-    TENSORS,
+    INDEXED,
     limit_of,
     read_container,
     version_of,
@@ -19,7 +19,7 @@ from keras_dlopt.codecs.container import (
 from keras_dlopt.codecs.deflate import inflate, write_deflated
 from keras_dlopt.codecs.reader import Reader, varint
 from keras_dlopt.errors import FormatError
-from keras_dlopt.storage import load_compressed, save_compressed
+from keras_dlopt.storage import contents, load_compressed, save_compressed
 from keras_dlopt.storage.contents import read_contents
 from keras_dlopt.storage.dictionary import DICTIONARY
 
@@ -57,9 +57,14 @@ def seeds(folder):
     text.adapt(["one two", "three"])
     lookup = keras.Sequential([keras.Input((1,), dtype="string"), text], name="t")
     files = []
-    for i, model in enumerate((dense, lookup)):
-        save_compressed(model, folder / f"{i}.dlopt")
+    for i, (model, index_from) in enumerate(
+        [(dense, 0), (lookup, 2**16), (dense, 2**16)]
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(contents, "INDEX_FROM", index_from)
+            save_compressed(model, folder / f"{i}.dlopt")
         files.append((folder / f"{i}.dlopt").read_bytes())
+    assert [INDEXED in read_container(data) for data in files] == [True, False, False]
     return files
 
 
@@ -87,7 +92,8 @@ def broken(data, rng):
     sections, version = read_container(data), version_of(data)
     part = int(rng.integers(0, 4))
     if part == 0:
-        sections[TENSORS] = mutated(sections[TENSORS], rng)
+        kind = max(sections)  # with an index or without
+        sections[kind] = mutated(sections[kind], rng)
     elif part == 1:
         sections[HEADER] = mutated(sections[HEADER], rng)
     else:
