@@ -23,6 +23,8 @@ class Trial:
         accuracy: on the validation examples; None for models that do not classify.
         loss: on the validation examples.
         seconds: that it took.
+        latency_ms: of one example in LiteRT, milliseconds; None if it was not asked.
+        latency_share: the same over the given model's, taking turns with it.
     """
 
     method: str
@@ -31,6 +33,8 @@ class Trial:
     accuracy: float | None
     loss: float
     seconds: float
+    latency_ms: float | None = None
+    latency_share: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ class Compressed:
 
     @property
     def pareto(self) -> tuple[Trial, ...]:
-        """The trials that no other one beats in both bytes and validation."""
+        """The trials that no other beats in bytes, validation and latency at once."""
         return tuple(
             one
             for one in self.trials
@@ -110,8 +114,13 @@ class Compressed:
 
 
 def _beats(one: Trial, other: Trial) -> bool:
-    """Whether one is as good in both and better in one."""
+    """Whether one is as good in all and better in one."""
     a, b = (
-        (t.bytes, t.loss if t.accuracy is None else -t.accuracy) for t in (one, other)
+        (
+            t.bytes,
+            t.loss if t.accuracy is None else -t.accuracy,
+            0.0 if t.latency_share is None else t.latency_share,
+        )
+        for t in (one, other)
     )
-    return a != b and a[0] <= b[0] and a[1] <= b[1]
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))

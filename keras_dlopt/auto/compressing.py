@@ -11,6 +11,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.goals import (
+    STEERED,
     WEIGHTS,
     Parent,
     Strength,
@@ -19,6 +20,7 @@ from keras_dlopt.auto.goals import (
     rate_recipe,
     strength_for,
 )
+from keras_dlopt.auto.searching import Search, checked_goals
 from keras_dlopt.auto.small_int8 import small_int8
 from keras_dlopt.auto.training import Job, job_for
 from keras_dlopt.errors import ConfigError, ModelError
@@ -31,7 +33,6 @@ from keras_dlopt.transforms.host import hosts
 _FIRST, _LEAST = 1 / 16, 1 / 1024  # of the plain bytes, where a search begins and ends
 _NEAR = 1.3  # goals so near to each other are not told apart
 _TRIES = 3
-STEERED = 500  # steps that steering a price towards a goal takes
 
 
 def compress(
@@ -42,6 +43,8 @@ def compress(
     size: float | None = None,
     max_bytes: int | None = None,
     max_accuracy_drop: float | None = None,
+    max_latency_ms: float | None = None,
+    max_latency_share: float | None = None,
     int8: bool = False,
     target: str | None = None,
     path: str | os.PathLike[str] | None = None,
@@ -52,6 +55,7 @@ def compress(
     clusters: int | None = None,
     teacher: bool | None = None,
     time_budget: float | None = None,
+    storage: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Compressed:
@@ -67,6 +71,12 @@ def compress(
     by `to_int8`; if it loses more than `max_accuracy_drop`, the quantized model is
     trained on.
 
+    With `time_budget` or a latency, ways are searched for: channels removed, kernels
+    split into products, zeros, shared values, integers of 4 to 8 bits, training towards
+    few bits, with the teacher and without. Each candidate is judged before it is
+    trained, trained for a third of the epochs if that is needed, and the best in full.
+    `reasons` then has for each choice what the best trial with another one came to.
+
     Args:
         model: a trained, built Keras model, which stays as it is.
         train: `(x, y)`, a `data.Dataset`, or batches whose number is known.
@@ -75,6 +85,9 @@ def compress(
         size: of the coded file, as a share of the variables in memory, such as 0.1.
         max_bytes: of the file.
         max_accuracy_drop: as a share of the validation examples: 0.005 is half a point.
+        max_latency_ms: of one example in LiteRT on this machine, one thread: the int8
+            file's, else that of the model in float.
+        max_latency_share: the same over the given model's in float, measured in turns.
         int8: whether the file is a LiteRT one, to run, not a coded one, to send.
         target: what runs the LiteRT file, None for `"xnnpack"`; see `export.litert`.
         path: of the file, ending in `.dlopt` or, with `int8`, in `.tflite`; None writes
@@ -86,7 +99,10 @@ def compress(
         clusters: shared values a kernel, where they are wanted whatever the number of
             steps; None for 16 in trainings too short to train towards few bits.
         teacher: whether the given model teaches; None for all that classify.
-        time_budget: seconds after which no further size is tried.
+        time_budget: seconds to search in, the trainings of the best counted in; the
+            first candidate is tried whatever it takes. None with a latency tries 20.
+        storage: path of a file that keeps the trials of a search; a later call with the
+            same model and goals goes on from them.
         seed: of shuffling; Keras' global seed is set to it.
         progress: is told how far the work is.
 
@@ -95,6 +111,7 @@ def compress(
             beside the others, for a size that cannot be reached, and for an accuracy
             that could not be held; the text has what was reached.
         DataError: for data that does not fit.
+        MissingDependencyError: for a search without the package `optuna`.
         ModelError: for a model that is not built, is transformed, or cannot be copied.
 
     Example:
@@ -115,15 +132,18 @@ def compress(
         checks.probability, max_accuracy_drop, name="max_accuracy_drop"
     )
     trains = {"epochs": epochs, "teacher": teacher} if drop is None else {}
+    latencies = (max_latency_ms, max_latency_share)
+    budget = checks.optional(checks.positive, time_budget, name="time_budget")
+    searched = any(given is not None for given in (budget, *latencies))
     if int8:
-        asked = {"size": size, "clusters": clusters, "time_budget": time_budget}
-        _check_meant("int8=True", asked)
-        _check_meant("int8=True without max_accuracy_drop", trains)
+        _check_meant("int8=True", {"size": size, "clusters": clusters})
+        if not searched:
+            _check_meant("int8=True without max_accuracy_drop", trains)
     else:
         _check_meant("int8=False", {"target": target})
-    if size is not None or max_bytes is not None:
-        _check_meant("a size, which is tried once", {"time_budget": time_budget})
-    _check_asked((size, max_bytes, drop), int8)
+    if not searched:
+        _check_meant("neither time_budget nor a latency", {"storage": storage})
+    _check_asked((size, max_bytes, drop, *latencies), int8)
     plain = plain_bytes(model)
     goal = _goal(size, max_bytes, plain)
     job = job_for(
@@ -139,11 +159,22 @@ def compress(
         progress=progress or Silent(),
     )
     _check_judged(drop, job)
+    target = target or "xnnpack"
+    if searched:
+        asked = checked_goals(goal, drop, *latencies)
+        options = {"int8": int8, "target": target, "clusters": clusters}
+        made, trials, reasons = Search(
+            job, asked, budget=budget, storage=storage, **options
+        ).run()
+        if file is not None:
+            write_atomic(Path(file), made.file)
+        return _result(
+            job, made.model, made.recipe, trials, reasons, file, plain, start
+        )
     if int8:
-        target = target or "xnnpack"
         small, trials, reasons = small_int8(job, file, drop, goal, target=target)
         return _result(job, small, small.recipe, trials, reasons, file, plain, start)
-    search = _Search(job, Parent(model), clusters, start, time_budget)
+    search = _Search(job, Parent(model), clusters, start)
     return search.result(goal, drop, file)
 
 
@@ -180,24 +211,14 @@ class _Search:
         parent: Parent,
         clusters: int | None,
         start: float,
-        budget: float | None,
     ):
         self.job, self.parent = job, parent
         self.steered = clusters is None and job.total >= STEERED
         self.clusters = 16 if clusters is None else clusters
         self.start = start
-        self.budget = (
-            float("inf")
-            if budget is None
-            else checks.positive(budget, name="time_budget")
-        )
         self.trials: list[Trial] = []
         self.reasons: list[str] = []
         self.made: dict[Trial, tuple[Any, Recipe, bytes]] = {}
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
 
     def reach(self, goal: int) -> Trial:
         """Trains the mildest way whose file is within the goal."""
@@ -273,10 +294,6 @@ class _Search:
                     bad = max(bad, goal)
             if good is not None and good.bytes <= _NEAR * bad:
                 break
-            last = self.trials[-1].seconds if self.trials else 0.0
-            if self.seconds + last > self.budget:
-                self.reasons.append("the time budget ended the search")
-                break
             if good is None:
                 goal = 2 * goal
             else:
@@ -326,7 +343,7 @@ def _check_asked(goals: Iterable[Any], int8: bool) -> None:
     if all(goal is None for goal in goals) and not int8:
         raise ConfigError(
             "compress needs a goal: size=0.1, max_bytes=50_000, "
-            "max_accuracy_drop=0.005 or int8=True."
+            "max_accuracy_drop=0.005, max_latency_share=0.5 or int8=True."
         )
 
 

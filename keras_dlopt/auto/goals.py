@@ -31,6 +31,7 @@ from keras_dlopt.transforms.prune import Global, Lamp
 WEIGHTS = rank(2, 3, 4, 5)
 CODED = WEIGHTS | rank(1) & named("bias", "beta", "gamma")
 MOST = 0.998  # share of zeros that is still tried
+STEERED = 500  # steps that steering a price towards a goal takes
 _HALVINGS = 7
 PRUNED, CLUSTERED = 0.45, 0.75  # shares of the training at which these are done
 
@@ -41,18 +42,20 @@ class Strength:
 
     Attributes:
         sparsity: share of zeros over all kernels, spread by LAMP scores.
-        clusters: shared values a kernel, zero not counted; None for integers of 8 bits.
+        clusters: shared values a kernel, zero not counted; None for integers.
+        bits: of the integers.
     """
 
     sparsity: float = 0.0
     clusters: int | None = None
+    bits: int = 8
 
     def recipe(self, steps: int | None = None, where: Selector = WEIGHTS) -> Recipe:
         """The recipe, with its schedule over so many steps; None does all at once."""
         chain: Transform
         end, begin = (0, 0) if steps is None else _milestones(steps)
         if self.clusters is None:
-            chain = FakeQuant(bits=8)
+            chain = FakeQuant(bits=self.bits)
         else:
             chain = Cluster(self.clusters, begin=begin)
         if self.sparsity:
@@ -64,7 +67,9 @@ class Strength:
         return PolynomialSparsity(self.sparsity, end=end, frequency=max(end // 50, 1))
 
     def __str__(self) -> str:
-        values = f"{self.clusters} values a kernel" if self.clusters else "8 bits"
+        values = f"{self.bits} bits"
+        if self.clusters:
+            values = f"{self.clusters} values a kernel"
         return f"{self.sparsity:.1%} zeros, {values}" if self.sparsity else values
 
 

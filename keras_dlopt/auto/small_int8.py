@@ -16,10 +16,10 @@ from keras_dlopt.files import write_atomic
 from keras_dlopt.transforms import TransformedModel
 
 _EXAMPLES = 512  # to calibrate on
-_SLOWER = 0.1  # of the rate: ranges and codes are nearly right already
+SLOWER = 0.1  # of the rate: ranges and codes are nearly right already
 
 
-class _File:
+class LiteRTFile:
     """A file that predicts as a model does."""
 
     def __init__(self, path: str):
@@ -49,13 +49,13 @@ def _made(
 ) -> tuple[TransformedModel, list[Trial], list[str]]:
     before, _ = job.judged(job.model)
     begin = time.perf_counter()
-    made = to_int8(job.model, path, _inputs(job.train), target=target)
+    made = to_int8(job.model, path, inputs_of(job.train), target=target)
     trials = [_judged(job, path, "int8 after training", made.export.size, goal, begin)]
     small = made.model
     if drop is None or before is None or _holds(trials[-1], before, drop):
         return small, trials, [_told(trials[-1])]
     begin = time.perf_counter()
-    small = job.fit(small, "int8 with training", rate=_SLOWER * job.rate)
+    small = job.fit(small, "int8 with training", rate=SLOWER * job.rate)
     report = litert(small, path, target=target)
     trials.append(_judged(job, path, "int8 with training", report.size, goal, begin))
     if not _holds(trials[-1], before, drop):
@@ -88,12 +88,13 @@ def _judged(
             "Remove channels first (prune_channels), or leave int8 out for a coded "
             ".dlopt file."
         )
-    accuracy, loss = job.judged(_File(path))
+    accuracy, loss = job.judged(LiteRTFile(path))
     seconds = time.perf_counter() - begin
     return Trial(method, goal or 0, size, accuracy, loss, seconds)
 
 
-def _inputs(train: Any) -> Any:
+def inputs_of(train: Any) -> Any:
+    """Some hundred examples without labels, as an array or as batches."""
     if isinstance(train, tuple | list):
         return taken(train[0], slice(_EXAMPLES))
     return [batch[0] for batch in itertools.islice(train, 16)]

@@ -28,7 +28,7 @@ def compress(
     out: Annotated[pathlib.Path | None, typer.Option(help=OUT)] = None,
     epochs: inputs.Epochs = None,
     time_budget: Annotated[
-        float | None, typer.Option(help="Seconds after which no more size is tried.")
+        float | None, typer.Option(help="Seconds to search for the best way in.")
     ] = None,
     html: inputs.Html = None,
     as_json: inputs.Json = False,

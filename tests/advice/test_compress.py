@@ -7,7 +7,7 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 import keras_dlopt as dlopt
-from keras_dlopt.auto import compressing, goals, small_int8
+from keras_dlopt.auto import compressing, goals, searching, small_int8
 from keras_dlopt.auto.goals import Parent, coded, strength_for
 from keras_dlopt.cli.app import app
 
@@ -43,6 +43,30 @@ def test_what_is_not_looked_at(told):
     with told():
         compress(network(), size=0.5, target="tflm")
     assert compress(network(), size=0.5).bytes
+
+
+@pytest.mark.advice("auto/searching.py", "Pass what it was begun with, or another st")
+@pytest.mark.advice("auto/searching.py", "Allow more, give more time_budget, or train")
+def test_searches(told, tmp_path):
+    kept, other = tmp_path / "trials", tmp_path / "others"
+    asked = {"time_budget": 1e-3, "max_bytes": 5}
+    with told():
+        compress(network(), storage=kept, **asked)
+    asked["max_bytes"] = 1200
+    with told():
+        compress(network(), storage=kept, **asked)
+    assert compress(network(), storage=other, **asked).bytes <= 1200
+
+
+@pytest.mark.advice("auto/searching.py", "Leave time_budget out.")
+def test_a_search_without_candidates(told, monkeypatch):
+    def refuse(*args):
+        raise dlopt.errors.ConfigError("Not so.")
+
+    monkeypatch.setattr(searching.Maker, "made", refuse)
+    with told():
+        compress(network(), max_bytes=900, time_budget=1e-3)
+    assert compress(network(), max_bytes=900).bytes <= 900
 
 
 @pytest.mark.advice("auto/compressing.py", "Pass where, as path='model.tflite'.")
