@@ -81,7 +81,7 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Made:
+class MadeSmall:
     """What came of a candidate: the model, its file, its figures."""
 
     candidate: Candidate
@@ -108,7 +108,9 @@ class Maker:
         self._given: Predictor | None = None
         self._one = _example(job)
 
-    def made(self, one: Candidate, epochs: int, good: Callable[[Trial], bool]) -> Made:
+    def made(
+        self, one: Candidate, epochs: int, good: Callable[[Trial], bool]
+    ) -> MadeSmall:
         """The candidate, after training only where that is not good enough before.
 
         Args:
@@ -151,7 +153,7 @@ class Maker:
 
     def _coded(
         self, one: Candidate, job: Job, model: Any, good: Any, begin: float
-    ) -> Made:
+    ) -> MadeSmall:
         parent = self.parent(one)
         if one.way == "few bits":
             recipe = rate_recipe(parent, max(round(one.few * self.plain), 1), job.total)
@@ -168,7 +170,7 @@ class Maker:
 
     def _judged(
         self, one: Candidate, small: Any, recipe: Recipe, method: str, begin: float
-    ) -> Made:
+    ) -> MadeSmall:
         file = coded(small).data
         spent = (None, None)
         if self.timed:
@@ -179,11 +181,11 @@ class Maker:
         accuracy, loss = self.job.judged(small)
         seconds = time.perf_counter() - begin
         trial = Trial(method, 0, len(file), accuracy, loss, seconds, *spent)
-        return Made(one, small, recipe, file, trial)
+        return MadeSmall(one, small, recipe, file, trial)
 
     def _int8(
         self, one: Candidate, job: Job, model: Any, good: Any, begin: float
-    ) -> Made:
+    ) -> MadeSmall:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.tflite")
             small = to_int8(model, path, inputs_of(job.train), target=self.target).model
@@ -197,13 +199,13 @@ class Maker:
 
     def _file(
         self, one: Candidate, small: Any, path: str, method: str, begin: float
-    ) -> Made:
+    ) -> MadeSmall:
         accuracy, loss = self.job.judged(LiteRTFile(path))
         file = Path(path).read_bytes()
         spent = self._latency(path) if self.timed else (None, None)
         seconds = time.perf_counter() - begin
         trial = Trial(method, 0, len(file), accuracy, loss, seconds, *spent)
-        return Made(one, small, small.recipe, file, trial)
+        return MadeSmall(one, small, small.recipe, file, trial)
 
     def _latency(self, path: str) -> tuple[float, float]:
         """Milliseconds of one example, and the share of the given model's."""

@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_dlopt import checks
+from keras_dlopt.auto import wanted
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.goals import (
     STEERED,
@@ -20,15 +20,13 @@ from keras_dlopt.auto.goals import (
     rate_recipe,
     strength_for,
 )
-from keras_dlopt.auto.searching import Search, checked_goals
+from keras_dlopt.auto.searching import WaySearch
 from keras_dlopt.auto.small_int8 import small_int8
 from keras_dlopt.auto.training import Job, job_for
-from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.errors import ConfigError
 from keras_dlopt.files import write_atomic
-from keras_dlopt.graph.walk import check_built
 from keras_dlopt.report import Progress, Silent, compare
 from keras_dlopt.transforms import Recipe, finalize, transform
-from keras_dlopt.transforms.host import hosts
 
 _FIRST, _LEAST = 1 / 16, 1 / 1024  # of the plain bytes, where a search begins and ends
 _NEAR = 1.3  # goals so near to each other are not told apart
@@ -126,26 +124,25 @@ def compress(
     adaptive Sparsity" (arXiv:2010.07611); Hinton et al. (arXiv:1503.02531).
     """
     start = time.perf_counter()
-    _check_model(model)
-    file: Any = _checked_path(path, int8)
+    wanted.check_model(model)
+    file: Any = wanted.checked_path(path, int8)
     drop = checks.optional(
         checks.probability, max_accuracy_drop, name="max_accuracy_drop"
     )
-    trains = {"epochs": epochs, "teacher": teacher} if drop is None else {}
     latencies = (max_latency_ms, max_latency_share)
     budget = checks.optional(checks.positive, time_budget, name="time_budget")
     searched = any(given is not None for given in (budget, *latencies))
-    if int8:
-        _check_meant("int8=True", {"size": size, "clusters": clusters})
-        if not searched:
-            _check_meant("int8=True without max_accuracy_drop", trains)
-    else:
-        _check_meant("int8=False", {"target": target})
-    if not searched:
-        _check_meant("neither time_budget nor a latency", {"storage": storage})
-    _check_asked((size, max_bytes, drop, *latencies), int8)
+    wanted.check_asked((size, max_bytes, drop, *latencies), int8)
+    wanted.check_looked_at(
+        int8,
+        searched,
+        coded={"size": size, "clusters": clusters},
+        trained={"epochs": epochs, "teacher": teacher} if drop is None else {},
+        run={"target": target},
+        kept={"storage": storage},
+    )
     plain = plain_bytes(model)
-    goal = _goal(size, max_bytes, plain)
+    goal = wanted.bytes_asked(size, max_bytes, plain)
     job = job_for(
         model,
         train,
@@ -158,12 +155,12 @@ def compress(
         seed=seed,
         progress=progress or Silent(),
     )
-    _check_judged(drop, job)
+    wanted.check_judged(drop, job)
     target = target or "xnnpack"
     if searched:
-        asked = checked_goals(goal, drop, *latencies)
+        asked = wanted.checked_goals(goal, drop, *latencies)
         options = {"int8": int8, "target": target, "clusters": clusters}
-        made, trials, reasons = Search(
+        made, trials, reasons = WaySearch(
             job, asked, budget=budget, storage=storage, **options
         ).run()
         if file is not None:
@@ -328,68 +325,3 @@ class _Search:
         plain = self.parent.ledger.plain_bytes
         start, reasons = self.start, self.reasons
         return _result(self.job, small, recipe, rows, reasons, path, plain, start)
-
-
-def _check_model(model: Any) -> None:
-    check_built(model)
-    if hosts(model):
-        raise ModelError(
-            f"{model.name!r} is transformed already. Give compress the model from "
-            "before, or finalize(model)."
-        )
-
-
-def _check_asked(goals: Iterable[Any], int8: bool) -> None:
-    if all(goal is None for goal in goals) and not int8:
-        raise ConfigError(
-            "compress needs a goal: size=0.1, max_bytes=50_000, "
-            "max_accuracy_drop=0.005, max_latency_share=0.5 or int8=True."
-        )
-
-
-def _check_meant(way: str, given: dict[str, Any]) -> None:
-    """Refuses what was given and is not looked at."""
-    found = ", ".join(f"{k}={v!r}" for k, v in given.items() if v is not None)
-    if found:
-        raise ConfigError(f"{found} means nothing with {way}. Leave it out.")
-
-
-def _check_judged(drop: float | None, job: Job) -> None:
-    if drop is not None and not job.classifies:
-        raise ConfigError(
-            "max_accuracy_drop needs a model that classifies: one row of outputs an "
-            "example, trained by a cross-entropy, and as labels whole numbers or "
-            "one-hot rows. Leave it out, and pass size=, max_bytes= or int8=True."
-        )
-
-
-def _checked_path(path: str | os.PathLike[str] | None, int8: bool) -> Any:
-    suffix = ".tflite" if int8 else ".dlopt"
-    if path is None:
-        if int8:
-            raise ConfigError(
-                "int8=True writes a LiteRT file. Pass where, as path='model.tflite'."
-            )
-        return None
-    path = os.fspath(path)
-    if not path.endswith(suffix):
-        raise ConfigError(
-            f"path must end in {suffix}. Received: {path!r}, int8={int8}."
-        )
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ConfigError(f"There is no folder {folder!r} for the file. Make it first.")
-    return path
-
-
-def _goal(size: float | None, max_bytes: int | None, plain: int) -> int | None:
-    if size is not None and max_bytes is not None:
-        raise ConfigError(
-            f"Give size or max_bytes, not both. Received: size={size!r}, "
-            f"max_bytes={max_bytes!r}."
-        )
-    if size is not None:
-        return int(checks.share(size, name="size") * plain)
-    if max_bytes is not None:
-        return checks.count(max_bytes, name="max_bytes")
-    return None

@@ -6,11 +6,11 @@ import os
 import time
 from typing import Any
 
-from keras_dlopt import checks
-from keras_dlopt.auto.candidates import UNTRAINED, Candidate, Made, Maker
+from keras_dlopt.auto.candidates import UNTRAINED, Candidate, MadeSmall, Maker
 from keras_dlopt.auto.compressed import Trial
 from keras_dlopt.auto.goals import STEERED
 from keras_dlopt.auto.training import Job
+from keras_dlopt.auto.wanted import Goals, figures
 from keras_dlopt.errors import ConfigError, ModelError, require
 from keras_dlopt.runtime.values import to_numpy
 
@@ -22,50 +22,7 @@ _SHORT = 3  # a candidate is trained for a third of the epochs, the best for all
 _TRIALS = 20  # without a budget
 
 
-@dataclasses.dataclass(frozen=True)
-class Goals:
-    """What is asked of a file.
-
-    Attributes:
-        bytes: at most so many; None for as few as hold the rest.
-        drop: of the accuracy, as a share of the examples.
-        latency_ms: of one example in LiteRT, milliseconds.
-        latency_share: the same as a share of the given model's.
-    """
-
-    bytes: int | None = None
-    drop: float | None = None
-    latency_ms: float | None = None
-    latency_share: float | None = None
-
-    @property
-    def timed(self) -> bool:
-        """Whether latencies have to be measured."""
-        return self.latency_ms is not None or self.latency_share is not None
-
-    def excess(self, trial: Trial, before: float | None) -> float:
-        """How far a trial is from what is asked, 0 if it is all held."""
-        over = 0.0
-        if self.bytes is not None:
-            over += max(0.0, trial.bytes / self.bytes - 1)
-        if self.drop is not None and before is not None:
-            assert trial.accuracy is not None
-            over += max(0.0, before - self.drop - 1e-9 - trial.accuracy) * 10
-        if self.latency_ms is not None and trial.latency_ms is not None:
-            over += max(0.0, trial.latency_ms / self.latency_ms - 1)
-        if self.latency_share is not None and trial.latency_share is not None:
-            over += max(0.0, trial.latency_share / self.latency_share - 1)
-        return over
-
-    def value(self, trial: Trial) -> tuple[float, ...]:
-        """What is to be small among trials that hold the goals."""
-        worse = trial.loss if trial.accuracy is None else -trial.accuracy
-        if self.drop is None:  # the best within the bytes or the time
-            return (worse, trial.bytes)
-        return (trial.bytes, worse)
-
-
-class Search:
+class WaySearch:
     """Draws candidates, tries them, and trains the best in full.
 
     Args:
@@ -99,11 +56,11 @@ class Search:
         self.before, self.loss = job.judged(job.model)
         self.tried: list[tuple[Candidate, Trial]] = []
         self.refused: dict[str, str] = {}
-        self.best: Made | None = None
+        self.best: MadeSmall | None = None
         self.cuts = self._cuts()
         self.study = self._study(storage)
 
-    def run(self) -> tuple[Made, list[Trial], list[str]]:
+    def run(self) -> tuple[MadeSmall, list[Trial], list[str]]:
         """The best file, all trials, the chosen one first, and why.
 
         Raises:
@@ -157,7 +114,7 @@ class Search:
         self.study.tell(asked, [over * value for value in values])
         self._keep(made)
 
-    def _keep(self, made: Made) -> None:
+    def _keep(self, made: MadeSmall) -> None:
         """Remembers what was made, and the model itself if it is the best."""
         self.tried.append((made.candidate, made.trial))
         held = not self.goals.excess(made.trial, self.before)
@@ -313,10 +270,10 @@ class Search:
             "clusters": self.clusters,
         }
 
-    def _why(self, best: Made) -> list[str]:
+    def _why(self, best: MadeSmall) -> list[str]:
         """For each choice, what the best trial with another one came to."""
         told = [
-            f"{best.trial.method}: {_figures(best.trial)}; of {len(self.tried)} trials "
+            f"{best.trial.method}: {figures(best.trial)}; of {len(self.tried)} trials "
             f"{self._held()} hold what was asked"
         ]
         for field in dataclasses.fields(Candidate):
@@ -335,7 +292,7 @@ class Search:
                 continue
             next_, trial = min(held, key=lambda o: self.goals.value(o[1]))
             other = _short(getattr(next_, field.name))
-            told.append(f"{label}: the best with {other} has {_figures(trial)}")
+            told.append(f"{label}: the best with {other} has {figures(trial)}")
         told += [f"{name} was left out: {why}" for name, why in self.refused.items()]
         return told
 
@@ -365,37 +322,10 @@ class Search:
         given = "" if self.before is None else f", {self.before:.2%} before"
         return (
             f"None of {len(self.tried)} trials holds what was asked; the nearest has "
-            f"{_figures(nearest)}{given} ({nearest.method}). Allow more, give more "
+            f"{figures(nearest)}{given} ({nearest.method}). Allow more, give more "
             "time_budget, or train longer with epochs=."
         )
 
 
-def _figures(trial: Trial) -> str:
-    quality = (
-        f"loss {trial.loss:.4g}"
-        if trial.accuracy is None
-        else f"{trial.accuracy:.2%} right"
-    )
-    spent = ""
-    if trial.latency_ms is not None:
-        spent = f", {trial.latency_ms:.3f} ms ({trial.latency_share:.2f} of the given)"
-    return f"{trial.bytes:,} bytes, {quality}{spent}"
-
-
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def checked_goals(
-    bytes: int | None,
-    drop: float | None,
-    latency_ms: float | None,
-    latency_share: float | None,
-) -> Goals:
-    """The goals, checked."""
-    return Goals(
-        bytes,
-        drop,
-        checks.optional(checks.positive, latency_ms, name="max_latency_ms"),
-        checks.optional(checks.positive, latency_share, name="max_latency_share"),
-    )

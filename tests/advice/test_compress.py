@@ -31,14 +31,14 @@ def compress(model, *data, **options):
     return dlopt.compress(model, *(data or ((X, Y),)), epochs=1, **options)
 
 
-@pytest.mark.advice("auto/compressing.py", "Give size or max_bytes, not both.")
+@pytest.mark.advice("auto/wanted.py", "Give size or max_bytes, not both.")
 def test_one_size(told):
     with told():
         compress(network(), size=0.5, max_bytes=900)
     assert compress(network(), max_bytes=900).bytes <= 900
 
 
-@pytest.mark.advice("auto/compressing.py", "means nothing with")
+@pytest.mark.advice("auto/wanted.py", "means nothing with")
 def test_what_is_not_looked_at(told):
     with told():
         compress(network(), size=0.5, target="tflm")
@@ -69,7 +69,7 @@ def test_a_search_without_candidates(told, monkeypatch):
     assert compress(network(), max_bytes=900).bytes <= 900
 
 
-@pytest.mark.advice("auto/compressing.py", "Pass where, as path='model.tflite'.")
+@pytest.mark.advice("auto/wanted.py", "Pass where, as path='model.tflite'.")
 def test_a_place_for_the_int8_file(told, tmp_path):
     model, path = network(), tmp_path / "model.tflite"
     with told():
@@ -78,7 +78,7 @@ def test_a_place_for_the_int8_file(told, tmp_path):
     assert made.bytes == path.stat().st_size
 
 
-@pytest.mark.advice("auto/compressing.py", "Make it first.")
+@pytest.mark.advice("auto/wanted.py", "Make it first.")
 def test_a_folder_for_the_file(told, tmp_path):
     path = tmp_path / "new" / "a.dlopt"
     with told():
@@ -87,7 +87,7 @@ def test_a_folder_for_the_file(told, tmp_path):
     assert compress(network(), size=0.9, path=path).bytes == path.stat().st_size
 
 
-@pytest.mark.advice("auto/compressing.py", "Leave it out, and pass size=")
+@pytest.mark.advice("auto/wanted.py", "Leave it out, and pass size=")
 @pytest.mark.advice("auto/training.py", "Pass loss=, such as loss='mse'.")
 def test_models_that_give_numbers(told):
     model, data = network(outputs=2), (X, NUMBERS)
@@ -99,7 +99,7 @@ def test_models_that_give_numbers(told):
     assert made.trials[0].accuracy is None
 
 
-@pytest.mark.advice("auto/compressing.py", "Give compress the model from before, or ")
+@pytest.mark.advice("auto/wanted.py", "Give compress the model from before, or ")
 def test_transformed_models(told):
     model = network()
     small = dlopt.transform(model, _recipe())

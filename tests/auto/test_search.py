@@ -8,10 +8,11 @@ import pytest
 
 import keras_dlopt as dlopt
 from keras_dlopt.auto import candidates, searching
-from keras_dlopt.auto.candidates import Candidate, Made, Maker
+from keras_dlopt.auto.candidates import Candidate, MadeSmall, Maker
 from keras_dlopt.auto.compressed import Trial
-from keras_dlopt.auto.searching import Goals, Search
+from keras_dlopt.auto.searching import WaySearch
 from keras_dlopt.auto.training import job_for
+from keras_dlopt.auto.wanted import Goals
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.measure import Latency
 
@@ -114,12 +115,12 @@ def test_goals_add_up():
 
 def held(goals, *trials):
     """A search with these trials, that costs nothing."""
-    found = object.__new__(Search)
+    found = object.__new__(WaySearch)
     found.goals, found.before, found.best, found.refused = goals, 0.9, None, {}
     found.tried = []
     for i, (size, accuracy) in enumerate(trials):
         trial = Trial(f"way {i}, trained", 0, size, accuracy, 0.0, 1.0)
-        found._keep(Made(Candidate(clusters=4 + i), None, None, b"", trial))
+        found._keep(MadeSmall(Candidate(clusters=4 + i), None, None, b"", trial))
     return found
 
 
