@@ -172,7 +172,7 @@ class Maker:
         self, one: Candidate, small: Any, recipe: Recipe, method: str, begin: float
     ) -> MadeSmall:
         file = coded(small).data
-        spent = (None, None)
+        spent: tuple[float | None, float | None] = (None, None)
         if self.timed:
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "model.tflite")
@@ -202,7 +202,9 @@ class Maker:
     ) -> MadeSmall:
         accuracy, loss = self.job.judged(LiteRTFile(path))
         file = Path(path).read_bytes()
-        spent = self._latency(path) if self.timed else (None, None)
+        spent: tuple[float | None, float | None] = (None, None)
+        if self.timed:
+            spent = self._latency(path)
         seconds = time.perf_counter() - begin
         trial = Trial(method, 0, len(file), accuracy, loss, seconds, *spent)
         return MadeSmall(one, small, small.recipe, file, trial)

@@ -126,23 +126,14 @@ def compress(
     start = time.perf_counter()
     wanted.check_model(model)
     file: Any = wanted.checked_path(path, int8)
-    drop = checks.optional(
-        checks.probability, max_accuracy_drop, name="max_accuracy_drop"
-    )
+    plain, drop = plain_bytes(model), max_accuracy_drop
     latencies = (max_latency_ms, max_latency_share)
+    asked = wanted.checked_goals(size, max_bytes, drop, latencies, int8, plain)
     budget = checks.optional(checks.positive, time_budget, name="time_budget")
-    searched = any(given is not None for given in (budget, *latencies))
-    wanted.check_asked((size, max_bytes, drop, *latencies), int8)
-    wanted.check_looked_at(
-        int8,
-        searched,
-        coded={"size": size, "clusters": clusters},
-        trained={"epochs": epochs, "teacher": teacher} if drop is None else {},
-        run={"target": target},
-        kept={"storage": storage},
-    )
-    plain = plain_bytes(model)
-    goal = wanted.bytes_asked(size, max_bytes, plain)
+    searched = budget is not None or asked.timed
+    trained = {"epochs": epochs, "teacher": teacher} if drop is None else {}
+    coding, kept = {"size": size, "clusters": clusters}, {"storage": storage}
+    wanted.check_looked_at(int8, searched, coding, trained, {"target": target}, kept)
     job = job_for(
         model,
         train,
@@ -158,21 +149,13 @@ def compress(
     wanted.check_judged(drop, job)
     target = target or "xnnpack"
     if searched:
-        asked = wanted.checked_goals(goal, drop, *latencies)
-        options = {"int8": int8, "target": target, "clusters": clusters}
-        made, trials, reasons = WaySearch(
-            job, asked, budget=budget, storage=storage, **options
-        ).run()
-        if file is not None:
-            write_atomic(Path(file), made.file)
-        return _result(
-            job, made.model, made.recipe, trials, reasons, file, plain, start
-        )
-    if int8:
-        small, trials, reasons = small_int8(job, file, drop, goal, target=target)
-        return _result(job, small, small.recipe, trials, reasons, file, plain, start)
-    search = _Search(job, Parent(model), clusters, start)
-    return search.result(goal, drop, file)
+        search = WaySearch(job, asked, budget, clusters, int8=int8, target=target)
+        small, recipe, trials, reasons = search.written(file, storage)
+    elif int8:
+        small, recipe, trials, reasons = small_int8(job, file, asked, target=target)
+    else:
+        return _Search(job, Parent(model), clusters, start).result(asked, file)
+    return _result(job, small, recipe, trials, reasons, file, plain, start)
 
 
 def _result(
@@ -311,13 +294,13 @@ class _Search:
         self.made[trial] = small, recipe, file
         return trial
 
-    def result(self, goal: int | None, drop: float | None, path: Any) -> Compressed:
+    def result(self, asked: wanted.Goals, path: Any) -> Compressed:
         """The best model, whose file is the one that was measured."""
-        if drop is not None:
-            best = self.hold(drop, goal)
+        if asked.drop is not None:
+            best = self.hold(asked.drop, asked.bytes)
         else:
-            assert goal is not None
-            best = self.reach(goal)
+            assert asked.bytes is not None
+            best = self.reach(asked.bytes)
         small, recipe, file = self.made[best]
         if path is not None:
             write_atomic(Path(path), file)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from keras_dlopt.auto.candidates import UNTRAINED, Candidate, MadeSmall, Maker
@@ -12,6 +13,7 @@ from keras_dlopt.auto.goals import STEERED
 from keras_dlopt.auto.training import Job
 from keras_dlopt.auto.wanted import Goals, figures
 from keras_dlopt.errors import ConfigError, ModelError, require
+from keras_dlopt.files import write_atomic
 from keras_dlopt.runtime.values import to_numpy
 
 _CHANNELS = (1.0, 0.75, 0.5, 0.35)
@@ -30,27 +32,26 @@ class WaySearch:
         goals: what is asked.
         budget: seconds after which no candidate is begun, the trainings of the best
             counted in; None for 20 candidates.
+        clusters: of all candidates; None draws them.
         int8: whether the file is a LiteRT one.
         target: what runs that one.
-        storage: of a file that keeps the trials; a later search goes on from them.
-        clusters: of all candidates; None draws them.
     """
 
     def __init__(
         self,
         job: Job,
         goals: Goals,
-        *,
         budget: float | None,
+        clusters: int | None,
+        *,
         int8: bool = False,
         target: str = "xnnpack",
-        storage: str | os.PathLike[str] | None = None,
-        clusters: int | None = None,
     ):
         require("optuna", extra="auto", purpose="A search by compress")
         self.job, self.goals, self.int8 = job, goals, int8
         self.budget, self.clusters = budget, clusters
         self.maker = Maker(job, target=target, timed=goals.timed)
+        self.objectives = 3 if goals.timed else 2
         self.epochs = max(1, round(job.epochs / _SHORT))
         self.begin = time.perf_counter()
         self.before, self.loss = job.judged(job.model)
@@ -58,14 +59,29 @@ class WaySearch:
         self.refused: dict[str, str] = {}
         self.best: MadeSmall | None = None
         self.cuts = self._cuts()
-        self.study = self._study(storage)
 
-    def run(self) -> tuple[MadeSmall, list[Trial], list[str]]:
-        """The best file, all trials, the chosen one first, and why.
+    def written(
+        self, path: str | None, storage: str | os.PathLike[str] | None
+    ) -> tuple[Any, Any, list[Trial], list[str]]:
+        """Model and recipe of the best file, which is written; all trials, and why.
+
+        Args:
+            path: of the file; None writes none.
+            storage: of a file that keeps the trials, and has those of an earlier
+                search; None keeps none.
 
         Raises:
-            ConfigError: if nothing that was tried holds what was asked.
+            ConfigError: if nothing that was tried holds what was asked, or the storage
+                is of another search.
         """
+        self.study = self._study(storage)
+        made, trials, reasons = self._run()
+        if path is not None:
+            write_atomic(Path(path), made.file)
+        return made.model, made.recipe, trials, reasons
+
+    def _run(self) -> tuple[MadeSmall, list[Trial], list[str]]:
+        """The best file, all trials, the chosen one first, and why."""
         here = 0
         while self._goes_on(here):
             self._try()
@@ -83,7 +99,8 @@ class WaySearch:
 
     def _goes_on(self, here: int) -> bool:
         if self.budget is None:
-            return sum(t.state.is_finished() for t in self.study.trials) < _TRIALS
+            done = sum(t.state.is_finished() for t in self.study.trials)
+            return bool(done < _TRIALS)
         return here == 0 or not self._spent(1 + _SHORT)
 
     def _spent(self, more: float) -> bool:
@@ -110,7 +127,7 @@ class WaySearch:
         asked.set_user_attr("trial", dataclasses.asdict(trial))
         # What misses a goal is worse in all, so that the sampler stays where they hold.
         over = 1 + self.goals.excess(trial, self.before)
-        values = [trial.bytes, worse, *([trial.latency_ms] if self.goals.timed else [])]
+        values = (trial.bytes, worse, trial.latency_ms or 0.0)[: self.objectives]
         self.study.tell(asked, [over * value for value in values])
         self._keep(made)
 
@@ -187,7 +204,8 @@ class WaySearch:
 
     def _cuts(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The shares of channels and energies that this model lets one try."""
-        channels, energies = _CHANNELS, _ENERGIES
+        channels: tuple[float, ...] = _CHANNELS
+        energies: tuple[float, ...] = _ENERGIES
         try:
             self.maker.cut(Candidate(channels=channels[1]))
         except (ConfigError, ModelError) as error:
@@ -209,11 +227,10 @@ class WaySearch:
             from optuna.storages.journal import JournalFileBackend
 
             kept = JournalStorage(JournalFileBackend(os.fspath(storage)))
-        directions = ["minimize"] * (3 if self.goals.timed else 2)
         study = optuna.create_study(
             study_name="compress",
             storage=kept,
-            directions=directions,
+            directions=[optuna.study.StudyDirection.MINIMIZE] * self.objectives,
             load_if_exists=True,
         )
         ours = self._same()

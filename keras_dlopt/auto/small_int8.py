@@ -10,10 +10,11 @@ from typing import Any
 from keras_dlopt.auto.compressed import Trial
 from keras_dlopt.auto.int8 import to_int8
 from keras_dlopt.auto.training import Job, taken
+from keras_dlopt.auto.wanted import Goals
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.export import Predictor, litert
 from keras_dlopt.files import write_atomic
-from keras_dlopt.transforms import TransformedModel
+from keras_dlopt.transforms import Recipe, TransformedModel
 
 _EXAMPLES = 512  # to calibrate on
 SLOWER = 0.1  # of the rate: ranges and codes are nearly right already
@@ -30,18 +31,18 @@ class LiteRTFile:
 
 
 def small_int8(
-    job: Job, path: str, drop: float | None, goal: int | None, *, target: str
-) -> tuple[TransformedModel, list[Trial], list[str]]:
-    """The quantized model whose file is at `path`, what was tried, and why.
+    job: Job, path: str, asked: Goals, *, target: str
+) -> tuple[TransformedModel, Recipe, list[Trial], list[str]]:
+    """The quantized model whose file is at `path`, its recipe, what was tried, and why.
 
     Raises:
         ConfigError: for a file above the goal, or a drop that could not be held.
     """
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "model.tflite")
-        small, trials, reasons = _made(job, made, drop, goal, target)
+        small, trials, reasons = _made(job, made, asked.drop, asked.bytes, target)
         write_atomic(Path(path), Path(made).read_bytes())
-    return small, trials, reasons
+    return small, small.recipe, trials, reasons
 
 
 def _made(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from keras_dlopt import checks
@@ -70,17 +69,30 @@ def figures(trial: Trial) -> str:
 
 
 def checked_goals(
-    bytes: int | None,
+    size: float | None,
+    max_bytes: int | None,
     drop: float | None,
-    latency_ms: float | None,
-    latency_share: float | None,
+    latencies: tuple[float | None, float | None],
+    int8: bool,
+    plain: int,
 ) -> Goals:
-    """The goals, checked."""
+    """What is asked, of a model with so many plain bytes.
+
+    Raises:
+        ConfigError: for values out of range, two sizes, or nothing that is asked.
+    """
+    given = (size, max_bytes, drop, *latencies)
+    if all(one is None for one in given) and not int8:
+        raise ConfigError(
+            "compress needs a goal: size=0.1, max_bytes=50_000, "
+            "max_accuracy_drop=0.005, max_latency_share=0.5 or int8=True."
+        )
+    spent, share = latencies
     return Goals(
-        bytes,
-        drop,
-        checks.optional(checks.positive, latency_ms, name="max_latency_ms"),
-        checks.optional(checks.positive, latency_share, name="max_latency_share"),
+        _bytes(size, max_bytes, plain),
+        checks.optional(checks.probability, drop, name="max_accuracy_drop"),
+        checks.optional(checks.positive, spent, name="max_latency_ms"),
+        checks.optional(checks.positive, share, name="max_latency_share"),
     )
 
 
@@ -94,19 +106,9 @@ def check_model(model: Any) -> None:
         )
 
 
-def check_asked(goals: Iterable[Any], int8: bool) -> None:
-    """Refuses a call without a goal."""
-    if all(goal is None for goal in goals) and not int8:
-        raise ConfigError(
-            "compress needs a goal: size=0.1, max_bytes=50_000, "
-            "max_accuracy_drop=0.005, max_latency_share=0.5 or int8=True."
-        )
-
-
 def check_looked_at(
     int8: bool,
     searched: bool,
-    *,
     coded: dict[str, Any],
     trained: dict[str, Any],
     run: dict[str, Any],
@@ -160,8 +162,7 @@ def checked_path(path: str | os.PathLike[str] | None, int8: bool) -> Any:
     return path
 
 
-def bytes_asked(size: float | None, max_bytes: int | None, plain: int) -> int | None:
-    """Bytes that the file may have, of a share of the plain ones or as given."""
+def _bytes(size: float | None, max_bytes: int | None, plain: int) -> int | None:
     if size is not None and max_bytes is not None:
         raise ConfigError(
             f"Give size or max_bytes, not both. Received: size={size!r}, "
