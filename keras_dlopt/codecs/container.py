@@ -10,13 +10,14 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
 MAGIC = b"\x89DLO"
-VERSION, LATEST = 1, 3  # what is read
-HEADER, TENSORS, INDEXED = 1, 2, 3  # section types
+VERSION, LATEST = 1, 4  # what is read
+HEADER, TENSORS, INDEXED, SHORT = 1, 2, 3, 4  # section types
 CHECKSUM_BYTES = 8
 MAX_BYTES = 2**31
 SMALL = 2**25  # bytes that any file may take without being asked
 GROWTH = 1024  # times its own size that a file may take without being asked
 NODE_BYTES = 256  # of memory that a value of the header may take, copies included
+NODE_VALUES = 128  # that a node of a short header may stand for
 
 
 def limit_of(size: int) -> int:
@@ -41,10 +42,16 @@ def checksum(*parts: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
-def write_container(sections: Mapping[int, bytes], *, version: int = LATEST) -> bytes:
-    """The file with these sections, in the order of their types."""
+def write_container(
+    sections: Mapping[int, bytes], *, version: int | None = None
+) -> bytes:
+    """The file with these sections: the header, then the variables.
+
+    Without a version it is the oldest that has such sections.
+    """
+    version = version or (LATEST if SHORT in sections else LATEST - 1)
     parts = [MAGIC, bytes([version])]
-    for kind in sorted(sections):
+    for kind in sorted(sections, key=lambda kind: (kind != SHORT, kind)):
         parts += [bytes([kind]), varint(len(sections[kind])), sections[kind]]
     return b"".join([*parts, checksum(*parts)])
 
@@ -107,12 +114,13 @@ def sections_of(data: Any) -> dict[int, Any]:
         data = memoryview(data)
     version, end = version_of(data), len(data) - CHECKSUM_BYTES
     reader = Reader(data[:end], max_bytes=end)
-    second = (TENSORS,) if version < LATEST else (TENSORS, INDEXED)
+    first = (HEADER,) if version < 4 else (HEADER, SHORT)
+    second = (TENSORS,) if version < 3 else (TENSORS, INDEXED)
     reader.take(len(MAGIC) + 1, "the start of the file")
     sections: dict[int, Any] = {}
     while reader.left:
         kind = reader.take(1, "a section type")[0]
-        expected = ((HEADER,), second, ())[len(sections)]
+        expected = (first, second, ())[len(sections)]
         if kind not in expected:
             raise FormatError(
                 f"The file has an unknown or repeated section of type {kind}, or it is "
@@ -130,9 +138,10 @@ def sections_of(data: Any) -> dict[int, Any]:
     return sections
 
 
-def _check_nodes(reader: Reader, text: bytes) -> None:
+def _check_nodes(reader: Reader, text: bytes, mark: bytes) -> None:
     """Counts what the text will become: a value of two bytes takes a hundred."""
-    nodes = sum(text.count(mark) for mark in (b",", b"[", b"{"))
+    nodes = sum(text.count(one) for one in (b",", b"[", b"{"))
+    nodes += NODE_VALUES * text.count(mark) if mark else 0
     if NODE_BYTES * nodes > max(reader.max_bytes, SMALL):
         raise reader.too_large(NODE_BYTES * nodes, f"the {nodes} values of the header")
 
@@ -144,9 +153,13 @@ def write_json(value: Any, *, dictionary: bytes = b"") -> bytes:
 
 
 def read_json(
-    section: bytes, *, max_bytes: int = MAX_BYTES, dictionary: bytes = b""
+    section: bytes,
+    *,
+    max_bytes: int = MAX_BYTES,
+    dictionary: bytes = b"",
+    mark: bytes = b"",
 ) -> Any:
-    """Reads what `write_json` wrote.
+    """Reads what `write_json` wrote; each `mark` in it stands for 128 values.
 
     Raises:
         FormatError: if it is damaged, no JSON, or larger than `max_bytes`.
@@ -159,7 +172,7 @@ def read_json(
         raise FormatError(
             f"The file is damaged: {reader.left} bytes follow the header. {REPAIR}"
         )
-    _check_nodes(reader, text)
+    _check_nodes(reader, text, mark)
     try:
         return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -10,13 +10,12 @@ from keras_dlopt.codecs import planes
 from keras_dlopt.codecs.container import (
     HEADER,
     INDEXED,
+    SHORT,
     SMALL,
     TENSORS,
     read_container,
-    read_json,
     version_of,
     write_container,
-    write_json,
 )
 from keras_dlopt.codecs.entropy import (
     entropy_bits,
@@ -28,7 +27,7 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.codecs.record import Decoded
 from keras_dlopt.codecs.tensor import decode_tensor
 from keras_dlopt.errors import FormatError
-from keras_dlopt.storage.dictionary import DICTIONARY
+from keras_dlopt.storage.header import read_header, write_header
 from keras_dlopt.storage.hooks import Arrays, Kept, check_file_name
 from keras_dlopt.storage.parallel import in_parallel
 from keras_dlopt.storage.records import (
@@ -40,7 +39,6 @@ from keras_dlopt.storage.records import (
 )
 from keras_dlopt.storage.repeats import Repeats, damaged, read_repeats, repeats
 
-MAX_HEADER = 2**26  # bytes of JSON text: a thousand times what large models need
 FILE_GROWTH = 32  # a word of a vocabulary takes more as text than as bytes
 PIECE = 2**20  # symbols that are counted at once
 
@@ -128,9 +126,7 @@ def write_contents(
         kind, section = TENSORS, varint(len(records)) + b"".join(records)
     else:
         kind, section = INDEXED, with_index(records)
-    return write_container(
-        {HEADER: write_json(header, dictionary=DICTIONARY), kind: section}
-    )
+    return write_container({**write_header(header), kind: section})
 
 
 def _placed(
@@ -206,11 +202,7 @@ def read_stored(data: bytes, *, max_bytes: int) -> Stored:
 
 def stored_in(sections: Mapping[int, Any], version: int, *, max_bytes: int) -> Stored:
     """The same for the sections of a file of some version."""
-    header = read_json(
-        bytes(sections[HEADER]),
-        max_bytes=min(max_bytes, MAX_HEADER),
-        dictionary=DICTIONARY,
-    )
+    header = read_header(sections, max_bytes=max_bytes)
     keys, more = {"model", "paths"}, {"variables", "layers", "assets"}
     allowed = {1: [keys], 2: [keys | more]}.get(version, [keys, keys | more])
     if version > 2:
@@ -228,7 +220,8 @@ def stored_in(sections: Mapping[int, Any], version: int, *, max_bytes: int) -> S
             f"The file is damaged: {count} variables and not as many paths. {REPAIR}"
         )
     records = split(section, max_bytes=max_bytes) if INDEXED in sections else None
-    return Stored(header, records, reader, len(sections[HEADER]), same)
+    written = len(sections.get(SHORT, sections.get(HEADER, b"")))
+    return Stored(header, records, reader, written, same)
 
 
 def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:

@@ -1,13 +1,11 @@
-"""Text that the deflated header of version 1 may refer back to.
+"""Texts that a deflated header may refer back to: each is part of the format.
 
-Configs of common layers, so that a model's own description costs tens of bytes. It is
-part of the format: it never changes within version 1.
+Configs of common layers, so that a model's own description costs tens of bytes; after
+them some without what is in those (`short.py`), for the headers of small files.
 """
 
 import importlib.resources
 
-DICTIONARY = (
-    importlib.resources.files("keras_dlopt.storage")
-    .joinpath("dictionary.txt")
-    .read_bytes()
-)
+_HERE = importlib.resources.files("keras_dlopt.storage")
+DICTIONARY = _HERE.joinpath("dictionary.txt").read_bytes()
+SHORT_DICTIONARY = DICTIONARY + _HERE.joinpath("short.txt").read_bytes()

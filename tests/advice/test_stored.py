@@ -13,7 +13,6 @@ from keras_dlopt.codecs.container import (
     TENSORS,
     checksum,
     read_container,
-    read_json,
     write_container,
     write_json,
 )
@@ -21,6 +20,7 @@ from keras_dlopt.codecs.huffman_table import MAX_ALPHABET, write_lengths
 from keras_dlopt.codecs.reader import varint
 from keras_dlopt.config import decode, encode
 from keras_dlopt.storage.dictionary import DICTIONARY
+from keras_dlopt.storage.header import read_header
 from keras_dlopt.storage.hooks import check_file_name
 from keras_dlopt.transforms.prune import Score
 
@@ -195,7 +195,8 @@ def test_classes_that_are_not_known(told, monkeypatch):
 def with_layer(path, layer):
     """The file with its last layer replaced, the checksum made good."""
     sections = read_container(path.read_bytes())
-    header = read_json(sections[HEADER], dictionary=DICTIONARY)
+    header = read_header(sections, max_bytes=2**20)
+    sections = {TENSORS: sections[TENSORS]}
     header["model"]["config"]["layers"][-1] = layer
     sections[HEADER] = write_json(header, dictionary=DICTIONARY)
     other = path.with_name("bad.dlopt")
@@ -235,7 +236,8 @@ def test_vocabularies_that_are_files(told, path):
 @advice("storage/architecture.py", "Pass a file written by save_compressed.")
 def test_files_of_a_layer(told, path):
     sections = read_container(path.read_bytes())
-    header = read_json(sections[HEADER], dictionary=DICTIONARY)
+    header = read_header(sections, max_bytes=2**20)
+    sections = {TENSORS: sections[TENSORS]}
     header["model"] = header["model"]["config"]["layers"][-1]
     sections[HEADER] = write_json(header, dictionary=DICTIONARY)
     bad = path.with_name("bad.dlopt")

@@ -12,6 +12,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 
+from reference import short_header
 from reference.context_file import integers
 from reference.huffman import canonical
 
@@ -270,20 +271,24 @@ def tensor(source: Bytes) -> np.ndarray:
     return np.frombuffer(b"".join(elements), dtype).reshape(shape)
 
 
-def file(data: bytes, dictionary: bytes) -> tuple[dict, list[np.ndarray]]:
+def file(
+    data: bytes, dictionary: bytes, short_dictionary: bytes = b""
+) -> tuple[dict, list[np.ndarray]]:
     """Header and arrays of a whole file."""
     assert data[:4] == bytes.fromhex("89444C4F")
-    assert 1 <= data[4] <= 3
+    assert 1 <= data[4] <= 4
     assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
     source, sections = Bytes(data[5:-8]), []
-    for kinds in ((1,), (2, 3) if data[4] == 3 else (2,)):
+    short = False
+    for kinds in ((1, 4) if data[4] == 4 else (1,), (2, 3) if data[4] > 2 else (2,)):
         kind = source.take(1)[0]
         assert kind in kinds
+        short |= kind == 4
         sections.append(Bytes(source.take(source.varint())))
     assert source.at == len(source.data)
     head, body = sections
     size = head.varint()
-    text = head.deflated(dictionary)
+    text = head.deflated(short_dictionary if short else dictionary)
     assert len(text) == size
     count = body.varint()
     if kind == 3:
@@ -293,6 +298,8 @@ def file(data: bytes, dictionary: bytes) -> tuple[dict, list[np.ndarray]]:
         arrays = [tensor(body) for _ in range(count)]
     assert body.at == len(body.data)
     header = json.loads(text)
+    if short:
+        header = short_header.header(header, dictionary)
     for place, of, turned in sorted(header.get("same", [])):
         arrays.insert(place, arrays[of].T.copy() if turned else arrays[of])
     return header, arrays

@@ -11,6 +11,7 @@ from keras_dlopt.codecs import Tensor
 from keras_dlopt.codecs.container import (
     HEADER,
     INDEXED,
+    SHORT,
     limit_of,
     read_container,
     version_of,
@@ -21,7 +22,7 @@ from keras_dlopt.codecs.reader import Reader, varint
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage import contents, load_compressed, save_compressed
 from keras_dlopt.storage.contents import read_contents
-from keras_dlopt.storage.dictionary import DICTIONARY
+from keras_dlopt.storage.dictionary import DICTIONARY, SHORT_DICTIONARY
 
 MOST_MEMORY, MOST_SECONDS = 300, 2.0  # MB above the start, and for one file
 REBUILT = 20  # one of so many files is also made a model: that takes 10 ms
@@ -91,18 +92,20 @@ def broken(data, rng):
     """A mutation of one part of a file, under a checksum that fits."""
     sections, version = read_container(data), version_of(data)
     part = int(rng.integers(0, 4))
+    head = SHORT if SHORT in sections else HEADER
+    dictionary = SHORT_DICTIONARY if head == SHORT else DICTIONARY
     if part == 0:
-        kind = max(sections)  # with an index or without
+        kind = max(set(sections) - {SHORT})  # with an index or without
         sections[kind] = mutated(sections[kind], rng)
     elif part == 1:
-        sections[HEADER] = mutated(sections[HEADER], rng)
+        sections[head] = mutated(sections[head], rng)
     else:
-        reader = Reader(sections[HEADER], max_bytes=2**20)
+        reader = Reader(sections[head], max_bytes=2**20)
         size, length = reader.varint("size"), reader.varint("length")
-        text = inflate(reader.take(length, "text"), size, "text", dictionary=DICTIONARY)
+        text = inflate(reader.take(length, "text"), size, "text", dictionary=dictionary)
         text = mutated(text, rng)
-        stream = write_deflated(text, level=1, dictionary=DICTIONARY)
-        sections[HEADER] = varint(len(text)) + stream
+        stream = write_deflated(text, level=1, dictionary=dictionary)
+        sections[head] = varint(len(text)) + stream
     return write_container(sections, version=version)
 
 

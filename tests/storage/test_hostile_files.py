@@ -1,6 +1,7 @@
 """Files made to do harm: each is refused, with the one error kind, before it acts."""
 
 import copy
+import json
 import tracemalloc
 
 import hypothesis.strategies as st
@@ -12,9 +13,10 @@ from keras import layers
 
 from keras_dlopt.codecs.container import (
     HEADER,
+    NODE_VALUES,
+    SHORT,
     TENSORS,
     read_container,
-    read_json,
     write_container,
     write_json,
 )
@@ -23,7 +25,9 @@ from keras_dlopt.codecs.huffman import Huffman
 from keras_dlopt.codecs.reader import varint
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage import ledger_of, load_compressed, save_compressed
-from keras_dlopt.storage.dictionary import DICTIONARY
+from keras_dlopt.storage.dictionary import DICTIONARY, SHORT_DICTIONARY
+from keras_dlopt.storage.header import read_header
+from keras_dlopt.storage.short import templates
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +50,14 @@ def original(tmp_path_factory):
 
 
 def header_of(data):
-    return read_json(read_container(data)[HEADER], dictionary=DICTIONARY)
+    return read_header(read_container(data), max_bytes=2**20)
 
 
 def forged(data, header=None, tensors=None):
     """A file with a valid checksum around altered contents."""
     sections = read_container(data)
     if header is not None:
+        sections.pop(SHORT, None)
         sections[HEADER] = write_json(header, dictionary=DICTIONARY)
     if tensors is not None:
         sections[TENSORS] = tensors
@@ -193,7 +198,7 @@ def test_tensor_sections(original, tmp_path):
 def test_a_file_of_max_bytes_is_opened_and_none_that_is_larger(original, tmp_path):
     with pytest.raises(FormatError, match="is larger than max_bytes"):
         load(tmp_path, original, max_bytes=len(original) - 1)
-    with pytest.raises(FormatError, match="the header would take"):
+    with pytest.raises(FormatError, match="would take"):
         load(tmp_path, original, max_bytes=len(original))
 
 
@@ -242,6 +247,53 @@ def test_a_header_of_many_values_is_refused_before_it_is_parsed(original, tmp_pa
     assert len(data) < 2_000
     with pytest.raises(FormatError, match="the 800005 values of the header would take"):
         load(tmp_path, data)
+
+
+def short_file(text):
+    """A file with this text as its short header."""
+    stream = write_deflated(text, dictionary=SHORT_DICTIONARY)
+    return write_container({SHORT: varint(len(text)) + stream, TENSORS: varint(0)})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[]", "short header means nothing"),
+        (b'{"paths":[]}', "short header means nothing .*model"),
+        (b'{"model":{"~":"Lambda"}}', "short header means nothing .*Lambda"),
+        (b'{"model":{"~":["Dense"]}}', "short header means nothing"),
+        (b'{"model":{"~":"Sequential"}}', "short header means nothing .*layers"),
+        (b'{"model":{"~":"Sequential","layers":[]}}', "short header means nothing"),
+        (b'{"model":{"~":"Sequential","layers":[5]}}', "short header means nothing"),
+        (b'{"model":{"~":"Dense","-":["no"]}}', "short header means nothing .*no"),
+        (b'{"model":{"~":"Dense","+":[]}}', "short header means nothing"),
+        (b'{"model":' + b"[" * 700 + b"]" * 700 + b"}", "damaged"),
+        (b'{"model":{"~":"Dense","name":"a"}}', "describes a Dense, not a keras.Model"),
+        (
+            b'{"model":{"~":"Dense","-":[],"+":{"@":"Lambda"}},"paths":[]}',
+            "'Lambda' cannot",
+        ),
+        (
+            b'{"model":{"~":"Dense","+":{"class_name":"os"}},"paths":[]}',
+            "spells out a module or class",
+        ),
+        (b'{"model":{"~":"Dense"},"same":[]}', "short header means nothing .*same"),
+        (b'{"model":"' + b"x" * 2**16 + b'"}', "the header would take 6554"),
+        (
+            b'{"model":[' + b'{"~":"Dense"},' * 3_000 + b"0]}",
+            r"the 39\d+ values of the header would take",
+        ),
+    ],
+)
+def test_short_headers_are_no_other_door(text, message, tmp_path):
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path, short_file(text))
+
+
+def test_a_node_of_a_short_header_stands_for_as_many_values_as_are_counted():
+    for config in templates().values():
+        text = json.dumps(config)
+        assert sum(text.count(mark) for mark in ",[{") + 16 < NODE_VALUES
 
 
 @pytest.mark.parametrize("max_bytes", [None, 2**24])

@@ -8,6 +8,7 @@ import pytest
 from keras_dlopt.codecs.container import (
     HEADER,
     INDEXED,
+    SHORT,
     read_container,
     write_container,
 )
@@ -101,8 +102,8 @@ def test_an_altered_byte_is_found_before_an_array_is_given(path):
 
 def forged(path, section):
     data = path.read_bytes()
-    header = read_container(data)[HEADER]
-    path.write_bytes(write_container({HEADER: header, INDEXED: section}))
+    header = {k: v for k, v in read_container(data).items() if k in (HEADER, SHORT)}
+    path.write_bytes(write_container({**header, INDEXED: section}))
 
 
 def index_of(path):
