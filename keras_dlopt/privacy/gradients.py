@@ -39,10 +39,12 @@ def of_ghosts(model: Any, x: Any, y: Any, mask: Any) -> BatchGradient:
         with ghost.watching(model.model) as seen:
             outputs = model(x, training=True)
         check_losses(model)
-        losses = example_losses(model, y, outputs)
-        total = tf.reduce_sum(losses)
+    losses, steep = _loss_gradients(model, y, outputs)
     back = tape.gradient(
-        total, [one.made for one in seen], unconnected_gradients="zero"
+        keras.tree.flatten(outputs),
+        [one.made for one in seen],
+        output_gradients=steep,
+        unconnected_gradients="zero",
     )
     parts = [ghost.part(one, g) for one, g in zip(seen, back, strict=True)]
     squares = sum(one.squares for one in parts)
@@ -96,6 +98,27 @@ def example_losses(model: Any, y: Any, outputs: Any) -> Any:
         return ops.cast(loss, "float32")
 
     return clipping.mapped(one, (y, outputs))
+
+
+def _loss_gradients(model: Any, y: Any, outputs: Any) -> tuple[Any, list[Any]]:
+    """The losses of examples, and their gradients by each of the outputs.
+
+    Each is differentiated inside the map: the gradient of what is mapped has sums over
+    axes that XLA takes for constants, and it would compile anew in every step.
+    """
+    import tensorflow as tf
+
+    def one(y: Any, outputs: Any) -> Any:
+        flat = keras.tree.flatten(outputs)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(flat)
+            with keras.StatelessScope():
+                loss = _compat.compiled_loss(model, alone(y), alone(outputs))
+        steep = tape.gradient(loss, flat, unconnected_gradients="zero")
+        return ops.cast(loss, "float32"), steep
+
+    losses, steep = clipping.mapped(one, (y, outputs))
+    return losses, steep
 
 
 def seed_states(model: Any) -> list[Any]:

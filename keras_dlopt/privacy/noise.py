@@ -5,9 +5,13 @@ from typing import Any
 from keras_dlopt.privacy.drawing import Secret
 from keras_dlopt.runtime import on_tensorflow
 
+_PHILOX = "philox"
+
 
 def noises(secret: Secret, step: Any, shapes: list[tuple[int, ...]]) -> list[Any]:
     """Standard normal noise in float32, one tensor for each shape.
+
+    The same seed gives another noise under XLA, which numbers its draws otherwise.
 
     Args:
         secret: nobody may learn it: with it the noise can be taken off.
@@ -24,9 +28,11 @@ def _tensorflow(secret: Secret, step: Any, shapes: list[tuple[int, ...]]) -> lis
     a, b, c, d = secret.words
     # 128 bits: two of the words are folded in after the first two.
     key = tf.constant([a << 31 | b >> 1, c << 31 | d >> 1], "int64")
-    key = tf.random.fold_in(key, tf.cast(step, "int64"))
+    key = tf.random.fold_in(key, tf.cast(step, "int64"), alg=_PHILOX)
     return [
-        tf.random.stateless_normal(shape, tf.random.fold_in(key, i))
+        tf.random.stateless_normal(
+            shape, tf.random.fold_in(key, i, alg=_PHILOX), alg=_PHILOX
+        )
         for i, shape in enumerate(shapes)
     ]
 

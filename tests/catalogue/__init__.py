@@ -33,6 +33,7 @@ class Case:
             `"model"` or `"term"`; decides how `contracts.building` puts it in a model.
         make: builds a new object, without arguments.
         input_shape: of one example, for layers and models.
+        images: whether inputs are from 0 to 1.
         random: draws random numbers in training, so only finiteness and shapes are
             compared between backends and strategies.
         optimizer: builds what the model trains with, where the contracts' SGD does
@@ -44,6 +45,7 @@ class Case:
     kind: str
     make: Callable[[], Any]
     input_shape: tuple[int, ...] = (8,)
+    images: bool = False
     random: bool = False
     optimizer: Callable[[], Any] | None = None
     exempt: dict[str, str] = dataclasses.field(default_factory=dict)

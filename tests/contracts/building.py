@@ -166,5 +166,7 @@ def trial(
     )
     rng = np.random.default_rng(3)
     x = rng.normal(size=(BATCH * STEPS, *shape)).astype("float32")
+    if case.images:
+        x = 1 / (1 + np.exp(-x))
     y = rng.integers(0, CLASSES, BATCH * STEPS).astype("int32")
     return Trial(model, x, y, callbacks, traces)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from keras_dlopt.data import augment
-from keras_dlopt.data.augment import trivial
+from keras_dlopt.data.augment import operations, trivial
 from keras_dlopt.errors import ConfigError, DataError
 
 tf = pytest.importorskip("tensorflow")
@@ -98,6 +98,22 @@ def test_each_image_gets_an_operation_of_its_own(wide):
     assert type(policy).from_config(policy.get_config()) == policy
 
 
+def test_pixels_move_as_by_tensorflows_own_op():
+    """Bit for bit, also where a position lies half way between two pixels."""
+    images = tf.constant(pictures(3), "float32")
+    matrices = RNG.normal(size=(4, 6)).astype("float32")
+    matrices[1] = [1, 0, 2.5, 0, 1, -3.5]
+    height, width = SIZE
+    a, b, c, d, e, f = matrices.T
+    x, y = np.float32(width - 1) / 2, np.float32(height - 1) / 2
+    flat = [a, b, c + x - a * x - b * y, d, e, f + y - d * x - e * y, 0 * a, 0 * a]
+    wanted = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images, transforms=np.stack(flat, axis=1), output_shape=SIZE,
+        fill_value=0.0, interpolation="NEAREST", fill_mode="CONSTANT",
+    )  # fmt: skip
+    np.testing.assert_array_equal(operations.moved(images, matrices), wanted)
+
+
 @pytest.mark.parametrize("colors", [1, 2, 5])
 def test_any_number_of_colors(colors):
     images = RNG.random((32, 9, 7, colors)).astype("float16")
@@ -110,6 +126,15 @@ def test_what_is_no_image():
     for images in (np.zeros((2, 4, 4)), np.zeros((2, 4, 4, 1), "int32")):
         with pytest.raises(DataError, match="must be batches .n, height, width, chann"):
             augment.TrivialAugment()(images, seed=[0, 0])
+
+
+@pytest.mark.parametrize(
+    "images", [255 * RNG.random((2, 4, 4, 1)), -np.ones((2, 4, 4, 1))]
+)
+def test_floats_on_another_scale(images):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="between 0 and most=1.0"):
+        augment.TrivialAugment()(images, seed=[0, 0])
+    augment.TrivialAugment(most=255.0)(abs(images), seed=[0, 0])
 
 
 X = RNG.integers(0, 256, (24, 6, 6, 1)).astype("uint8")

@@ -6,7 +6,8 @@ of the global batch), and in a run that goes on at an epoch.
 """
 
 from keras_dlopt.data.augment.averaging import TestTimeAugmentation
+from keras_dlopt.data.augment.inside import AugmentationLayer
 from keras_dlopt.data.augment.pipeline import augmented
 from keras_dlopt.data.augment.trivial import TrivialAugment
 
-__all__ = ["TestTimeAugmentation", "TrivialAugment", "augmented"]
+__all__ = ["AugmentationLayer", "TestTimeAugmentation", "TrivialAugment", "augmented"]

@@ -22,19 +22,28 @@ def moved(images: Tensor, matrices: Tensor) -> Tensor:
     import tensorflow as tf
 
     shape = tf.shape(images)
-    half = [tf.cast(shape[i] - 1, "float32") / 2 for i in (2, 1)]
-    a, b, c, d, e, f = tf.unstack(matrices, axis=1)
+    n, height, width, channels = (shape[i] for i in range(4))
+    half = [tf.cast(side - 1, "float32") / 2 for side in (width, height)]
+    a, b, c, d, e, f = (v[:, None, None] for v in tf.unstack(matrices, axis=1))
     c = c + half[0] - a * half[0] - b * half[1]
     f = f + half[1] - d * half[0] - e * half[1]
-    zero = tf.zeros_like(a)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
-        output_shape=shape[1:3],
-        fill_value=0.0,
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
-    )
+    x = tf.cast(tf.range(width), "float32")[None, None, :]
+    y = tf.cast(tf.range(height), "float32")[None, :, None]
+    column, row = _nearest(a * x + b * y + c), _nearest(d * x + e * y + f)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    # TensorFlow's own op for this is unknown to XLA; a gather gives the same bits.
+    place = tf.where(inside, row * width + column, 0)
+    flat = tf.reshape(images, [n, height * width, channels])
+    found = tf.gather(flat, tf.reshape(place, [n, -1]), batch_dims=1)
+    return tf.where(inside[..., None], tf.reshape(found, shape), 0.0)
+
+
+def _nearest(position: Tensor) -> Tensor:
+    """The whole number that is nearest; a half goes away from zero, as in C."""
+    import tensorflow as tf
+
+    away = tf.sign(position) * tf.floor(tf.abs(position) + 0.5)
+    return tf.cast(away, "int32")
 
 
 def gray(images: Tensor) -> Tensor:
@@ -116,8 +125,11 @@ def equalized(images: Tensor) -> Tensor:
 
     shape = tf.shape(images)
     values = tf.cast(tf.round(tf.transpose(images, [0, 3, 1, 2])), "int32")
-    values = tf.reshape(values, [-1, shape[1] * shape[2]])
-    counts = tf.math.bincount(values, minlength=256, maxlength=256, axis=-1)
+    rows = shape[0] * shape[3]
+    values = tf.reshape(values, [rows, shape[1] * shape[2]])
+    places = values + 256 * tf.range(rows)[:, None]  # XLA knows no bincount
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(places), places, 256 * rows)
+    counts = tf.reshape(counts, [rows, 256])
     last = tf.reduce_max(values, axis=1, keepdims=True)
     step = (shape[1] * shape[2] - tf.gather(counts, last, batch_dims=1)) // 255
     before = tf.cumsum(counts, axis=1, exclusive=True)

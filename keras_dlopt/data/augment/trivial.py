@@ -51,6 +51,7 @@ WIDE = RANGES | {
 }
 NAMES = tuple(RANGES)
 _LEVELS = 31  # strengths 0 to 30
+_SLACK = 1.0  # of 255: by as much pictures may stand out that were made smaller
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -91,24 +92,36 @@ class TrivialAugment(Value):
 
         Raises:
             DataError: for anything but batches of images of uint8 or floats.
+        tf.errors.InvalidArgumentError: for floats that are not from 0 to `most`.
         """
         import tensorflow as tf
 
         images = tf.convert_to_tensor(images)
-        count = tf.shape(images)[0]
-        draw = tf.random.experimental.stateless_split(seed, 3)
+        which, strength = self.drawn(tf.shape(images)[0], seed)
+        return applied(images, which, strength, most=self.most)
+
+    def drawn(self, count: Any, seed: Any) -> tuple[Tensor, Tensor]:
+        """For each of `count` images the number of its operation, and its strength."""
+        import tensorflow as tf
+
+        # Named, since the choice among generators is another one under XLA.
+        draw = tf.random.experimental.stateless_split(seed, 3, alg="philox")
+
+        def below(most: int, i: int) -> Tensor:
+            return tf.random.stateless_uniform(
+                [count], draw[i], 0, most, "int32", alg="philox"
+            )
+
         ranges = [(WIDE if self.wide else RANGES)[name] for name in NAMES]
-        which = tf.random.stateless_uniform([count], draw[0], 0, len(NAMES), "int32")
-        level = tf.random.stateless_uniform([count], draw[1], 0, _LEVELS, "int32")
+        which, level, sign = below(len(NAMES), 0), below(_LEVELS, 1), below(2, 2)
         share = tf.cast(level, "float32") / (_LEVELS - 1)
-        sign = tf.random.stateless_uniform([count], draw[2], 0, 2, "int32") * 2 - 1
         low, high, signed = (
             tf.gather(tf.constant([float(r[i]) for r in ranges]), which)
             for i in range(3)
         )
         strength = low + share * (high - low)
-        strength = tf.where(signed > 0, strength * tf.cast(sign, "float32"), strength)
-        return applied(images, which, strength, most=self.most)
+        signs = tf.cast(sign * 2 - 1, "float32")
+        return which, tf.where(signed > 0, strength * signs, strength)
 
 
 def applied(images: Tensor, which: Tensor, strength: Tensor, *, most: float) -> Tensor:
@@ -134,6 +147,10 @@ def applied(images: Tensor, which: Tensor, strength: Tensor, *, most: float) -> 
         )
     scale = 1.0 if images.dtype == tf.uint8 else 255.0 / most
     x = tf.cast(images, "float32") * scale
+    if images.dtype != tf.uint8:  # XLA leaves such a look out
+        low, high = tf.reduce_min(x), tf.reduce_max(x)
+        fits = (low >= -_SLACK) & (high <= 255 + _SLACK)
+        tf.debugging.Assert(fits, [out_of_range(most), low / scale, high / scale])
     made = _pixels(_moved(x, which, strength), which, strength)
     made.set_shape(images.shape)
     if images.dtype == tf.uint8:
@@ -141,6 +158,15 @@ def applied(images: Tensor, which: Tensor, strength: Tensor, *, most: float) -> 
     same = which == NAMES.index("identity")
     made = tf.where(same[:, None, None, None], x, made)
     return tf.cast(made / scale, images.dtype)
+
+
+def out_of_range(most: float) -> str:
+    """What is told where float images are on another scale."""
+    return (
+        f"Float images to augment must lie between 0 and most={most}. Give the policy "
+        "the largest value that yours have, such as most=255.0, and rescale or "
+        "normalize them afterwards. Received, from least to largest:"
+    )
 
 
 def _moved(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
