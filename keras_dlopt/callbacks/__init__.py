@@ -1,6 +1,7 @@
 """Callbacks: learning rates that follow the training, searches, and a guard."""
 
 from keras_dlopt.callbacks.averaged import AveragedWeights
+from keras_dlopt.callbacks.compression import CompressionLogger
 from keras_dlopt.callbacks.finder import LearningRateFinder, RangeTest
 from keras_dlopt.callbacks.guard import DivergenceGuard
 from keras_dlopt.callbacks.hypergradient import HypergradientLearningRate
@@ -12,6 +13,7 @@ from keras_dlopt.callbacks.search import LearningRateSearch, SearchResult
 
 __all__ = [
     "AveragedWeights",
+    "CompressionLogger",
     "DivergenceGuard",
     "FreezeBatchNormalization",
     "HypergradientLearningRate",

@@ -18,6 +18,11 @@ CASES = [
         optimizer=lambda: keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.9),
     ),
     Case(
+        "CompressionLogger",
+        "callback",
+        lambda: callbacks.CompressionLogger(details=True),
+    ),
+    Case(
         "LossDrivenLearningRate",
         "callback",
         lambda: callbacks.LossDrivenLearningRate(
