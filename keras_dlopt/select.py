@@ -37,6 +37,23 @@ class Selector(Value):
         (name,) = arguments(type(self))
         return {key: _plain(getattr(self, name))}
 
+    def __str__(self) -> str:
+        """As it is written: `str(named("kernel") & rank(4))` can be evaluated."""
+        kinds = {cls: key for key, cls in _KINDS.items()}
+        key = kinds.get(type(self))
+        if key is None:
+            return repr(self)
+        (name,) = arguments(type(self))
+        value = getattr(self, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if key in ("all", "any", "not"):
+            # One part with a sign in it stands in brackets.
+            parts = [
+                f"({v})" if isinstance(v, AllOf | AnyOf) else str(v) for v in values
+            ]
+            return "~" + parts[0] if key == "not" else _SIGNS[key].join(parts)
+        return f"{key}({', '.join(map(repr, values))})"
+
     def __and__(self, other: "Selector") -> "Selector":
         return AllOf((self, _checked(other)))
 
@@ -248,6 +265,7 @@ _KINDS: dict[str, type[Selector]] = {
 }
 
 
+_SIGNS = {"all": " & ", "any": " | "}
 _WORDS = {int: "whole numbers", str: "texts"}
 
 

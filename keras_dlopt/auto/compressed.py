@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_dlopt.report import Comparison, plain
+from keras_dlopt.tables import Table, Tabled
 from keras_dlopt.transforms import Recipe
 
 
@@ -38,7 +39,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Compressed:
+class Compressed(Tabled):
     """A smaller model, its file, and how it came about.
 
     Attributes:
@@ -97,6 +98,23 @@ class Compressed:
         path = pathlib.Path(path)
         path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
         return path
+
+    def tables(self) -> tuple[Table, ...]:
+        """What was tried, the chosen one first, and what became of the figures."""
+        rows = tuple(
+            (
+                trial.method,
+                f"{trial.bytes:,}",
+                "" if trial.accuracy is None else f"{trial.accuracy:.2%}",
+                f"{trial.loss:.4f}",
+                f"{trial.seconds:.0f}",
+            )
+            for trial in self.trials
+        )
+        columns = ("tried", "bytes", "validation accuracy", "loss", "seconds")
+        title = f"{self.plain_bytes:,} bytes became {self.bytes:,} ({self.ratio:.1f}x)"
+        tried = Table(title, columns, rows, note=" ".join(self.reasons))
+        return (tried, *(self.report.tables() if self.report is not None else ()))
 
     def __str__(self) -> str:
         lines = [

@@ -61,7 +61,7 @@ def tpu_check(
             progress=lambda stage: progress.stage(stage, 0),
         )
     console = Console()
-    for table in shown.tables(report):
+    for table in report.tables():
         console.print(rich_table(table))
     for note in report.notes:
         console.print(note, highlight=False)

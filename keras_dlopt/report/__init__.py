@@ -3,13 +3,12 @@
 from keras_dlopt.measure.latency import Latency, latency
 from keras_dlopt.report.comparison import Comparison, compare, plain
 from keras_dlopt.report.delivery import Delivery
-from keras_dlopt.report.document import Document, Figure, Table
+from keras_dlopt.report.document import Document, Figure
 from keras_dlopt.report.figures import pareto_figure
 from keras_dlopt.report.flips import Flip
 from keras_dlopt.report.fresh import check_equal, predict_elsewhere
 from keras_dlopt.report.health import Examination, Finding, doctor
 from keras_dlopt.report.html import to_html, write_html
-from keras_dlopt.report.markdown import to_markdown
 from keras_dlopt.report.measuring import (
     Measured,
     Measurements,
@@ -32,7 +31,6 @@ from keras_dlopt.report.quality import (
 from keras_dlopt.report.robustness import Corrupted
 from keras_dlopt.report.saliency import Saliency
 from keras_dlopt.report.tasks import TASKS
-from keras_dlopt.report.terminal import rich_table, to_text
 from keras_dlopt.report.training import (
     Progress,
     Recorder,
@@ -42,6 +40,7 @@ from keras_dlopt.report.training import (
 )
 from keras_dlopt.report.variants import Variant, variant, versions
 from keras_dlopt.report.weights import WeightHistogram, histograms, sparsity
+from keras_dlopt.tables import Table, rich_table, to_markdown, to_text
 
 __all__ = [
     "TASKS",

@@ -14,7 +14,7 @@ from keras_dlopt import checks
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.measure.latency import Latency
 from keras_dlopt.report import pages
-from keras_dlopt.report.document import Document, Figure, Table
+from keras_dlopt.report.document import Document, Figure
 from keras_dlopt.report.examples import Examples, Metric, examples_of, numbered
 from keras_dlopt.report.flips import Flip, flips
 from keras_dlopt.report.html import write_html
@@ -27,13 +27,13 @@ from keras_dlopt.report.robustness import robustness as measure_robustness
 from keras_dlopt.report.saliency import Saliency
 from keras_dlopt.report.saliency import saliency as measure_saliency
 from keras_dlopt.report.tasks import TASKS, bins, compared
-from keras_dlopt.report.terminal import rich_table
 from keras_dlopt.report.variants import Variant, plain_model, variant
 from keras_dlopt.report.weights import WeightHistogram, histograms
+from keras_dlopt.tables import Table, Tabled
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabled):
     """Two models on the same examples, side by side.
 
     Attributes:
@@ -92,17 +92,13 @@ class Comparison:
         """
         return write_html(self.document(*more), path)
 
-    def __rich__(self) -> Any:
-        from rich.console import Group
-
-        shown = [
-            pages.comparison_table(
-                self.before, self.after, self.changes, self.class_names, self.task
-            )
-        ]
-        if self.latency:
-            shown.append(pages.latency_table(self.latency))
-        return Group(*map(rich_table, shown))
+    def tables(self) -> tuple[Table, ...]:
+        """The figures side by side, and times where they were measured."""
+        both = pages.comparison_table(
+            self.before, self.after, self.changes, self.class_names, self.task
+        )
+        timed = (pages.latency_table(self.latency),) if self.latency else ()
+        return (both, *timed)
 
 
 def compare(

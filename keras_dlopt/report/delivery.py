@@ -7,11 +7,12 @@ from typing import Any
 from keras_dlopt.export import ExportReport
 from keras_dlopt.report import pages
 from keras_dlopt.report.comparison import plain
-from keras_dlopt.report.document import Document, Table, percent, size
+from keras_dlopt.report.document import Document, percent, size
 from keras_dlopt.report.quality import Changes
 from keras_dlopt.report.training import Recording, training_figure
 from keras_dlopt.report.variants import Variant
 from keras_dlopt.report.weights import WeightHistogram
+from keras_dlopt.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a report says, before anybody decides how it looks.
 
-A `Document` is a title and a list of blocks; `terminal` and `html` render it.
+A `Document` is a title and a list of blocks; `tables` and `html` render it.
 """
 
 import dataclasses
@@ -8,25 +8,7 @@ import functools
 from typing import Any
 
 from keras_dlopt import drawing
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows of text under headings; the first column names the row.
-
-    Attributes:
-        title: short.
-        columns: headings, the first one for the row names.
-        rows: cells as text, as many as there are columns.
-        note: what a reader must know to read it, one paragraph; may be empty.
-        words: whether the cells are words, not figures: they begin at the left.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    words: bool = False
+from keras_dlopt.tables import Table
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -17,12 +17,13 @@ from keras_dlopt.drawing import (
     literal,
     shortened,
 )
-from keras_dlopt.report.document import Figure, Table, percent
+from keras_dlopt.report.document import Figure, percent
 from keras_dlopt.report.flips import Flip
 from keras_dlopt.report.plots import below
 from keras_dlopt.report.quality import BINS, Reliability
 from keras_dlopt.report.robustness import Corrupted
 from keras_dlopt.report.saliency import Saliency
+from keras_dlopt.tables import Table
 
 
 class Tried(Protocol):

@@ -19,11 +19,10 @@ from keras_dlopt.measure.costs import costs
 from keras_dlopt.measure.latency import Latency, latency
 from keras_dlopt.measure.npu import ACCELERATORS, NpuEstimate, npu_estimate
 from keras_dlopt.report import runners
-from keras_dlopt.report.document import Table, percent, size
-from keras_dlopt.report.markdown import to_markdown
-from keras_dlopt.report.terminal import rich_table, to_text
+from keras_dlopt.report.document import percent, size
 from keras_dlopt.report.variants import plain_model
 from keras_dlopt.storage import load_compressed
+from keras_dlopt.tables import Table, Tabled, to_markdown
 
 ModelOrPath = Any  # keras.Model, str or os.PathLike
 _SUFFIXES = (".keras", ".h5", ".dlopt", *runners.OF_FILES)
@@ -58,7 +57,7 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurements:
+class Measurements(Tabled):
     """Several models, measured in one run. `print` shows them as a table.
 
     Attributes:
@@ -127,11 +126,9 @@ class Measurements:
         """The table for a README or a pull request."""
         return to_markdown(self.table())
 
-    def __str__(self) -> str:
-        return to_text(self.table())
-
-    def __rich__(self) -> Any:
-        return rich_table(self.table())
+    def tables(self) -> tuple[Table, ...]:
+        """The one table."""
+        return (self.table(),)
 
 
 def _figure(name: str) -> Callable[[Measured], str]:

@@ -10,7 +10,6 @@ from keras_dlopt.report.document import (
     Card,
     Document,
     Figure,
-    Table,
     percent,
     points,
     size,
@@ -23,6 +22,7 @@ from keras_dlopt.report.variants import Variant
 from keras_dlopt.report.weights import WeightHistogram
 from keras_dlopt.storage import Ledger
 from keras_dlopt.storage.ledger import TensorRow
+from keras_dlopt.tables import Table
 
 PLAIN = ("raw", "planes", "bytes")  # ways of storing weights without a codebook
 MANY = 24  # layers in one figure, classes in one table

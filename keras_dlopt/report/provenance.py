@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.report.document import Table, size
+from keras_dlopt.report.document import size
 from keras_dlopt.report.variants import versions
+from keras_dlopt.tables import Table
 
 
 def provenance(

@@ -1,12 +1,10 @@
-"""A TPU check's figures, as tables and as one PNG."""
+"""A TPU check's figures, drawn."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_dlopt.drawing import FAINT, canvas, finished
-from keras_dlopt.report.document import Table, size
 from keras_dlopt.tpu import Report
 from keras_dlopt.tpu.chips import GIB
 
@@ -19,31 +17,6 @@ PARTS = {
 REFUSED, ROOF = "#c4352b", "#24292f"
 LAYERS = 12
 BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
-
-
-def tables(report: Report) -> Iterator[Table]:
-    """The programs, what does not compile, exchanges between chips, padding."""
-    columns, rows = report.summary()
-    if report.largest_batch:
-        row = ("largest batch tried that fits", size(report.largest_batch))
-        rows.append((*row, *[""] * (len(columns) - 2)))
-    name = report.topology.name
-    title = f"{report.model}, {size(report.parameters)} parameters, {name}"
-    note = "Compiled by the TPU compiler, not run. The roofline is an estimate."
-    yield Table(title, columns, tuple(rows), note=note)
-    for step in report.steps:
-        if step.failure is not None:
-            where = step.failure.layer or "not known"
-            rows = [("layer", where), ("message", step.failure.message)]
-            title = f"{step.name}: {step.failure.operation} does not compile"
-            yield Table(title, ("", ""), tuple(rows))
-    if report.exchanges():
-        columns = ("program", "collective", "number", "bytes")
-        yield Table("Between the chips", columns, tuple(report.exchanges()))
-    if report.advice():
-        columns = ("layer", "sum x outputs", "work", "padding", "advice")
-        note = f"At most {report.waste:.0%} of the matrix units' work is padding."
-        yield Table("Sizes", columns, tuple(report.advice()), note=note)
 
 
 def plot(report: Report, path: Any = None) -> Any:

@@ -15,7 +15,9 @@ from keras_dlopt.codecs.container import MAX_BYTES, limit_of
 from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.files import read_limited
 from keras_dlopt.storage.contents import Stored, StoredTensor, decoded, read_stored
+from keras_dlopt.tables import Table, Tabled
 
+SHOWN = 20  # variables of a table
 THOROUGH = 1 << 24  # up to 16 MiB of weights gzip and zstd make every effort
 
 
@@ -60,7 +62,7 @@ class TensorRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ledger:
+class Ledger(Tabled):
     """The account of a compressed file. The parts add up to the file exactly.
 
     Attributes:
@@ -118,6 +120,34 @@ class Ledger:
         """Order-0 bound for positions and values of all variables."""
         bits = sum(row.entropy_positions + row.entropy_values for row in self.rows)
         return bits / 8
+
+    def tables(self) -> tuple[Table, ...]:
+        """The variables that take most of the file, and what is left of it."""
+        largest = sorted(self.rows, key=lambda row: -row.bits)
+        shown, rest = largest[:SHOWN], largest[SHOWN:]
+        rows = [
+            (
+                row.path,
+                " x ".join(map(str, row.shape)),
+                row.method,
+                f"{row.zeros:.1%}",
+                f"{row.bits / max(math.prod(row.shape), 1):.2f}",
+                f"{row.bits / 8:,.0f}",
+            )
+            for row in shown
+        ]
+        blank = ("",) * 4
+        if rest:
+            left = sum(row.bits for row in rest) / 8
+            rows.append((f"{len(rest)} smaller variables", *blank, f"{left:,.0f}"))
+        own = self.architecture_bytes + self.container_bytes
+        rows.append(("architecture, checksum", *blank, f"{own:,}"))
+        title = (
+            f"{self.plain_bytes:,} bytes became {self.file_bytes:,} "
+            f"({self.ratio:.1f}x), {self.bits_per_weight:.2f} bits a weight"
+        )
+        columns = ("variable", "shape", "coded", "zeros", "bits a value", "bytes")
+        return (Table(title, columns, tuple(rows)),)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the derived figures included."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from keras_dlopt.tables import Table, Tabled
 from keras_dlopt.tpu.batches import bytes_needed
 from keras_dlopt.tpu.chips import GIB, Topology
 from keras_dlopt.tpu.hlo import Collective
@@ -79,7 +80,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(Tabled):
     """The result of `check`.
 
     Attributes:
@@ -121,6 +122,31 @@ class Report:
     def to_json(self) -> str:
         """The report as JSON."""
         return json.dumps(self.to_dict(), indent=1)
+
+    def tables(self) -> tuple[Table, ...]:
+        """The programs, what does not compile, exchanges between chips, padding."""
+        columns, rows = self.summary()
+        if self.largest_batch:
+            row = ("largest batch tried that fits", f"{self.largest_batch:,}")
+            rows.append((*row, *[""] * (len(columns) - 2)))
+        name = self.topology.name
+        title = f"{self.model}, {self.parameters:,} parameters, {name}"
+        note = "Compiled by the TPU compiler, not run. The roofline is an estimate."
+        found = [Table(title, columns, tuple(rows), note=note)]
+        for step in self.steps:
+            if step.failure is not None:
+                where = step.failure.layer or "not known"
+                told = (("layer", where), ("message", step.failure.message))
+                title = f"{step.name}: {step.failure.operation} does not compile"
+                found.append(Table(title, ("", ""), told))
+        if self.exchanges():
+            columns = ("program", "collective", "number", "bytes")
+            found.append(Table("Between the chips", columns, tuple(self.exchanges())))
+        if self.advice():
+            columns = ("layer", "sum x outputs", "work", "padding", "advice")
+            note = f"At most {self.waste:.0%} of the matrix units' work is padding."
+            found.append(Table("Sizes", columns, tuple(self.advice()), note=note))
+        return tuple(found)
 
     def summary(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Column names and rows: a row a figure, a column a program."""

@@ -13,11 +13,12 @@ from keras_dlopt.errors import ConfigError, FormatError
 from keras_dlopt.files import parse_json
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.select import Selector, selector_from_dict
+from keras_dlopt.tables import Table, Tabled
 from keras_dlopt.transforms.base import Transform
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(Tabled):
     """An ordered list of (selector, transform); for each weight the first match wins.
 
     Args:
@@ -47,6 +48,16 @@ class Recipe:
                         f"[(named('kernel'), Prune(0.9))]. Received: {entry!r}."
                     )
         object.__setattr__(self, "entries", tuple(checked))
+
+    def tables(self) -> tuple[Table, ...]:
+        """What happens to which weights."""
+        rows = tuple(
+            (f"{number}", str(selector), repr(transform))
+            for number, (selector, transform) in enumerate(self.entries, 1)
+        )
+        note = "For each weight the first entry that matches counts." * (len(rows) > 1)
+        columns = ("", "weights", "transform")
+        return (Table("Recipe", columns, rows, note=note, words=True),)
 
     def assign(self, targets: Iterable[Target]) -> list[list[Target]]:
         """The targets of each entry.

@@ -11,9 +11,9 @@ import pytest
 import rich.console
 
 import keras_dlopt as dlopt
-from keras_dlopt import drawing, report
+from keras_dlopt import drawing, report, tables
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.report import comparison, document, pages, plots, terminal, weights
+from keras_dlopt.report import comparison, document, pages, plots, weights
 
 
 def _network():
@@ -124,7 +124,7 @@ def test_names_from_the_user_are_escaped(made):
     assert "<script>" not in report.to_html(doc)
     assert "a &amp; b" in report.to_html(doc)
     table = document.Table("t", ("", "[red]x"), (("[bold]", "1"),))
-    assert "[bold]" in _printed(terminal.rich_table(table))
+    assert "[bold]" in _printed(tables.rich_table(table))
     assert found.histograms
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_dlopt.measure.costs import Costs, LayerCost
-from keras_dlopt.report.document import Document, Table, percent, size
+from keras_dlopt.report.document import Document, percent, size
 from keras_dlopt.report.html import write_html
-from keras_dlopt.report.terminal import rich_table, to_text
+from keras_dlopt.tables import Table, Tabled
 
 # The order in which kinds are shown, worst first.
 KINDS = (
@@ -70,7 +70,7 @@ class ActivationRange:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examination:
+class Examination(Tabled):
     """What the doctor found. `print` shows it as tables.
 
     Attributes:
@@ -188,14 +188,6 @@ class Examination:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        return "\n\n".join(map(to_text, self.tables()))
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-
-        return Group(*map(rich_table, self.tables()))
 
 
 def _share(name: str, whole: int, part: int) -> tuple[str, ...]:
