@@ -1,5 +1,6 @@
 """What `print` and a notebook show of results."""
 
+import dataclasses
 import html.parser
 
 import keras
@@ -113,6 +114,18 @@ def test_a_compressed_model_shows_what_was_tried(shown):
     assert tried.note == "a reason"
     assert compared == shown[2].tables()[0]
     assert str(made).startswith("900 bytes became 700 (1.3x)")
+
+
+def test_a_page_shows_what_was_tried_with_and_without_a_report(shown, tmp_path):
+    made = shown[3]
+    for one in (made, dataclasses.replace(made, report=None)):
+        titles = [block.title for block in one.document().blocks]
+        assert "What was tried" in titles
+        text = one.to_html(tmp_path / "a.html").read_text()
+        assert "2 trials, the chosen one in color" in text
+    assert "a reason" in text
+    single = dataclasses.replace(made, trials=made.trials[:1])
+    assert "What was tried" not in [b.title for b in single.document().blocks]
 
 
 def test_notebooks_get_the_cells_that_print_shows(shown):

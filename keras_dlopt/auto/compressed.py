@@ -8,7 +8,13 @@ from typing import Any
 
 import keras
 
-from keras_dlopt.report import Comparison, plain
+from keras_dlopt.report import (
+    Comparison,
+    Document,
+    pareto_figure,
+    plain,
+    write_html,
+)
 from keras_dlopt.tables import Table, Tabled
 from keras_dlopt.transforms import Recipe
 
@@ -115,6 +121,21 @@ class Compressed(Tabled):
         title = f"{self.plain_bytes:,} bytes became {self.bytes:,} ({self.ratio:.1f}x)"
         tried = Table(title, columns, rows, note=" ".join(self.reasons))
         return (tried, *(self.report.tables() if self.report is not None else ()))
+
+    def document(self) -> Document:
+        """The report with what was tried, not rendered yet."""
+        tried = (pareto_figure(self.trials),) if len(self.trials) > 1 else ()
+        if self.report is not None:
+            return self.report.document(*tried)
+        return Document(self.model.name, f"{self}.", (*self.tables(), *tried))
+
+    def to_html(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the report as one HTML file that needs nothing else.
+
+        Raises:
+            ConfigError: if the file cannot be written.
+        """
+        return write_html(self.document(), path)
 
     def __str__(self) -> str:
         lines = [

@@ -57,5 +57,5 @@ def compress(
             progress=progress,
         )
     inputs.say(found, as_json=as_json, text=f"{found}\n{path}")
-    if html is not None and found.report is not None:
-        found.report.to_html(html)
+    if html is not None:
+        found.to_html(html)
