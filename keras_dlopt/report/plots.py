@@ -19,6 +19,7 @@ from keras_dlopt.drawing import (
 from keras_dlopt.report.weights import WeightHistogram
 
 SMOOTHING = 20  # steps
+POINTS = 3000  # of a curve
 
 
 def training_plot(
@@ -42,8 +43,13 @@ def training_plot(
         4.6, 2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2]}
     )
     x = np.arange(len(loss)) if steps is None else np.asarray(steps)
-    top.plot(x, loss, color=BEFORE, lw=0.6, alpha=0.6, label=_steps(each))
-    top.plot(x, smooth(loss), color=AFTER, lw=1.6, label=_steps(SMOOTHING * each))
+    # A page has room for so many; a drawing of each of 100,000 steps takes megabytes.
+    some = slice(None, None, max(-(-len(x) // POINTS), 1))
+    drawn = x[some], np.asarray(loss)[some]
+    label = _steps(each) + (f", 1 in {some.step}" if some.step > 1 else "")
+    top.plot(*drawn, color=BEFORE, lw=0.6, alpha=0.6, label=label)
+    even = x[some], smooth(loss)[some]
+    top.plot(*even, color=AFTER, lw=1.6, label=_steps(SMOOTHING * each))
     top.set_ylabel("training loss")
     positive = np.asarray(loss)[np.isfinite(loss) & (np.asarray(loss) > 0)]
     if positive.size and not (np.asarray(loss) < 0).any():
@@ -51,7 +57,7 @@ def training_plot(
         top.set_yscale("log")
         top.set_ylim(bottom=max(float(np.quantile(positive, 0.005)), 1e-6) * 0.7)
     top.legend(frameon=False, fontsize=SMALL, loc="upper right")
-    bottom.plot(x, rate, color=AFTER, lw=1.6)
+    bottom.plot(x[some], np.asarray(rate)[some], color=AFTER, lw=1.6)
     if (np.asarray(rate) > 0).all():
         bottom.set_yscale("log")
     bottom.set_ylabel("learning rate")

@@ -74,6 +74,21 @@ def test_plots_are_the_same_text_each_time():
     assert "font-family" not in one
 
 
+def test_a_long_training_is_a_small_plot():
+    loss = np.random.default_rng(0).random(100_000)
+    figure = plots.training_plot(loss, np.full(len(loss), 1e-3), [("all", 0)])
+    assert len(drawing.svg(figure)) < 300_000
+    top, bottom = figure.axes
+    assert [line.get_label() for line in top.lines] == [
+        "each step, 1 in 34",
+        "mean of 20 steps",
+    ]
+    x = top.lines[0].get_xdata()
+    np.testing.assert_array_equal(top.lines[0].get_ydata(), loss[x])
+    np.testing.assert_allclose(top.lines[1].get_ydata(), plots.smooth(loss)[x])
+    assert len(bottom.lines[0].get_xdata()) == len(x)
+
+
 def test_a_plot_is_written_where_a_path_is_given(tmp_path):
     figure, axis = drawing.drawing(1.0)
     axis.plot([0, 1])
