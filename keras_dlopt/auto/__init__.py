@@ -1,5 +1,6 @@
 """Measuring and choosing: what a model loses under which compression."""
 
+from keras_dlopt.auto.advising import Advice, Part, advise
 from keras_dlopt.auto.by_recipe import Trained, find_rate, save_keras, train
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.compressing import compress
@@ -9,15 +10,21 @@ from keras_dlopt.auto.int8 import Int8File, to_int8
 from keras_dlopt.auto.named_recipes import RECIPES, recipe
 from keras_dlopt.auto.sensitivity import sensitivity
 from keras_dlopt.auto.sensitivity_result import Measurement, Sensitivity
+from keras_dlopt.auto.within import TrainedWithin, Training, train_within
 
 __all__ = [
     "RECIPES",
+    "Advice",
     "Compressed",
     "Int8File",
     "Measurement",
+    "Part",
     "Sensitivity",
     "Trained",
+    "TrainedWithin",
+    "Training",
     "Trial",
+    "advise",
     "check_fits",
     "compress",
     "deep_compression",
@@ -27,4 +34,5 @@ __all__ = [
     "sensitivity",
     "to_int8",
     "train",
+    "train_within",
 ]
