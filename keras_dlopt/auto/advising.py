@@ -28,8 +28,9 @@ class Part:
         zeros: share of zeros among its kernels' elements; 0 without kernels.
         entropy: bits that one code of 8 bits of its kernels carries, without regard to
             neighbours; 0 without kernels.
-        int8: whether LiteRT has an int8 form of the layer, from the table that
-            `int8_recipe` reads; None for a layer without kernels.
+        int8: whether LiteRT has an int8 form of the layer, at once or as
+            `int8.prepare` writes it, from the table that `int8_recipe` reads; None for
+            a layer without kernels.
     """
 
     path: str
@@ -105,7 +106,11 @@ def advise(model: keras.Model) -> Advice:
     """
     began = time.perf_counter()
     found = doctor(model)
-    blocked = [f.where for f in found.findings if f.kind == "blocks int8"]
+    blocked = [
+        f.where
+        for f in found.findings
+        if f.kind == "blocks int8" and "int8.prepare" not in f.remedy
+    ]
     paths = [layer.path for layer in found.costs.by_layer]
     kernels: dict[str, list[np.ndarray]] = {}
     for target in kernel_targets(model):

@@ -52,7 +52,7 @@ def test_every_number_is_counted():
 
 
 def test_what_int8_has_no_form_of_is_not_counted_as_such():
-    layers = [L.LSTM(8, name="lstm"), L.Dense(4, name="d")]
+    layers = [L.LSTM(8, name="lstm"), L.Dense(4, "softmax", name="d")]
     model = keras.Sequential([keras.Input((6, 3)), *layers])
     found = advise(model)
     by_path = {part.path: part for part in found.parts}

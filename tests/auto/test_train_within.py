@@ -89,7 +89,7 @@ def test_what_is_refused():
 def test_advice_is_followed(monkeypatch):
     net = network()
     for data, loss, text in (
-        (Batches(), None, "Pass (x, y)."),
+        (Batches(), None, r"Pass \(x, y\)."),
         ((X, Y), flat, "Check labels and loss="),
     ):
         with pytest.raises((ConfigError, DataError), match=text):
