@@ -20,7 +20,7 @@ from keras_dlopt.errors import ConfigError, FormatError
 LIMITS = tuple(2**k for k in range(1, 13))
 MANY = 2**16  # a gap that large is no index into counts
 TABLE_BITS = 6  # about what a symbol takes in a table
-WORK = 1 / 256  # bits that a symbol to be decoded is worth in time,
+WORK = 1 / 768  # bits that a symbol to be decoded is worth in time,
 FREE = 2**16  # beyond the first ones
 
 

@@ -29,13 +29,18 @@ from keras_dlopt.storage.contents import (
     read_stored,
     write_contents,
 )
+from keras_dlopt.storage.folded import folded
 from keras_dlopt.storage.ledger import Ledger, TensorRow, account, row_of
 from keras_dlopt.transforms import finalize
 from keras_dlopt.transforms.updating import hosts
 
 
 def save_compressed(
-    model: keras.Model, path: str | Path, *, hints: Mapping[int, Hint] | None = None
+    model: keras.Model,
+    path: str | Path,
+    *,
+    hints: Mapping[int, Hint] | None = None,
+    fold: bool = False,
 ) -> Ledger:
     """Writes a model, entropy-coded and exact to the bit, into one file.
 
@@ -50,13 +55,17 @@ def save_compressed(
         path: of the file; an existing one is replaced only when all went well.
         hints: position in `model.weights` -> how the values were made. Codebooks and
             grids are found by themselves; for weights whose making you know better.
+        fold: whether BatchNormalization is multiplied into the kernels before it, for
+            inference: fewer arrays, the same outputs but for rounding. Kernels on a
+            grid keep their codes. `hints` are then of what is left, so give none.
 
     Returns:
         Where the bytes went.
 
     Raises:
-        ModelError: if the model is not built, or has parts that no file may hold.
-        ConfigError: if the path cannot be written.
+        ModelError: if the model is not built, has parts that no file may hold, or
+            has nothing that `fold` could fold.
+        ConfigError: if the path cannot be written, or for hints beside `fold`.
 
     Example:
         >>> import keras, tempfile, os
@@ -70,6 +79,13 @@ def save_compressed(
     _check_built(model)
     if hosts(model):
         model = finalize(model)
+    if fold and hints:
+        raise ConfigError(
+            f"hints go by the places of weights, which fold=True changes. Received: "
+            f"hints for {sorted(hints)[:8]}. Pass one of the two."
+        )
+    if fold:
+        model = folded(model)
     state, data = _written(model, hints or {})
     size = sum(array.nbytes for array in state.arrays)
     stored = read_stored(data, max_bytes=8 * size + MAX_BYTES)
