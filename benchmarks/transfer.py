@@ -1,13 +1,13 @@
 """Fashion-MNIST to MNIST with 1,000 labelled images: from scratch, all, LoRA.
 
-    python benchmarks/transfer.py [--seeds 5] [--net lenet_300_100] [--steps 200]
+    python benchmarks/transfer.py [--seeds 5] [--net lenet_300_100] [--steps 1000]
 
 A network is trained on the source; then one with a new head on 1,000 images of the
 target: all weights from scratch, all weights from the source, and LoRA beside the
-source's kernels. All three have the same images, steps, optimizer and schedule; each
-has its learning rate from the same grid, chosen on validation images of the target in
-the first seed. The test set is used once a seed. Finished seeds are kept in the file
-and skipped. `--smoke` runs a few steps on digits and writes nothing.
+source's kernels, with the biases. All three have the same images, steps, optimizer and
+schedule; each has its learning rate from the same grid, chosen on validation images of
+the target in the first seed. The test set is used once a seed. Finished seeds are kept
+in the file and skipped. `--smoke` runs a few steps on digits and writes nothing.
 """
 
 import argparse
@@ -56,7 +56,9 @@ def made(kind, build, source, args):
     model = adapt.new_head(source, 10)
     if kind == "all":
         return model, 1.0
-    tuned = dlopt.transform(model, adapt.lora_recipe(model, args.rank))
+    plain = dlopt.named("bias") | dlopt.matching("head/.*")
+    recipe = adapt.lora_recipe(model, args.rank, train=plain)
+    tuned = dlopt.transform(model, recipe)
     trained = sum(int(np.prod(v.shape)) for v in tuned.trainable_variables)
     return tuned, trained / model.count_params()
 
@@ -125,7 +127,7 @@ def main():
     parser.add_argument("--net", default="lenet_300_100")
     parser.add_argument("--source", default="fashion_mnist")
     parser.add_argument("--target", default="mnist")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--source-steps", type=int, default=1500)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--images", type=int, default=1000)
