@@ -71,6 +71,7 @@ def test_training_from_a_file_goes_on_with_the_same_images(tmp_path):
     )
 
 
+@pytest.mark.slow  # the contracts have the layer alone
 @pytest.mark.parametrize(
     "options", [{"jit_compile": True}, {"steps_per_execution": 2}], ids=str
 )
@@ -133,6 +134,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_replicas_change_images_as_one_device_does():
     folder = str(pathlib.Path(__file__).parent)
