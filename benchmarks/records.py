@@ -76,7 +76,7 @@ ROWS = {
     "lenet_300_100_moved": Row(
         "mnist", "lenet_300_100", 5_500, 12, 34, (4_500, 1.58), copies=10
     ),
-    "lenet5": Row("mnist", "lenet5", 2_800, 2, 14, (2_800, 0.85)),
+    "lenet5": Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85)),
     "lenet5_near": Row("mnist", "lenet5", 1_500, 3, 16, (1_500, 0.98)),
     "fashion_lenet_300_100": Row(
         "fashion_mnist", "lenet_300_100", 14_000, 5, 16, (15_000, None)
