@@ -131,7 +131,10 @@ def test_compressed_files(name, tmp_path):
     for path in (tmp_path / "hinted.dlopt", tmp_path / "found.dlopt"):
         new = contents(path)
         for i, (one, other) in enumerate(zip(old, new, strict=True)):
-            assert one.array.tobytes() == other.array.tobytes()
+            if i in hints:
+                assert one.array.tobytes() == other.array.tobytes()
+            # Products of factors are summed in the order of this machine.
+            np.testing.assert_allclose(one.array, other.array, rtol=CLOSE, atol=CLOSE)
             if path.stem == "hinted" and i in hints:
                 assert sum(one.bits.values()) <= sum(other.bits.values())
         assert size_of(new) <= size_of(old)
