@@ -10,6 +10,7 @@ import keras
 from keras_dlopt import checks
 from keras_dlopt.auto import wanted
 from keras_dlopt.auto.compressed import Compressed, Trial
+from keras_dlopt.auto.fitting import check_fits
 from keras_dlopt.auto.goals import (
     STEERED,
     WEIGHTS,
@@ -125,6 +126,7 @@ def compress(
     """
     start = time.perf_counter()
     wanted.check_model(model)
+    check_fits(model, train, val)
     file: Any = wanted.checked_path(path, int8)
     plain, drop = plain_bytes(model), max_accuracy_drop
     latencies = (max_latency_ms, max_latency_share)

@@ -40,7 +40,6 @@ def compress(
     given = inputs.model_in(model)
     train, val = inputs.parts_of(inputs.examples_in(data))
     path = inputs.out_of(out, model, ".tflite" if int8 else ".dlopt")
-    auto.check_fits(given, train, val)
     with shown(quiet or as_json) as progress:
         found = auto.compress(
             given,

@@ -19,6 +19,7 @@ from keras_dlopt.codecs.container import (
 from keras_dlopt.codecs.huffman_table import MAX_ALPHABET, write_lengths
 from keras_dlopt.codecs.reader import varint
 from keras_dlopt.config import decode, encode
+from keras_dlopt.storage import CompressedFile
 from keras_dlopt.storage.dictionary import DICTIONARY
 from keras_dlopt.storage.header import read_header
 from keras_dlopt.storage.hooks import check_file_name
@@ -313,3 +314,66 @@ def test_models_without_a_config(told, tmp_path):
     again = load_compressed(path, custom_objects={"Described": Described})
     assert isinstance(again, Model)
     assert np.asarray(again(np.ones((1, 3)))).tolist() == [[2, 2, 2]]
+
+
+@advice("storage/folded.py", "Save it with fold=False.")
+def test_nothing_to_fold(told, tmp_path):
+    with told():
+        save_compressed(small(), tmp_path / "f.dlopt", fold=True)
+    save_compressed(small(), tmp_path / "f.dlopt", fold=False)
+
+
+@advice("storage/saving.py", "Pass one of the two.")
+def test_hints_beside_folding(told, tmp_path):
+    x = inputs = Input((3,))
+    x = layers.BatchNormalization()(layers.Dense(2)(x))
+    model = Model(inputs, layers.Dense(2)(x))
+    kernel = np.zeros((3, 2), "float32")
+    model.layers[1].kernel.assign(kernel)
+    hints = {0: codecs.Grid(kernel.astype("int64"), np.float32(1))}
+    with told():
+        save_compressed(model, tmp_path / "f.dlopt", hints=hints, fold=True)
+    save_compressed(model, tmp_path / "f.dlopt", hints=hints)
+    save_compressed(model, tmp_path / "f.dlopt", fold=True)
+
+
+@advice("storage/opened.py", "Pass the path of a file that exists.")
+def test_opening_nothing(told, path, tmp_path):
+    with told():
+        CompressedFile(tmp_path / "none.dlopt")
+    CompressedFile(path).close()
+
+
+@advice("storage/opened.py", "Read inside the with block, or open it again.")
+@advice("storage/opened.py", "Pass one of names, such as")
+def test_reading_one_array(told, tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(300, 300)).astype("float32")
+    model = Sequential([Input((300,)), layers.Dense(300, name="d")], name="m")
+    model.layers[0].set_weights([kernel, np.zeros(300, "float32")])
+    save_compressed(model, tmp_path / "large.dlopt")
+    with CompressedFile(tmp_path / "large.dlopt") as file:
+        with told():
+            file.read("nothing")
+        assert np.array_equal(file.read(file.names[0]), kernel)
+        assert np.array_equal(file.read(0), kernel)
+    with told():
+        file.read(0)
+    with CompressedFile(tmp_path / "large.dlopt") as file:
+        assert np.array_equal(file.read(0), kernel)
+
+
+@advice("storage/opened.py", "Open it again.")
+def test_a_file_cut_while_open(told, tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(300, 300)).astype("float32")
+    model = Sequential([Input((300,)), layers.Dense(300, name="d")], name="m")
+    model.layers[0].set_weights([kernel, np.zeros(300, "float32")])
+    path = tmp_path / "large.dlopt"
+    save_compressed(model, path)
+    whole = path.read_bytes()
+    with CompressedFile(path) as file:
+        path.write_bytes(whole[:5000])
+        with told():
+            file.read(0)
+    path.write_bytes(whole)
+    with CompressedFile(path) as file:
+        assert np.array_equal(file.read(0), kernel)

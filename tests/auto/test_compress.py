@@ -436,3 +436,8 @@ def test_the_least_that_is_left_is_known_beforehand(net, digits, monkeypatch):
     monkeypatch.setattr(goals, "_HALVINGS", 1)
     with pytest.raises(ConfigError, match="cannot be coded into 300 bytes"):
         dlopt.compress(net, digits, max_bytes=300)
+
+
+def test_data_of_another_shape_is_refused_before_anything_is_done(net):
+    with pytest.raises(DataError, match=r"takes examples of shape .* the data has"):
+        dlopt.compress(net, (np.zeros((40, 3)), np.zeros(40, int)), size=0.1)
