@@ -513,8 +513,8 @@ MUTANTS = [
     *_of(
         "tests/cli/test_cli.py",
         bad_input_ends_well=(
-            "BAD_INPUT, INTERRUPTED = 2, 130",
-            "BAD_INPUT, INTERRUPTED = 0, 130",
+            "FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130",
+            "FAULT, BAD_INPUT, INTERRUPTED = 1, 0, 130",
         ),
     ),
     # model_parallel
@@ -620,8 +620,8 @@ MUTANTS = [
     *_of(
         "tests/runtime",
         repeats_keep_their_first_value=(
-            "tf.math.unsorted_segment_sum(",
-            "tf.math.unsorted_segment_max(",
+            "tf.math.unsorted_segment_sum(gradient",
+            "tf.math.unsorted_segment_max(gradient",
         ),
         pure_for_every_thread=(
             "_HERE = threading.local()",
@@ -645,7 +645,7 @@ MUTANTS = [
         "tests/adapt/test_unfreezing.py",
         "tests/adapt/test_tuning.py",
         late_weights_counted_from_the_start=(
-            "return lr, step - self.begun if self.begun else step",
+            "return lr, step - self.idle if self.idle else step",
             "return lr, step",
         ),
         rates_fall_towards_the_head=(

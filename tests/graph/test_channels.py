@@ -10,6 +10,7 @@ from keras_dlopt.graph.linear import channel_moments
 from keras_dlopt.graph.targets import Target, weight_targets
 from keras_dlopt.transforms.prune import Filters, Rows
 from keras_dlopt.transforms.quantize.layout import channel_axes
+from support.machine import needs_channels_first
 
 
 def subclass(kind, name):
@@ -144,6 +145,7 @@ def test_tensors_count_channels_where_the_layer_says():
 
 
 def test_moments_are_those_of_the_channels_first_too():
+    needs_channels_first()
     layer = L.Conv2D(3, 1, data_format="channels_first")
     # Sizes that differ: Keras takes the bias for one of the last axis if they fit.
     net = keras.Sequential([keras.Input((3, 4, 5)), layer])

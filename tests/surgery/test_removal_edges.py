@@ -10,6 +10,7 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ModelError
 from keras_dlopt.surgery import dependencies, remove_dead
 from keras_dlopt.surgery.removal import without
+from support.machine import needs_channels_first
 from support.removing import drawn, masked, randomized, relative
 
 
@@ -53,6 +54,7 @@ def test_a_nested_model_with_several_inputs_and_outputs():
 
 
 def test_channels_first():
+    needs_channels_first()
     first = {"data_format": "channels_first"}
     model = keras.Sequential(
         [

@@ -198,7 +198,7 @@ def test_command_line(worker, tmp_path):
         + "tell(event='products', found=[a])\n"
         + "tell(event='largest', batch=8)"
     )
-    files = {name: tmp_path / f"out.{name}" for name in ("json", "plot")}
+    files = {"json": tmp_path / "out.json", "plot": tmp_path / "out.png"}
     found = CliRunner().invoke(
         app.app,
         [
