@@ -76,6 +76,7 @@ def test_a_size_is_reached_trained_written_and_read_back(net, digits, tmp_path):
     assert told in made.reasons[-1]
 
 
+@pytest.mark.slow
 def test_small_sizes_are_trained_towards_where_there_is_time(net, digits):
     made = dlopt.compress(net, digits, size=0.06, epochs=26, rate=3e-3)
     assert made.trials[0].method == "trained towards few bits"

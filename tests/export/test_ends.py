@@ -200,6 +200,7 @@ def test_subclassed_models_of_dicts(tmp_path):
     assert list(export.Predictor(path).named(data)) == ["e", "u"]
 
 
+@pytest.mark.slow
 def test_files_that_keras_wrote_without_names(tmp_path):
     path, data = tmp_path / "m.tflite", batches(12)
     model = twelve()

@@ -246,6 +246,7 @@ def test_constants_outside_the_file_are_not_lost(tmp_path):
         Flat(path)
 
 
+@pytest.mark.slow
 def test_layers_of_which_next_to_nothing_is_left_are_written(tmp_path):
     """All channels add less than half a level: their own grids are too fine."""
     model = net()
