@@ -138,11 +138,18 @@ def test_keras_file_round_trip(case, tmp_path):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+# A value between two codes takes the other one where sums round otherwise.
+XLA_AMPLIFIES = {
+    "FakeQuantActivation-min-max": 2e-3,
+    "FakeQuantActivation-peak-hold": 2e-3,
+}
+
+
 @_cases("xla")
 def test_xla_equals_graph(case):
     plain, xla = _plain_training(case.name), trial(case, jit=True)
     xla.fit()
-    _close(case, plain.once, xla.weights(), 2e-5)
+    _close(case, plain.once, xla.weights(), XLA_AMPLIFIES.get(case.name, 2e-5))
 
 
 @_cases("mixed_bfloat16")
