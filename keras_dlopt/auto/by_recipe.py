@@ -13,13 +13,13 @@ from keras_dlopt import checks
 from keras_dlopt.auto.fitting import check_fits
 from keras_dlopt.auto.named_recipes import recipe as named
 from keras_dlopt.auto.training import job_for
+from keras_dlopt.auto.wanted import check_model
 from keras_dlopt.callbacks import LearningRateFinder, RangeTest
 from keras_dlopt.distill import DistilledModel
-from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.errors import ConfigError
 from keras_dlopt.export import litert
 from keras_dlopt.files import write_atomic
 from keras_dlopt.graph.copying import copy_model
-from keras_dlopt.graph.walk import check_built
 from keras_dlopt.int8 import split_activations
 from keras_dlopt.optimizers import AdamW
 from keras_dlopt.report import Progress, Silent, plain, sparsity
@@ -133,7 +133,7 @@ def train(
         0.8
     """
     start = time.perf_counter()
-    _check_model(model)
+    check_model(model)
     file = _checked(path)
     check_fits(model, train, val)
     job = job_for(
@@ -213,7 +213,7 @@ def find_rate(
         >>> 1e-6 < dlopt.auto.find_rate(net, digits).suggestion < 1
         True
     """
-    _check_model(model)
+    check_model(model)
     check_fits(model, train)
     test = LearningRateFinder(low=low, high=high, steps=steps)
     options: dict[str, Any] = {"epochs": 1, "rate": 1e-3, "teacher": False}
@@ -233,15 +233,6 @@ def find_rate(
     if isinstance(job.train, tuple | list):
         return test.find(copy, *job.train, batch_size=job.batch_size)
     return test.find(copy, job.train, shuffle=False)
-
-
-def _check_model(model: Any) -> None:
-    check_built(model)
-    if hosts(model):
-        raise ModelError(
-            f"{model.name!r} is transformed already. Give the model from before, or "
-            "finalize(model)."
-        )
 
 
 def _prepared(model: keras.Model, given: Any, steps: int) -> tuple[Recipe, Any]:

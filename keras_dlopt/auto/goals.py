@@ -112,8 +112,9 @@ class Parent:
 
     def __init__(self, model: keras.Model):
         self.model = model
-        self.ledger = coded(model)
         self._copy = copy_model(model)
+        # Of the copy: a model that is made from it has its names, and their bytes.
+        self.ledger = coded(self._copy)
         for _, layer, _ in walk(self._copy):
             layer.trainable = True  # what is frozen still is a weight
         self._targets = weight_targets(self._copy)

@@ -285,6 +285,10 @@ class WaySearch:
             "teacher": self.job.teacher,
             "int8": self.int8,
             "clusters": self.clusters,
+            "target": self.maker.target,
+            "seed": self.job.seed,
+            # The same model loses the same on the same examples.
+            "val": f"{self.loss:.4g}",
         }
 
     def _why(self, best: MadeSmall) -> list[str]:

@@ -101,8 +101,8 @@ def check_model(model: Any) -> None:
     check_built(model)
     if hosts(model):
         raise ModelError(
-            f"{model.name!r} is transformed already. Give compress the model from "
-            "before, or finalize(model)."
+            f"{model.name!r} is transformed already. Give the model from before, or "
+            "finalize(model)."
         )
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import keras
 
 from keras_dlopt import checks
+from keras_dlopt.auto.fitting import check_fits
 from keras_dlopt.auto.training import Job, job_for
+from keras_dlopt.auto.wanted import check_model
 from keras_dlopt.callbacks import LearningRateFinder
 from keras_dlopt.errors import ConfigError, DataError
 from keras_dlopt.graph.copying import copy_model
-from keras_dlopt.graph.walk import check_built
 from keras_dlopt.optimizers import AdamW, Adan
 from keras_dlopt.report import Progress, Recorder, Silent
 
@@ -125,7 +126,8 @@ def train_within(
     Loshchilov and Hutter, "SGDR" (arXiv:1608.03983), for the cosine.
     """
     start = time.perf_counter()
-    check_built(model)
+    check_model(model)
+    check_fits(model, data, val)
     budget = checks.positive(time_budget, name="time_budget")
     job = job_for(
         model,

@@ -208,7 +208,7 @@ class RelationalDistillation(_Layers):
 
     def __call__(self, seen):
         student, teacher = (seen.gathered(rows(x)) for x in self._features(seen))
-        loss = ops.zeros(())
+        loss = ops.zeros((), student.dtype)
         if self.distance:
             loss += self.distance * _huber(_distances(student), _distances(teacher))
         if self.angle:
@@ -221,7 +221,7 @@ def _distances(x: Tensor) -> Tensor:
     square = ops.sum(ops.square(x), axis=1)
     gram = ops.matmul(x, ops.transpose(x))
     apart = square[:, None] + square[None, :] - 2.0 * gram
-    apart = apart * (1.0 - ops.eye(ops.shape(x)[0]))
+    apart = apart * (1.0 - ops.eye(ops.shape(x)[0], dtype=x.dtype))
     # The root has no gradient at 0, where an example meets itself or its double.
     there = ops.cast(apart > _TINY, apart.dtype)
     root = ops.sqrt(ops.where(apart > _TINY, apart, 1.0)) * there

@@ -191,11 +191,12 @@ class DistilledModel(TransformedModel):
         for term, projector in zip(self.terms, self.projectors, strict=True):
             total += term.weight * term(_with(seen, projector))
         batch = ops.shape(keras.tree.flatten(outputs)[0])[0]
-        total = total + ops.zeros((batch,))
+        total = total + ops.zeros((batch,), "float32")
         weight = _one_an_example(given.get("sample_weight"))
         self.distillation_loss.update_state(total, sample_weight=weight)
         mean = _Mean(name="distillation", dtype="float32")
-        return loss + mean(total, total, sample_weight=weight)
+        # A float64 loss, where the model is of that kind, takes the terms' float32.
+        return ops.add(loss, mean(total, total, sample_weight=weight))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The compiled metrics, on the labels alone."""

@@ -99,7 +99,7 @@ def test_models_that_give_numbers(told):
     assert made.trials[0].accuracy is None
 
 
-@pytest.mark.advice("auto/wanted.py", "Give compress the model from before, or ")
+@pytest.mark.advice("auto/wanted.py", "Give the model from before, or ")
 def test_transformed_models(told):
     model = network()
     small = dlopt.transform(model, _recipe())

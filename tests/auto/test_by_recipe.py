@@ -196,7 +196,7 @@ def test_names_made_right():
     assert dlopt.recipe("clustered-16").entries[0][1].clusters == 16
 
 
-@pytest.mark.advice("auto/by_recipe.py", "Give the model from before, or")
+@pytest.mark.advice("auto/wanted.py", "Give the model from before, or")
 def test_a_transformed_model_is_refused():
     small = dlopt.transform(network(), dlopt.recipe("pruned-50"))
     with pytest.raises(ModelError, match="is transformed already. Give the model from"):

@@ -78,6 +78,8 @@ def test_a_search_goes_on_from_its_file_and_knows_another(net, tmp_path):
     assert [t.method for t in again.trials] == [t.method for t in first.trials]
     with pytest.raises(ConfigError, match="a search with other settings: goals"):
         search(net, storage=kept, max_accuracy_drop=0.1)
+    with pytest.raises(ConfigError, match="a search with other settings: seed"):
+        search(net, storage=kept, seed=1)
 
 
 def test_latency_is_a_goal_only_where_it_was_asked(net, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
     digits = dlopt.data.load("digits").take(400, test=100)
     keras.utils.set_random_seed(0)
-    layers = [L.Flatten(), L.Dense(32, "relu"), L.Dense(10, "softmax")]
+    layers = [L.Flatten(), L.Dense(32, "relu", name="hidden"), L.Dense(10, "softmax")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy")
     model.fit(*digits.train, epochs=10, verbose=0)
@@ -51,7 +51,7 @@ def test_a_walk_from_a_file_to_a_small_file_and_back(folder):
     assert found["bytes"] == small.stat().st_size <= 0.15 * found["plain_bytes"]
     ledger = json.loads(run("inspect", small, "--json"))
     assert ledger["file_bytes"] == found["bytes"]
-    assert "/kernel" in run("inspect", small)
+    assert "hidden/kernel" in run("inspect", small)
     again = folder / "again.keras"
     assert str(again) in run("decompress", small, again)
     x = dlopt.data.load(data).x_test
@@ -201,7 +201,7 @@ def test_classes_of_the_users_own_are_imported(tmp_path, monkeypatch):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert "add --import MODULE" in run("inspect", "own.keras", code=2)
-    assert "/kernel" in run("inspect", "own.keras", "--import", "own_layers")
+    assert "dense/kernel" in run("inspect", "own.keras", "--import", "own_layers")
 
 
 @pytest.mark.advice("export/contents.py", "Write it again with export.litert.")

@@ -10,7 +10,7 @@ import pytest
 
 from catalogue import all_cases
 from contracts.building import LATE, trial
-from contracts.equality import difference
+from contracts.equality import WIDE, difference, precision_for
 from keras_dlopt.config import Configured, arguments, decode
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.optimizers._hyper import Declared
@@ -138,18 +138,18 @@ def test_keras_file_round_trip(case, tmp_path):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-# A value between two codes takes the other one where sums round otherwise.
-XLA_AMPLIFIES = {
-    "FakeQuantActivation-min-max": 2e-3,
-    "FakeQuantActivation-peak-hold": 2e-3,
-}
-
-
 @_cases("xla")
 def test_xla_equals_graph(case):
-    plain, xla = _plain_training(case.name), trial(case, jit=True)
-    xla.fit()
-    _close(case, plain.once, xla.weights(), XLA_AMPLIFIES.get(case.name, 2e-5))
+    with precision_for(case.name, "xla"):
+        xla = trial(case, jit=True)
+        xla.fit()
+        if case.name in WIDE["xla"]:
+            plain = trial(case)
+            plain.fit()
+            once = plain.weights()
+        else:
+            once = _plain_training(case.name).once
+        _close(case, once, xla.weights(), 2e-5)
 
 
 @_cases("mixed_bfloat16")

@@ -69,11 +69,12 @@ def test_blocks_are_one_in_training_counting_and_files(nested, tmp_path):
         np.testing.assert_array_equal(
             keras.saving.load_model(tmp_path / "m.keras")(X), net(X)
         )
-        sizes[name] = (tmp_path / "m.keras").stat().st_size, ledger.file_bytes
+        values = sum(row.bits for row in ledger.rows) / 8
+        sizes[name] = (tmp_path / "m.keras").stat().st_size, values
     assert sizes["apart"][0] - sizes["shared"][0] > 2 * 4 * block
     # Two of three blocks are not in the file: nine tenths of their entropy at least.
     for name in ("plain", "shared"):
-        assert sizes["apart"][1] - sizes[name][1] > 0.7 * 2 * 4 * (block - 40)
+        assert sizes["apart"][1] - sizes[name][1] > 0.75 * 2 * 4 * (block - 40)
     rows = {row.path: row for row in ledger.rows}
     assert all(row.bits > 0 for row in rows.values())
     shared.compile("sgd", "mse")
