@@ -12,6 +12,7 @@ from keras_dlopt.auto import wanted
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.fitting import check_fits
 from keras_dlopt.auto.goals import (
+    MOST,
     STEERED,
     WEIGHTS,
     Parent,
@@ -27,6 +28,7 @@ from keras_dlopt.auto.training import Job, job_for
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.files import write_atomic
 from keras_dlopt.report import Progress, Silent, compare
+from keras_dlopt.storage import Ledger
 from keras_dlopt.transforms import Recipe, finalize, transform
 
 _FIRST, _LEAST = 1 / 16, 1 / 1024  # of the plain bytes, where a search begins and ends
@@ -200,7 +202,7 @@ class _Search:
         self.start = start
         self.trials: list[Trial] = []
         self.reasons: list[str] = []
-        self.made: dict[Trial, tuple[Any, Recipe, bytes]] = {}
+        self.made: dict[Trial, tuple[Any, Recipe, Ledger]] = {}
 
     def reach(self, goal: int) -> Trial:
         """Trains the mildest way whose file is within the goal."""
@@ -221,10 +223,14 @@ class _Search:
                 told = f"{trial.method}: {trial.bytes:,} bytes, for a goal of {goal:,}"
                 self.reasons.append(told)
                 return trial
-            # Training moved the values; what is kept shrinks as the file must.
+            # Training moved the values; what is kept shrinks as the file must,
             aim *= 0.97 * goal / trial.bytes
-            kept = (1 - strength.sparsity) * 0.97 * goal / trial.bytes
-            strength = Strength(1 - kept, self.clusters)
+            # in which biases and the description stay as they are.
+            rows = self.made[trial][2].rows
+            kernels = sum(row.bits for row in rows if len(row.shape) > 1) / 8
+            left = max(goal - (trial.bytes - kernels), 0)
+            kept = (1 - strength.sparsity) * 0.97 * left / kernels
+            strength = Strength(min(1 - kept, MOST), self.clusters)
         raise ConfigError(
             f"After training the file has {trial.bytes:,} bytes, more than the goal of "
             f"{goal:,}. Allow that many, or train longer with epochs=."
@@ -288,12 +294,12 @@ class _Search:
         job = self.job
         name = f"{method}, for {goal:,} bytes"
         small = finalize(job.fit(transform(job.model, recipe), name))
-        file = coded(small).data
+        ledger = coded(small)
         accuracy, loss = job.judged(small)
         seconds = time.perf_counter() - begin
-        trial = Trial(method, goal, len(file), accuracy, loss, seconds)
+        trial = Trial(method, goal, ledger.file_bytes, accuracy, loss, seconds)
         self.trials.append(trial)
-        self.made[trial] = small, recipe, file
+        self.made[trial] = small, recipe, ledger
         return trial
 
     def result(self, asked: wanted.Goals, path: Any) -> Compressed:
@@ -303,9 +309,9 @@ class _Search:
         else:
             assert asked.bytes is not None
             best = self.reach(asked.bytes)
-        small, recipe, file = self.made[best]
+        small, recipe, ledger = self.made[best]
         if path is not None:
-            write_atomic(Path(path), file)
+            write_atomic(Path(path), ledger.data)
         rows = [best, *(one for one in self.trials if one is not best)]
         plain = self.parent.ledger.plain_bytes
         start, reasons = self.start, self.reasons
