@@ -22,7 +22,7 @@ from keras_dlopt.files import write_atomic
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.int8 import split_activations
 from keras_dlopt.optimizers import AdamW
-from keras_dlopt.report import Progress, Silent, plain, sparsity
+from keras_dlopt.report import Progress, plain, sparsity
 from keras_dlopt.storage import save_compressed
 from keras_dlopt.transforms import Recipe, TransformedModel, finalize, transform
 from keras_dlopt.transforms.host import hosts
@@ -146,7 +146,7 @@ def train(
         rate=rate,
         teacher=False if recipe is None else teacher,
         seed=seed,
-        progress=progress or Silent(),
+        progress=progress,
     )
     before = job.judged(model)
     if recipe is None:
@@ -216,16 +216,15 @@ def find_rate(
     check_model(model)
     check_fits(model, train)
     test = LearningRateFinder(low=low, high=high, steps=steps)
-    options: dict[str, Any] = {"epochs": 1, "rate": 1e-3, "teacher": False}
     job = job_for(
         model,
         train,
         None if hasattr(train, "val") or isinstance(train, tuple | list) else train,
         loss=loss,
         batch_size=batch_size,
+        epochs=1,
+        teacher=False,
         seed=seed,
-        progress=Silent(),
-        **options,
     )
     keras.utils.set_random_seed(job.seed)
     copy = copy_model(model)

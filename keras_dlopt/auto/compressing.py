@@ -27,7 +27,7 @@ from keras_dlopt.auto.small_int8 import small_int8
 from keras_dlopt.auto.training import Job, job_for
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.files import write_atomic
-from keras_dlopt.report import Progress, Silent, compare
+from keras_dlopt.report import Progress, compare
 from keras_dlopt.storage import Ledger
 from keras_dlopt.transforms import Recipe, finalize, transform
 
@@ -148,7 +148,7 @@ def compress(
         rate=rate,
         teacher=teacher,
         seed=seed,
-        progress=progress or Silent(),
+        progress=progress,
     )
     wanted.check_judged(drop, job)
     target = target or "xnnpack"

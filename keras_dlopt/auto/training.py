@@ -95,13 +95,13 @@ def job_for(
     train: Any,
     val: Any,
     *,
-    loss: Any,
-    batch_size: int,
-    epochs: int | None,
-    rate: float,
-    teacher: bool | None,
-    seed: int,
-    progress: Progress,
+    loss: Any = None,
+    batch_size: int = 64,
+    epochs: int | None = None,
+    rate: float = 1e-3,
+    teacher: bool | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Job:
     """The job, with what was left out found from the model and the data.
 
@@ -127,7 +127,7 @@ def job_for(
         checks.positive(rate, name="rate"),
         classifies if teacher is None else teacher,
         seed,
-        progress,
+        progress or Silent(),
     )
 
 

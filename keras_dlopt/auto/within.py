@@ -136,10 +136,9 @@ def train_within(
         loss=loss,
         batch_size=_BATCHES[0],
         epochs=1,
-        rate=1e-3,
         teacher=False,
         seed=seed,
-        progress=progress or Silent(),
+        progress=progress,
     )
     if not isinstance(job.train, tuple | list):
         raise DataError(

@@ -288,18 +288,7 @@ def test_labels_of_any_form_are_judged_as_keras_judges_them(form, compiled):
     kernel.assign(9 * kernel)
     if compiled:
         model.compile("adam", loss)
-    job = job_for(
-        model,
-        (x, y),
-        (x, y),
-        loss=None,
-        batch_size=50,
-        epochs=1,
-        rate=1e-3,
-        teacher=None,
-        seed=0,
-        progress=dlopt.report.Silent(),
-    )
+    job = job_for(model, (x, y), (x, y), batch_size=50, epochs=1)
     assert (job.classifies, job.teacher) == (True, True)
     threshold = 0.5 if form == "binary" else 0.0
     metric = (
@@ -336,18 +325,7 @@ def test_losses_of_columns_and_rows_do_not_mix():
     y = x[:, 0].copy()
     model = keras.Sequential([keras.Input((1,)), L.Dense(1, kernel_initializer="ones")])
     model.compile("adam", lambda a, b: keras.ops.mean((a - b) ** 2))
-    job = job_for(
-        model,
-        (x, y),
-        (x, y),
-        loss=None,
-        batch_size=50,
-        epochs=1,
-        rate=1e-3,
-        teacher=None,
-        seed=0,
-        progress=dlopt.report.Silent(),
-    )
+    job = job_for(model, (x, y), (x, y), batch_size=50, epochs=1)
     assert job.judged(model) == (None, 0.0)
 
 

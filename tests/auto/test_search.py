@@ -34,16 +34,7 @@ def net():
 
 
 def job(model, **options):
-    given = {
-        "loss": None,
-        "batch_size": 50,
-        "epochs": 1,
-        "rate": 1e-3,
-        "teacher": None,
-        "seed": 0,
-        "progress": dlopt.report.Silent(),
-    }
-    return job_for(model, (X, Y), (X, Y), **(given | options))
+    return job_for(model, (X, Y), (X, Y), batch_size=50, epochs=1, **options)
 
 
 def search(model, **options):

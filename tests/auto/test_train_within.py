@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 
-import keras_dlopt as dlopt
 from keras_dlopt.auto import train_within, within
 from keras_dlopt.errors import ConfigError, DataError
 
@@ -49,18 +48,8 @@ def test_the_best_short_training_is_done_in_full(monkeypatch):
 
 
 def test_the_rate_is_warmed_up_and_comes_down():
-    job = within.job_for(
-        network(),
-        (X, Y),
-        (X, Y),
-        loss=None,
-        batch_size=40,
-        epochs=1,
-        rate=1e-3,
-        teacher=False,
-        seed=0,
-        progress=dlopt.report.Silent(),
-    )
+    data = (X, Y)
+    job = within.job_for(network(), data, data, batch_size=40, teacher=False)
     rates = []
 
     class Watch:

@@ -13,32 +13,18 @@ from typer.testing import CliRunner
 
 import keras_dlopt as dlopt
 from keras_dlopt.cli.app import app
+from support.commands import own_files, run
 
 L = keras.layers
 COMMANDS = [name for name in get_group(app).list_commands(None) if name != "data"]
 COMMANDS += ["data write", "data info", "data verify"]
 
 
-def run(*arguments, code=0):
-    found = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert found.exit_code == code, found.output
-    return found.output
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model in a file, and arrays in another."""
-    place = tmp_path_factory.mktemp("own")
     digits = dlopt.data.load("digits").take(400, test=100)
-    keras.utils.set_random_seed(0)
-    layers = [L.Flatten(), L.Dense(32, "relu", name="hidden"), L.Dense(10, "softmax")]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
-    model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy")
-    model.fit(*digits.train, epochs=10, verbose=0)
-    model.save(place / "model.keras")
-    parts = ("x_train", "y_train", "x_test", "y_test")
-    np.savez(place / "own.npz", **{name: getattr(digits, name) for name in parts})
-    return place
+    return own_files(tmp_path_factory.mktemp("own"), digits, ("train", "test"))
 
 
 def test_a_walk_from_a_file_to_a_small_file_and_back(folder):

@@ -7,35 +7,19 @@ import sys
 import keras
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import keras_dlopt as dlopt
 from keras_dlopt.cli import inputs
-from keras_dlopt.cli.app import app
+from support.commands import own_files, run
 
 L = keras.layers
-
-
-def run(*arguments, code=0):
-    found = CliRunner().invoke(app, [str(one) for one in arguments])
-    assert found.exit_code == code, found.output
-    return found.output
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A trained model in a file, and arrays in another."""
-    place = tmp_path_factory.mktemp("own")
     digits = dlopt.data.load("digits").take(600, test=100)
-    keras.utils.set_random_seed(0)
-    layers = [L.Flatten(), L.Dense(32, "relu"), L.Dense(10, "softmax")]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
-    model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy")
-    model.fit(*digits.train, epochs=10, verbose=0)
-    model.save(place / "model.keras")
-    parts = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
-    np.savez(place / "own.npz", **{name: getattr(digits, name) for name in parts})
-    return place
+    return own_files(tmp_path_factory.mktemp("own"), digits, ("train", "val", "test"))
 
 
 def test_pruned_and_in_8_bits_by_one_command(folder):
