@@ -38,8 +38,8 @@ class Candidate:
     """A point of the search; each field is one choice.
 
     Attributes:
-        channels: share of the parameters that stay when channels are removed; 1 removes
-            those alone that carry nothing.
+        channels: share of the parameters that stay when channels are removed; 1 leaves
+            all, those that carry nothing as well.
         energy: share of the squared singular values that kernels keep as products of
             two; 1 leaves them whole.
         way: of coding the weights, one of `WAYS`.

@@ -54,7 +54,8 @@ class Compressed(Tabled):
         path: of its file, as `load_compressed` or `export.Predictor` reads it; None if
             none was asked for.
         plain_bytes: of the given model's variables in memory.
-        recipe: what was done, with its schedules; `recipe.to_json()` writes it.
+        recipe: what was done to weights, with its schedules; `recipe.to_json()` writes
+            it. Channels that left and kernels that were split stand in `reasons`.
         trials: all that was tried, the chosen one first; `pareto` has the best.
         reasons: a sentence for each choice.
         report: given and compressed model side by side on the validation examples;
