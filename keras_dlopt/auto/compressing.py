@@ -31,7 +31,8 @@ from keras_dlopt.report import Progress, compare
 from keras_dlopt.storage import Ledger
 from keras_dlopt.transforms import Recipe, finalize, transform
 
-_FIRST, _LEAST = 1 / 16, 1 / 1024  # of the plain bytes, where a search begins and ends
+# Of the plain bytes: where a search begins, and what it does not go below and above.
+_FIRST, _LEAST, _MOST = 1 / 16, 1 / 1024, 0.6
 _NEAR = 1.3  # goals so near to each other are not told apart
 _TRIES = 3
 
@@ -66,9 +67,9 @@ def compress(
     shared values, or training towards few bits (`RateAware`; below 500 steps zeros and
     shared values, as many zeros as coding the model shows). It is trained on with the
     recipe's schedules, by default with the given model as its teacher, and its file
-    measured. With `max_accuracy_drop` alone, smaller and smaller sizes are tried as
-    long as the accuracy on `val` holds, and the smallest is returned. With both, the
-    size is made, and refused if it costs more. With `int8`, a LiteRT file is written as
+    measured. With `max_accuracy_drop`, smaller and smaller sizes are tried as long as
+    the accuracy on `val` holds, and the smallest is returned. With both, larger ones
+    than the size are not tried, and it is refused if it costs more. With `int8`, a LiteRT file is written as
     by `to_int8`; if it loses more than `max_accuracy_drop`, the quantized model is
     trained on.
 
@@ -236,8 +237,8 @@ class _Search:
             f"{goal:,}. Allow that many, or train longer with epochs=."
         )
 
-    def hold(self, drop: float, goal: int | None) -> Trial:
-        """The smallest file that holds the accuracy, or the one of the given size."""
+    def hold(self, drop: float, most: int | None) -> Trial:
+        """The smallest file that holds the accuracy, of at most so many bytes."""
         before, _ = self.job.judged(self.job.model)
         assert before is not None
         least = before - drop - 1e-9
@@ -245,31 +246,31 @@ class _Search:
         def holds(trial: Trial) -> bool:
             return trial.accuracy is not None and trial.accuracy >= least
 
-        if goal is not None:
-            trial = self.reach(goal)
-            if holds(trial):
-                return trial
-            raise ConfigError(
-                f"In {goal:,} bytes {trial.accuracy:.2%} of the validation examples "
-                f"came out right, {before:.2%} before: more than the drop of "
-                f"{drop:.2%} was lost. Allow more bytes or a larger drop, or train "
-                "longer with epochs=."
-            )
         plain = self.parent.ledger.plain_bytes
-        good = self._smallest(round(_FIRST * plain), plain, holds)
-        if good is None:
+        good = self._smallest(most or int(_MOST * plain), plain, holds)
+        if good is not None:
+            return good
+        if most is None:
             raise ConfigError(
                 f"No size held {before:.2%} but for {drop:.2%}; 8 bits a weight had "
                 f"{self.trials[-1].accuracy:.2%}. Train longer with epochs=, or try "
                 "post_training.quantize, which does not train."
             )
-        return good
+        if not self.trials:
+            raise ConfigError(self.reasons[-1])
+        raise ConfigError(
+            f"In {most:,} bytes {self.trials[-1].accuracy:.2%} of the validation "
+            f"examples came out right, {before:.2%} before: more than the drop of "
+            f"{drop:.2%} was lost. Allow more bytes or a larger drop, or train longer "
+            "with epochs=."
+        )
 
-    def _smallest(self, goal: int, plain: int, holds: Any) -> Trial | None:
+    def _smallest(self, most: int, plain: int, holds: Any) -> Trial | None:
         """Doubles or halves the goal until the accuracy turns, then once between."""
         good: Trial | None = None
-        bad = 0
-        while goal >= _LEAST * plain and goal <= 0.6 * plain:
+        bad, goal = 0, min(most, round(_FIRST * plain))
+        least = min(goal, _LEAST * plain)
+        while goal >= least:
             try:
                 trial = self.reach(goal)
             except ConfigError as error:
@@ -282,11 +283,13 @@ class _Search:
                     bad = max(bad, goal)
             if good is not None and good.bytes <= _NEAR * bad:
                 break
-            if good is None:
-                goal = 2 * goal
-            else:
+            if good is not None:
                 low = bad or good.bytes // 4
                 goal = round((low * min(good.bytes, good.goal)) ** 0.5)
+            elif goal < most:
+                goal = min(2 * goal, most)
+            else:
+                break
         return good
 
     def _tried(self, recipe: Recipe, method: str, goal: int) -> Trial:

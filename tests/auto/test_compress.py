@@ -175,10 +175,31 @@ class Fake(compressing._Search):
 @pytest.mark.parametrize("turns_at", [15, 100, 1000, 10_000, 50_000])
 def test_the_search_ends_near_the_size_where_accuracy_turns(turns_at):
     search = Fake(turns_at)
-    found = search._smallest(6250, 100_000, lambda t: t.accuracy > 0.8)
+    found = search._smallest(60_000, 100_000, lambda t: t.accuracy > 0.8)
     least = max(turns_at, 100_000 / 1024)
     assert turns_at <= found.bytes <= 2.1 * least
     assert len(search.trials) < 14
+
+
+@pytest.mark.parametrize(
+    ("turns_at", "most", "tried"),
+    [
+        (15, 3000, None),  # the size is no end: what is smaller and holds is taken
+        (8000, 10_000, [6250, 10_000]),
+        (20_000, 10_000, [6250, 10_000]),  # nothing larger is tried
+        (90, 50, [50]),  # less than a search goes down to is tried if it is asked for
+    ],
+)
+def test_no_size_above_the_one_asked_for_is_tried(turns_at, most, tried):
+    search = Fake(turns_at)
+    found = search._smallest(most, 100_000, lambda t: t.accuracy > 0.8)
+    assert (found is None) == (turns_at > most)
+    goals_tried = [t.goal for t in search.trials]
+    assert max(goals_tried) <= most
+    if tried is None:
+        assert found.bytes < most / 10
+    else:
+        assert goals_tried[: len(tried)] == tried
 
 
 @pytest.mark.slow
