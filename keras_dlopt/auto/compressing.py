@@ -69,9 +69,9 @@ def compress(
     recipe's schedules, by default with the given model as its teacher, and its file
     measured. With `max_accuracy_drop`, smaller and smaller sizes are tried as long as
     the accuracy on `val` holds, and the smallest is returned. With both, larger ones
-    than the size are not tried, and it is refused if it costs more. With `int8`, a LiteRT file is written as
-    by `to_int8`; if it loses more than `max_accuracy_drop`, the quantized model is
-    trained on.
+    than the size are not tried, and it is refused if it costs more. With `int8`, a
+    LiteRT file is written as by `to_int8`; if it loses more than `max_accuracy_drop`,
+    the quantized model is trained on.
 
     With `time_budget` or a latency, ways are searched for: channels removed, kernels
     split into products, zeros, shared values, integers of 4 to 8 bits, training towards
