@@ -30,6 +30,7 @@ from keras_dlopt._compat.litert import has_state, litert_schema
 from keras_dlopt._compat.losses import (
     SeenResults,
     compiled_loss,
+    mask_of,
     see_losses,
     weigh_means_of_outputs,
     weight_of_values,
@@ -103,6 +104,7 @@ __all__ = [
     "keep_losses_apart",
     "limited_variables",
     "litert_schema",
+    "mask_of",
     "operation_name",
     "place_of",
     "recomputes",

@@ -15,8 +15,8 @@ class SeenLoss:
         change: `change(value, *, loss, values, mask, sample_weight)` gives the value to
             use; `values` are those of the loss before any weight or mean.
 
-    Relies on: `Loss.__call__` calls `self.call(y_true, y_pred)`, and masks are the
-    attribute `_keras_mask` of `y_pred` and of the values.
+    Relies on: `Loss.__call__` calls `self.call(y_true, y_pred)`, and masks are those
+    of `y_pred` and of the values.
     """
 
     def __init__(self, loss: keras.losses.Loss, change: Callable[..., Any]):
@@ -31,7 +31,7 @@ class SeenLoss:
         self._seen.wanted = False
         if values is None:  # a class with a `__call__` of its own
             return value
-        masks: list[Any] = [getattr(v, "_keras_mask", None) for v in (y_pred, values)]
+        masks: list[Any] = [mask_of(v) for v in (y_pred, values)]
         masks = [m for m in masks if m is not None]
         mask = masks[0] & masks[1] if len(masks) == 2 else next(iter(masks), None)
         return self.change(
@@ -41,6 +41,14 @@ class SeenLoss:
             mask=mask,
             sample_weight=sample_weight,
         )
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras keeps with a tensor; None without one.
+
+    Relies on: the attribute `_keras_mask`.
+    """
+    return getattr(tensor, "_keras_mask", None)
 
 
 def _kept_values(loss: keras.losses.Loss) -> Any:

@@ -7,7 +7,14 @@ from keras import ops
 
 from keras_dlopt import checks
 from keras_dlopt.config import frozen
-from keras_dlopt.distill.term import Compared, Tensor, Term, per_example, rows
+from keras_dlopt.distill.term import (
+    Compared,
+    Tensor,
+    Term,
+    over,
+    per_example,
+    rows,
+)
 from keras_dlopt.errors import ConfigError
 
 _TINY = 1e-12
@@ -31,6 +38,18 @@ class _Layers(Term):
         term: Any = self
         student = seen.student_features[term.student]
         return student, seen.teacher_features[term.which][term.teacher]
+
+    def _weights(self, seen: Compared, values: Tensor) -> Any:
+        """What the places of the compared features count; None if all the same."""
+        term: Any = self
+        weights = seen.feature_weights.get(term.student)
+        if weights is not None and weights.shape[1:] != values.shape[1:2]:
+            raise ConfigError(
+                f"{term.student!r} is masked, and {term.teacher!r} has features of "
+                f"another length, {values.shape[1]}, so it is not clear which of them "
+                "are left out. Choose layers of one length."
+            )
+        return weights
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -96,7 +115,8 @@ class FeatureDistillation(_Layers):
     def __call__(self, seen):
         student, teacher = self._features(seen)
         student, teacher = of_one_size(seen.projected(student), teacher)
-        return per_example(ops.square(student - teacher))
+        weights = self._weights(seen, student)
+        return per_example(ops.square(student - teacher), weights)
 
 
 def of_one_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +179,18 @@ class AttentionTransfer(_Layers):
             ops.mean(ops.square(one), axis=-1, keepdims=True)
             for one in self._features(seen)
         ]
-        student, teacher = (_unit(rows(one)) for one in of_one_size(*maps))
-        return per_example(ops.square(student - teacher))
+        maps = list(of_one_size(*maps))
+        weights = self._weights(seen, maps[0])
+        maps = [_only(weights, one) for one in maps]
+        student, teacher = (_unit(rows(one)) for one in maps)
+        return per_example(ops.square(student - teacher), weights)
+
+
+def _only(weights: Any, x: Tensor) -> Tensor:
+    """Features with 0 in place of what is masked."""
+    if weights is None:
+        return x
+    return ops.where(over(weights, x) > 0, x, 0.0)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -207,7 +237,8 @@ class RelationalDistillation(_Layers):
     may_be_zero = ("distance", "angle")
 
     def __call__(self, seen):
-        student, teacher = (seen.gathered(rows(x)) for x in self._features(seen))
+        both = [_only(self._weights(seen, x), x) for x in self._features(seen)]
+        student, teacher = (seen.gathered(rows(x)) for x in both)
         loss = ops.zeros((), student.dtype)
         if self.distance:
             loss += self.distance * _huber(_distances(student), _distances(teacher))

@@ -1,6 +1,6 @@
 """Distillation between the outputs of student and teacher."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -19,6 +19,9 @@ _FAR = 1e4  # a logit that far below the others has the probability 0
 class _Outputs(Term):
     """Of models with several outputs, the one that is meant."""
 
+    #: Whether outputs are compared as probabilities of classes.
+    of_classes: ClassVar[bool] = True
+
     def pick(self, structure: Any) -> Tensor:
         output = getattr(self, "output", None)
         if output is None:
@@ -36,6 +39,9 @@ class _Outputs(Term):
             raise ConfigError(
                 f"There is no output {output!r}. Outputs are: {known}."
             ) from error
+
+    def _weights(self, seen: Compared) -> Any:
+        return None if seen.weights is None else self.pick(seen.weights)
 
     def _labels(self, labels: Any) -> Any:
         return labels if getattr(self, "output", None) is None else self.pick(labels)
@@ -119,7 +125,8 @@ class LogitsDistillation(_Outputs):
     def __call__(self, seen):
         student, teacher = _pair(seen, self)
         heat = self.temperature
-        return heat**2 * per_example(_divergence(student / heat, teacher / heat))
+        apart = _divergence(student / heat, teacher / heat)
+        return heat**2 * per_example(apart, self._weights(seen))
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -164,7 +171,8 @@ class DecoupledDistillation(_Outputs):
         first = _divergence(*parts)
         others = [one - _FAR * target for one in (student, teacher)]
         second = _divergence(*others)
-        return heat**2 * per_example(self.alpha * first + self.beta * second)
+        apart = self.alpha * first + self.beta * second
+        return heat**2 * per_example(apart, self._weights(seen))
 
 
 def _target_and_rest(logits: Tensor, target: Tensor) -> Tensor:
@@ -230,14 +238,22 @@ class DIST(_Outputs):
         )
         p = ops.softmax(student / self.temperature, axis=-1)
         q = ops.softmax(teacher / self.temperature, axis=-1)
-        between = ops.mean(1.0 - _pearson(p, q, axis=1))
-        within = ops.mean(1.0 - _pearson(p, q, axis=0))
+        weights = self._weights(seen)
+        there = ops.ones_like(p[:, :1])
+        if weights is not None:
+            there = seen.gathered(ops.reshape(weights, (-1, 1)))
+            there = ops.cast(there > 0, p.dtype)
+        between = 1.0 - _pearson(p, q, axis=1)
+        between = ops.sum(between * there[:, 0]) / ops.maximum(ops.sum(there), 1.0)
+        within = ops.mean(1.0 - _pearson(p, q, axis=0, there=there))
         return self.temperature**2 * (self.beta * between + self.gamma * within)
 
 
-def _pearson(a: Tensor, b: Tensor, axis: int) -> Tensor:
-    a = a - ops.mean(a, axis=axis, keepdims=True)
-    b = b - ops.mean(b, axis=axis, keepdims=True)
+def _pearson(a: Tensor, b: Tensor, axis: int, there: Any = 1.0) -> Tensor:
+    """Along an axis, of the rows that are there."""
+    count = ops.mean(there)
+    a = there * (a - ops.mean(a * there, axis=axis, keepdims=True) / count)
+    b = there * (b - ops.mean(b * there, axis=axis, keepdims=True) / count)
     square = ops.sum(a * a, axis=axis) * ops.sum(b * b, axis=axis)
     # Constant rows, such as those of equal logits, have no correlation, and no gradient
     # where the quotient has none.
@@ -270,6 +286,8 @@ class OutputDistillation(_Outputs):
     weight: float = 1.0
     output: str | int | None = None
 
+    of_classes = False
+
     def __post_init__(self):
         super().__post_init__()
         checks.text(self.loss, name="loss")
@@ -288,6 +306,7 @@ class OutputDistillation(_Outputs):
         student = self.pick(seen.student)
         function = keras.losses.get(self.loss)
         losses = [
-            per_example(function(self.pick(one), student)) for one in seen.teachers
+            per_example(function(self.pick(one), student), self._weights(seen))
+            for one in seen.teachers
         ]
         return sum(losses) / len(losses)

@@ -18,7 +18,7 @@ from keras_dlopt.distill.teachers import (
     shape_of,
     surveyed,
 )
-from keras_dlopt.distill.term import Compared, Term
+from keras_dlopt.distill.term import Compared, Term, weights_of
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph import hooks
 from keras_dlopt.graph.walk import walk
@@ -29,6 +29,15 @@ from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.trainer import overridden
 
 _NOTHING: tuple[dict[str, Any], ...] = ({},)
+_OF_VALUES = (
+    "cosinesimilarity",
+    "huber",
+    "logcosh",
+    "meanabsoluteerror",
+    "meanabsolutepercentageerror",
+    "meansquarederror",
+    "meansquaredlogarithmicerror",
+)
 # Calls of a model that its loss may still ask for, in one thread.
 _KEPT = 2
 
@@ -104,7 +113,8 @@ class DistilledModel(TransformedModel):
         """Heads of student and teachers, and shapes of the features of each term."""
         models = [self.model, *(self.teachers or [self.model])]
         found = surveyed(models, example)
-        heads = [heads_of(one) for one in found]
+        pairs_of = zip(models, found, strict=True)
+        heads = [heads_of(model, one, example) for model, one in pairs_of]
         shapes = []
         for term in self.terms:
             mine, theirs = term.paths()
@@ -139,6 +149,24 @@ class DistilledModel(TransformedModel):
                     layer.build(tuple(student))
             made.append(layer or keras.layers.Identity())
         return made
+
+    def compile(self, *args, **kwargs) -> None:
+        """As of any model.
+
+        Raises:
+            ConfigError: for a loss of plain values under a term that takes the outputs
+                for logits of classes.
+        """
+        super().compile(*args, **kwargs)
+        if self._heads.value[0] != ("linear",) or not _of_values(self.loss):
+            return
+        for term in self.terms:
+            if getattr(term, "of_classes", False):
+                raise ConfigError(
+                    f"{term!r} takes the outputs of {self.name!r} for logits of "
+                    f"classes, and the loss {self.loss!r} for plain values. Use "
+                    "OutputDistillation('mean_squared_error'), which compares values."
+                )
 
     def call(self, inputs, *args, training=None, **kwargs):
         """Runs the student, with what else its `call` takes."""
@@ -254,6 +282,8 @@ class DistilledModel(TransformedModel):
                 (outputs, *theirs), self._heads.value[: 1 + len(theirs)], strict=True
             )
         ]
+        weights = [weights_of(one) for one in keras.tree.flatten(outputs)]
+        masked = any(one is not None for one in weights)
         return Compared(
             _float(outputs),
             tuple(_still(one) for one in theirs),
@@ -261,6 +291,8 @@ class DistilledModel(TransformedModel):
             _float(features),
             tuple(_still(one) for one in inside),
             labels,
+            weights=keras.tree.pack_sequence_as(outputs, weights) if masked else None,
+            feature_weights={path: weights_of(one) for path, one in features.items()},
             gathered=gathered,
         )
 
@@ -310,6 +342,16 @@ class DistilledModel(TransformedModel):
         terms = [decode(one) for one in config.pop("terms")]
         recipe = Recipe.from_dict(config.pop("recipe"))
         return cls(model, recipe, teachers, terms, **config)
+
+
+def _of_values(loss: Any) -> bool:
+    """Whether a compiled loss is one of Keras' for regression."""
+    try:
+        found = keras.losses.get(loss)
+    except (TypeError, ValueError):
+        return False
+    name = getattr(found, "__name__", None) or type(found).__name__
+    return name.lower().replace("_", "") in _OF_VALUES
 
 
 def _noting(model: Any, paths: set[str], features: dict[str, Any]) -> Any:

@@ -11,10 +11,11 @@ from keras_dlopt import _compat, checks
 from keras_dlopt.config import Value, frozen
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.copying import reason
-from keras_dlopt.graph.trace import Call, Trace, trace
+from keras_dlopt.graph.trace import OPEN_DIMENSION, Call, Trace, input_specs, trace
 from keras_dlopt.runtime.values import to_numpy
 
 _HEADS = ("softmax", "sigmoid")
+_ROWS = 32
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
@@ -47,20 +48,58 @@ class MeanTeacher(Value):
         self.keep(decay=checks.decay(self.decay, name="decay"))
 
 
-def heads_of(found: Trace) -> tuple[str, ...]:
-    """For each output: `"softmax"` or `"sigmoid"` probabilities, or `"linear"`."""
-    return tuple(_head(found, tensor) for tensor in found.outputs)
+def heads_of(model: Any, found: Trace, example: Any = None) -> tuple[str, ...]:
+    """For each output: `"softmax"` or `"sigmoid"` probabilities, or `"linear"`.
+
+    Where no layer says it (operations of a subclassed model, a Lambda, a Reshape), what
+    the model makes of inputs drawn at random, and of the example, does.
+
+    Args:
+        model: that was traced.
+        found: its trace.
+        example: a batch of inputs, for models that do not run on what is drawn.
+
+    Raises:
+        ModelError: for those, without an example.
+    """
+    heads = [_head(found, tensor) for tensor in found.outputs]
+    if None in heads:
+        made = [keras.tree.flatten(one) for one in _runs(model, example)]
+        for i, batches in enumerate(zip(*made, strict=True)):
+            heads[i] = heads[i] or _head_of([to_numpy(one) for one in batches])
+    return tuple(str(one) for one in heads)
 
 
-def _head(found: Trace, tensor: int) -> str:
+def _head(found: Trace, tensor: int) -> str | None:
+    """What the layer says that made an output; None if it does not."""
     made = [node for node in found.nodes if tensor in node.outputs]
     for node in made[:1]:  # the innermost call ends first
         kind = _compat.operation_name(node.layer) or type(node.layer).__name__
         function = getattr(node.layer, "activation", None)
         named = getattr(function, "__name__", kind).lower()
-        if named in _HEADS:
+        if named in (*_HEADS, "linear"):
             return named
-    return "linear"
+    return None
+
+
+def _drawn(spec: Any) -> Any:
+    """Inputs small and large, so that what is bounded is seen to be."""
+    rng = np.random.default_rng(0)
+    shape = (_ROWS, *(OPEN_DIMENSION if d is None else d for d in spec.shape[1:]))
+    if not keras.backend.is_float_dtype(spec.dtype):
+        return ops.convert_to_tensor(rng.integers(0, 2, shape), spec.dtype)
+    scale = np.logspace(-2, 2, _ROWS).reshape(-1, *[1] * (len(shape) - 1))
+    return ops.convert_to_tensor(scale * rng.normal(size=shape), spec.dtype)
+
+
+def _head_of(batches: list[np.ndarray]) -> str:
+    rows = np.concatenate([one.reshape(-1, one.shape[-1]) for one in batches])
+    rows = rows.astype("float32")
+    if not np.all((rows >= 0) & (rows <= 1)) or not np.any((rows > 0) & (rows < 1)):
+        return "linear"
+    if rows.shape[-1] > 1 and np.allclose(rows.sum(-1), 1, atol=1e-2):
+        return "softmax"
+    return "sigmoid"
 
 
 def call_of(found: Trace, path: str, *, side: str, model: Any) -> Call:
@@ -115,10 +154,28 @@ def _traced(model: Any, example: Any) -> Trace:
     except Exception as error:
         if example is not None or isinstance(error, ModelError):
             raise
-        raise ModelError(
-            f"{model.name!r} does not run on zeros where its input leaves a size open "
-            f"({reason(error)}). Pass example=, a batch of its inputs."
+        raise _asking(
+            model, "zeros where its input leaves a size open", error
         ) from error
+
+
+def _runs(model: Any, example: Any) -> list[Any]:
+    """What the model makes of the example, and of inputs drawn at random."""
+    made = [] if example is None else [model(example, training=False)]
+    drawn = keras.tree.map_structure(_drawn, input_specs(model, example))
+    try:
+        made.append(model(drawn, training=False))
+    except Exception as error:  # such as words that it does not know
+        if example is None:
+            raise _asking(model, "numbers drawn at random", error) from error
+    return made
+
+
+def _asking(model: Any, what: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{model.name!r} does not run on {what} ({reason(error)}). Pass example=, a "
+        "batch of its inputs."
+    )
 
 
 class Average:

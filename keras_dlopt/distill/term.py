@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from keras_dlopt import checks
+from keras_dlopt import _compat, checks
 from keras_dlopt.config import Value
 from keras_dlopt.errors import ModelError
 
 Tensor = Any
+_TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Compared:
         student_features: path of a layer -> what it made of the batch.
         teacher_features: the same for each teacher.
         labels: what `fit` was given as `y`; None without labels.
+        weights: of the places of each output, (batch, ...), in the outputs' structure:
+            0 where Keras' losses leave a masked one out, and 1 on average; None where
+            nothing is masked.
+        feature_weights: path of a layer of the student -> the same of its features.
         projected: the student's features as the term's own projector maps them.
         gathered: a tensor's rows of all replicas, for terms that compare examples.
     """
@@ -36,6 +41,8 @@ class Compared:
     student_features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     teacher_features: tuple[dict[str, Tensor], ...] = ()
     labels: Any = None
+    weights: Any = None
+    feature_weights: dict[str, Any] = dataclasses.field(default_factory=dict)
     projected: Callable[[Tensor], Tensor] = lambda x: x
     gathered: Callable[[Tensor], Tensor] = lambda x: x
 
@@ -80,10 +87,30 @@ class Term(Value):
         del student, teacher
 
 
-def per_example(values: Tensor) -> Tensor:
-    """The mean over all axes but the first."""
+def per_example(values: Tensor, weights: Any = None) -> Tensor:
+    """The mean over all axes but the first, of places that count."""
     axes = list(range(1, len(values.shape)))
+    if weights is not None:
+        values = values * over(weights, values)
     return ops.mean(values, axis=axes) if axes else values
+
+
+def over(weights: Tensor, values: Tensor) -> Tensor:
+    """Weights of places, with the axes that the values have behind them."""
+    behind = [1] * (len(values.shape) - len(weights.shape))
+    return ops.reshape(weights, [*ops.shape(weights), *behind])
+
+
+def weights_of(tensor: Any) -> Any:
+    """What each place counts, on average 1; None without a mask.
+
+    As Keras' losses have it: a mask leaves places out, and the mean is of the others.
+    """
+    mask = _compat.mask_of(tensor)
+    if mask is None:
+        return None
+    mask = ops.cast(mask, "float32")
+    return mask / ops.maximum(ops.mean(mask), _TINY)
 
 
 def rows(values: Tensor) -> Tensor:

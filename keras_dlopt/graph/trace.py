@@ -18,7 +18,7 @@ from keras_dlopt.graph.targets import activation_path
 from keras_dlopt.graph.walk import check_built, is_functional, operations, walk
 
 # Stands in for a dimension that the model leaves open, other than the batch.
-_OPEN_DIMENSION = 32
+OPEN_DIMENSION = 32
 
 
 class Spec(NamedTuple):
@@ -266,7 +266,7 @@ def trace(model: Any, example: Any = None) -> Trace:
     """
 
     def zeros(spec: Any) -> Any:
-        shape = [_OPEN_DIMENSION if d is None else d for d in spec.shape[1:]]
+        shape = [OPEN_DIMENSION if d is None else d for d in spec.shape[1:]]
         return ops.zeros((1, *shape), dtype=spec.dtype)
 
     return _traced(

@@ -100,7 +100,8 @@ class LearnerEngine:
                 f"{len(flat)}. Leave them out; replay works with any."
             )
         if len(flat) == 1 and (learner.terms or flat[0].shape[1:] == (1,)):
-            (self._head,) = heads_of(surveyed([inside(self.model)], zeros)[0])
+            plain = inside(self.model)
+            (self._head,) = heads_of(plain, surveyed([plain], zeros)[0], x)
         self.task = Task(learner.task, outputs, learner.error, head=self._head)
         return self.task
 

@@ -281,6 +281,29 @@ def test_kept_outputs_are_the_teachers(tmp_path):
     alone.fit(x, distill.taught(None, outputs), verbose=0)
 
 
+def test_kept_outputs_are_of_a_model_not_of_its_weights(tmp_path):
+    whole = keras.Sequential([keras.Input((6,)), L.Dense(3), L.Softmax()])
+    bare = keras.Sequential([keras.Input((6,)), whole.layers[0]])
+    batches = tf.data.Dataset.from_tensor_slices(data()[0]).batch(5)
+    for number, x in enumerate((data()[0], batches)):
+        path = tmp_path / f"{number}.npz"
+        chances = distill.teacher_outputs(whole, x, path=path)
+        logits = distill.teacher_outputs(bare, x, path=path)
+        assert_same([keras.ops.softmax(logits)], [chances], 1e-6)
+
+
+def test_kept_outputs_of_several_inputs(tmp_path):
+    ends = {name: keras.Input((6,), name=name) for name in "ab"}
+    teacher = keras.Model(ends, L.Dense(3)(L.Concatenate()([ends["a"], ends["b"]])))
+    x, y = data()[0], data()[0].copy()
+    path = tmp_path / "outputs.npz"
+    first = distill.teacher_outputs(teacher, {"a": x, "b": y}, path=path, batch_size=8)
+    y[-1] += 1  # past the first batch
+    second = distill.teacher_outputs(teacher, {"a": x, "b": y}, path=path, batch_size=8)
+    assert_same([first[:-1]], [second[:-1]], 1e-6)
+    assert np.abs(first[-1] - second[-1]).max() > 0
+
+
 def test_kept_outputs_in_half_precision(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     _, teacher = pair()
@@ -408,6 +431,127 @@ def test_layers_that_are_called_twice():
     term = distill.FeatureDistillation("crop", "crop")
     with pytest.raises(ConfigError, match="has its channels first; features are comp"):
         distill.distill(first, first, term)
+
+
+@keras.saving.register_keras_serializable("tests_distill")
+class Ends(keras.Model):
+    """Ends in an operation that no layer says."""
+
+    def __init__(self, end="softmax", words=0):
+        super().__init__(name="ends")
+        self.end, self.head = end, L.Dense(3)
+        self.words = L.Embedding(words, 6) if words else None
+
+    def build(self, shape):
+        self.head.build((None, 6))
+        if self.words:
+            self.words.build((None, 1))
+
+    def call(self, x):
+        if self.words:
+            x = keras.ops.mean(self.words(keras.ops.abs(x)), axis=1)
+        return getattr(tf.nn, self.end, tf.identity)(self.head(x))
+
+    def get_config(self):
+        return {"end": self.end}
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid", "identity", "relu", "tanh"])
+def test_probabilities_without_a_layer_are_seen(end):
+    student, _ = pair()
+    teacher = Ends(end)
+    teacher.build((None, 6))
+    known = end if end in ("softmax", "sigmoid") else "linear"
+    for example in (None, data(4)[0]):
+        taught = distill.distill(student, teacher, LOGITS, example=example)
+        assert taught._heads.value == (("linear",), (known,))
+
+
+def test_a_model_that_does_not_run_on_what_is_drawn():
+    student, teacher = Ends(words=50), Ends(words=50)
+    for one in (student, teacher):
+        one.build((None, 6))
+    with pytest.raises(ModelError, match="'ends' does not run on numbers drawn at ran"):
+        distill.distill(student, teacher, copy=False)
+    example = np.ones((2, 6), "float32")
+    taught = distill.distill(student, teacher, copy=False, example=example)
+    assert taught._heads.value == (("softmax",), ("softmax",))
+
+
+def test_values_are_no_logits():
+    student, teacher = pair()
+    for loss in ("mse", keras.losses.Huber()):
+        with pytest.raises(ConfigError, match="Use OutputDistillation.'mean_squared_"):
+            distill.distill(student, teacher).compile("sgd", loss)
+    term = distill.OutputDistillation("mean_squared_error")
+    distill.distill(student, teacher, term).compile("sgd", "mse")
+    # Brier's score of probabilities is another matter.
+    student.layers[-1].activation = keras.activations.softmax
+    distill.distill(student, teacher).compile("sgd", "mse")
+
+
+def test_masked_places_do_not_count():
+    def tagger(width):
+        layers = [L.Embedding(9, width, mask_zero=True), L.Dense(4, name="hidden")]
+        return keras.Sequential([keras.Input((5,), dtype="int32"), *layers, L.Dense(3)])
+
+    keras.utils.set_random_seed(2)
+    student, teacher = tagger(3), tagger(4)
+    for one in (student, teacher):  # divergences well above the rounding
+        one.set_weights([5 * w for w in one.get_weights()])
+    # The first three places of the first row and all of the second are words.
+    x = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]], "int32")
+    short = np.array([[1, 2, 3]], "int32")
+    terms = [
+        LOGITS,
+        distill.DecoupledDistillation(),
+        distill.OutputDistillation(),
+        distill.FeatureDistillation("hidden", "hidden"),
+    ]
+    for term in terms:
+        taught = distill.distill(student, teacher, term)
+        taught.compile("sgd")
+        y = np.ones(x.shape, "int32")
+        both = taught.compute_loss(x, y, taught(x, training=True))
+        parts = [
+            float(taught.compute_loss(one, np.ones(one.shape), taught(one)))
+            for one in (short, x[1:])
+        ]
+        assert float(both) == pytest.approx((3 * parts[0] + 5 * parts[1]) / 8, rel=1e-4)
+    other = x.copy()
+    other[0, :3] = [3, 1, 2]
+    swapped = distill.DIST()
+    for term in (
+        swapped,
+        distill.AttentionTransfer("hidden", "hidden"),
+        distill.RelationalDistillation("hidden", "hidden"),
+    ):
+        values = []
+        for row in (0.0, 7.0):  # what stands in masked places changes nothing
+            for one in (student, teacher):
+                table = one.layers[0].embeddings
+                table.assign(keras.ops.slice_update(table, (0, 0), table[:1] * 0 + row))
+            taught = distill.distill(student, teacher, term)
+            taught.compile("sgd")
+            y = np.ones(x.shape, "int32")
+            values.append(float(taught.compute_loss(x, y, taught(x, training=True))))
+        assert values[0] == pytest.approx(values[1], rel=1e-5)
+        assert values[0] > 0
+
+
+def test_masked_features_of_several_lengths():
+    def net(*layers):
+        layers = [keras.Input((5,), dtype="int32"), *layers]
+        return keras.Sequential([*layers, L.GlobalAveragePooling1D(), L.Dense(3)])
+
+    student = net(L.Embedding(9, 4, mask_zero=True, name="words"))
+    teacher = net(L.Embedding(9, 4), L.Conv1D(4, 2, name="conv"))
+    term = distill.FeatureDistillation("words", "conv")
+    taught = distill.distill(student, teacher, term)
+    taught.compile("sgd")
+    x = np.array([[1, 2, 3, 0, 0]], "int32")
+    with pytest.raises(ConfigError, match="'words' is masked, and 'conv' has features"):
+        taught.compute_loss(x, None, taught(x, training=True))
 
 
 @pytest.mark.parametrize(
