@@ -1,6 +1,6 @@
 """Distillation between the outputs of student and teacher."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,13 +14,20 @@ _TINY = 1e-30
 _FLAT = 1e-16  # product of two sums of squares of probabilities
 _FAR = 1e4  # a logit that far below the others has the probability 0
 
+_OF_VALUES = (
+    "cosinesimilarity",
+    "huber",
+    "logcosh",
+    "meanabsoluteerror",
+    "meanabsolutepercentageerror",
+    "meansquarederror",
+    "meansquaredlogarithmicerror",
+)
+
 
 @frozen
 class _Outputs(Term):
     """Of models with several outputs, the one that is meant."""
-
-    #: Whether outputs are compared as probabilities of classes.
-    of_classes: ClassVar[bool] = True
 
     def pick(self, structure: Any) -> Tensor:
         output = getattr(self, "output", None)
@@ -43,8 +50,26 @@ class _Outputs(Term):
     def _weights(self, seen: Compared) -> Any:
         return None if seen.weights is None else self.pick(seen.weights)
 
+    def check_loss(self, loss, *, name):
+        if _of_values(loss):
+            raise ConfigError(
+                f"{self!r} takes the outputs of {name!r} for logits of classes, and "
+                f"the loss {loss!r} for plain values. Use "
+                "OutputDistillation('mean_squared_error'), which compares values."
+            )
+
     def _labels(self, labels: Any) -> Any:
         return labels if getattr(self, "output", None) is None else self.pick(labels)
+
+
+def _of_values(loss: Any) -> bool:
+    """Whether a compiled loss is one of Keras' for regression."""
+    try:
+        found = keras.losses.get(loss)
+    except (TypeError, ValueError):
+        return False
+    name = getattr(found, "__name__", None) or type(found).__name__
+    return name.lower().replace("_", "") in _OF_VALUES
 
 
 def _logits(values: Tensor, head: str) -> Tensor:
@@ -286,7 +311,8 @@ class OutputDistillation(_Outputs):
     weight: float = 1.0
     output: str | int | None = None
 
-    of_classes = False
+    def check_loss(self, loss, *, name):
+        del loss, name  # any will do
 
     def __post_init__(self):
         super().__post_init__()

@@ -29,15 +29,6 @@ from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.trainer import overridden
 
 _NOTHING: tuple[dict[str, Any], ...] = ({},)
-_OF_VALUES = (
-    "cosinesimilarity",
-    "huber",
-    "logcosh",
-    "meanabsoluteerror",
-    "meanabsolutepercentageerror",
-    "meansquarederror",
-    "meansquaredlogarithmicerror",
-)
 # Calls of a model that its loss may still ask for, in one thread.
 _KEPT = 2
 
@@ -158,15 +149,9 @@ class DistilledModel(TransformedModel):
                 for logits of classes.
         """
         super().compile(*args, **kwargs)
-        if self._heads.value[0] != ("linear",) or not _of_values(self.loss):
-            return
-        for term in self.terms:
-            if getattr(term, "of_classes", False):
-                raise ConfigError(
-                    f"{term!r} takes the outputs of {self.name!r} for logits of "
-                    f"classes, and the loss {self.loss!r} for plain values. Use "
-                    "OutputDistillation('mean_squared_error'), which compares values."
-                )
+        if self._heads.value[0] == ("linear",):
+            for term in self.terms:
+                term.check_loss(self.loss, name=self.name)
 
     def call(self, inputs, *args, training=None, **kwargs):
         """Runs the student, with what else its `call` takes."""
@@ -342,16 +327,6 @@ class DistilledModel(TransformedModel):
         terms = [decode(one) for one in config.pop("terms")]
         recipe = Recipe.from_dict(config.pop("recipe"))
         return cls(model, recipe, teachers, terms, **config)
-
-
-def _of_values(loss: Any) -> bool:
-    """Whether a compiled loss is one of Keras' for regression."""
-    try:
-        found = keras.losses.get(loss)
-    except (TypeError, ValueError):
-        return False
-    name = getattr(found, "__name__", None) or type(found).__name__
-    return name.lower().replace("_", "") in _OF_VALUES
 
 
 def _noting(model: Any, paths: set[str], features: dict[str, Any]) -> Any:

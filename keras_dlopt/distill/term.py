@@ -86,6 +86,10 @@ class Term(Value):
         """
         del student, teacher
 
+    def check_loss(self, loss: Any, *, name: str) -> None:
+        """Refuses a compiled loss that takes linear outputs for something else."""
+        del loss, name
+
 
 def per_example(values: Tensor, weights: Any = None) -> Tensor:
     """The mean over all axes but the first, of places that count."""
