@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_dlopt import checks
 from keras_dlopt.data import Dataset
-from keras_dlopt.distill import LogitsDistillation, distill
+from keras_dlopt.distill import LogitsDistillation, OutputDistillation, distill
 from keras_dlopt.errors import ConfigError, DataError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.optimizers import AdamW
@@ -63,7 +63,8 @@ class Job:
         if self.teacher:
             # The teacher is frozen, the given model not.
             teacher = copy_model(self.model)
-            model = distill(model, teacher, LogitsDistillation(), copy=False)
+            term = LogitsDistillation() if self.classifies else OutputDistillation()
+            model = distill(model, teacher, term, copy=False)
         falling = keras.optimizers.schedules.CosineDecay(rate or self.rate, self.total)
         model.compile(AdamW(falling, weight_decay=_DECAY), self.loss)
         self.progress.stage(name, self.total)

@@ -124,7 +124,8 @@ def test_a_regression_has_a_loss_and_no_accuracy():
     layers = [keras.Input((6,)), L.Dense(2)]
     model = keras.Sequential(layers)
     data = X, (X[:, :2] * 2)
-    made = dlopt.auto.train(model, data, recipe="pruned-50", loss="mse", epochs=1)
+    with_teacher = {"recipe": "pruned-50", "loss": "mse", "teacher": True}
+    made = dlopt.auto.train(model, data, epochs=1, **with_teacher)
     assert made.accuracy is None
     assert made.loss[1] < made.loss[0]
     assert "validation loss" in str(made)
