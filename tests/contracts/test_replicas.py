@@ -1,4 +1,4 @@
-"""On 2 and 4 logical CPU devices all trains like on one: 20 steps, 1e-6, float32."""
+"""On 2 logical CPU devices, some on 4, all trains like on one: 20 steps, 1e-6."""
 
 import pytest
 
