@@ -77,7 +77,9 @@ class Graph:
 
         inputs = [self.add(f"{name}_codes", codes), self.add(f"{name}_scale", scales)]
         if codes.dtype == np.int8:
-            inputs.append(self.add("zero_of_weights", np.zeros(len(scales), "int8")))
+            zero = np.zeros(len(scales), "int8")
+            # Not shared: ONNX Runtime turns it with the kernel to 8 bits without sign.
+            inputs.append(self.add(f"{name}_zero", zero))
         made = f"{inputs[0]}_float"
         if made not in self._makers:
             node = helper.make_node("DequantizeLinear", inputs, [made], axis=axis)

@@ -47,14 +47,19 @@ def session(
     if not optimized:
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # of classes that have no public name
-        raise FormatError(
-            f"{os.fspath(path)!r} is not an ONNX model that can run here: {error}"
-        ) from error
+    # Products of int8 that saturate on x86 without VNNI become others that do not; of
+    # graphs whose kernels share a zero point it then makes none.
+    for exact in ("1", "0"):
+        options.add_session_config_entry("session.x64quantprecision", exact)
+        try:
+            return onnxruntime.InferenceSession(
+                os.fspath(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of classes that have no public name
+            failed = error
+    raise FormatError(
+        f"{os.fspath(path)!r} is not an ONNX model that can run here: {failed}"
+    ) from failed
 
 
 class OnnxRuntime:
