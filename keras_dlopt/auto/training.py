@@ -1,6 +1,7 @@
 """Data, loss and figures for training a model on, found from what is given."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -8,16 +9,23 @@ import keras
 import numpy as np
 
 from keras_dlopt import checks
+from keras_dlopt.auto.goals import CLUSTERED
 from keras_dlopt.data import Dataset
 from keras_dlopt.distill import LogitsDistillation, OutputDistillation, distill
 from keras_dlopt.errors import ConfigError, DataError
 from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.graph.walk import layers_below
 from keras_dlopt.optimizers import AdamW
+from keras_dlopt.post_training import recalibrate_batch_normalization
 from keras_dlopt.report import Progress, Recorder, Silent, quality
 from keras_dlopt.report.examples import predicted
+from keras_dlopt.transforms.host import hosts
 
 LEAST_STEPS, LEAST_EPOCHS = 1500, 10
 _DECAY = 0.01  # of AdamW
+# Moving averages are settled after so many of their windows; else so many examples
+# measure them.
+_WINDOWS, _EXAMPLES = 3, 2048
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +82,21 @@ class Job:
         quiet = isinstance(self.progress, Silent)
         watched = [] if quiet else [Recorder(self.progress)]
         model.fit(*given, epochs=self.epochs, callbacks=watched, verbose=0, **options)
+        if hosts(model):
+            self._settle(model)
         return model
+
+    def _settle(self, model: keras.Model) -> None:
+        """Measures statistics anew that have seen few steps of the last weights.
+
+        Values are shared, and zeros are all there, only towards the end; moving
+        averages that look back further belong to other weights.
+        """
+        norms = layers_below(model.model, keras.layers.BatchNormalization)
+        slowest = max((one.momentum for one in norms), default=0.0)
+        if self.total * (1 - CLUSTERED) * (1 - slowest) < _WINDOWS and slowest:
+            x = _drawn(self.train, self.seed)
+            recalibrate_batch_normalization(model, x, batch_size=self.batch_size)
 
     def judged(self, model: Any) -> tuple[float | None, float]:
         """Accuracy, if there is such a thing, and loss on the validation examples."""
@@ -241,6 +263,14 @@ def _arrays(part: Any) -> Any:
 def taken(x: Any, which: Any) -> Any:
     """Examples by number or slice, of one array or of each of several."""
     return keras.tree.map_structure(lambda part: part[which], x)
+
+
+def _drawn(train: Any, seed: int) -> Any:
+    """Inputs of some of the examples: drawn, since arrays may be in order."""
+    if not isinstance(train, tuple | list):
+        return [batch[0] for batch in itertools.islice(train, _EXAMPLES // 64)]
+    order = np.random.default_rng(seed).permutation(len(train[1]))[:_EXAMPLES]
+    return taken(train[0], order)
 
 
 def _steps(train: Any, batch_size: int) -> int:

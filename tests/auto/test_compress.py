@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_dlopt as dlopt
 from keras_dlopt import Recipe
@@ -365,6 +366,21 @@ def test_the_tenth_held_out_is_drawn():
     (_, _), (both, _) = training._parts(({"a": x, "b": -x}, y), None, 3)
     np.testing.assert_array_equal(both["a"], -both["b"])
     np.testing.assert_array_equal(both["a"], out)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_statistics_are_those_of_the_weights_after_few_steps(batched):
+    x = np.random.default_rng(0).normal(3, 1, (128, 4)).astype("float32")
+    y = (x[:, 0] > 3).astype(int)
+    layers = [L.Dense(256), L.BatchNormalization(momentum=0.99), L.Dense(2)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    data = (x, y)
+    if batched:
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
+    # Two steps move an average of momentum 0.99 by two hundredths.
+    made = dlopt.compress(model, data, (x, y), size=0.8, epochs=1)
+    dense, norm, _ = made.model.layers
+    np.testing.assert_allclose(norm.moving_mean, dense(x).numpy().mean(0), rtol=1e-4)
 
 
 def test_nobody_watches_a_silent_training(net, digits, monkeypatch):
