@@ -18,6 +18,7 @@ from keras_dlopt.transforms import Recipe, TransformedModel
 
 _EXAMPLES = 512  # to calibrate on
 SLOWER = 0.1  # of the rate: ranges and codes are nearly right already
+TRAININGS = {"int8 with training": SLOWER, "int8 with training at the full rate": 1.0}
 
 
 class LiteRTFile:
@@ -55,19 +56,22 @@ def _made(
     small = made.model
     if drop is None or before is None or _holds(trials[-1], before, drop):
         return small, trials, [_told(trials[-1])]
-    begin = time.perf_counter()
-    small = job.fit(small, "int8 with training", rate=SLOWER * job.rate)
-    report = litert(small, path, target=target)
-    trials.append(_judged(job, path, "int8 with training", report.size, goal, begin))
-    if not _holds(trials[-1], before, drop):
-        raise ConfigError(
-            f"In float {before:.2%} of the validation examples come out right; "
-            f"{_told(trials[0])}, {_told(trials[1])}: more than the drop of {drop:.2%} "
-            "was lost. Allow more, train longer with epochs=, or keep what hurts in "
-            "float with post_training.quantize(model, x, mixed='auto')."
-        )
-    # The chosen one first.
-    return small, trials[::-1], [_told(one) for one in trials]
+    for method, rate in TRAININGS.items():
+        begin = time.perf_counter()
+        if len(trials) > 1:
+            small = to_int8(job.model, path, inputs_of(job.train), target=target).model
+        small = job.fit(small, method, rate=rate * job.rate)
+        report = litert(small, path, target=target)
+        trials.append(_judged(job, path, method, report.size, goal, begin))
+        if _holds(trials[-1], before, drop):
+            # The chosen one first.
+            return small, trials[::-1], [_told(one) for one in trials]
+    raise ConfigError(
+        f"In float {before:.2%} of the validation examples come out right; "
+        f"{', '.join(map(_told, trials))}: more than the drop of {drop:.2%} was lost. "
+        "Allow more, train longer with epochs=, or keep what hurts in float with "
+        "post_training.quantize(model, x, mixed='auto')."
+    )
 
 
 def _holds(trial: Trial, before: float, drop: float) -> bool:

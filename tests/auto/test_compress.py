@@ -234,6 +234,17 @@ def test_int8_is_judged_by_its_file_and_trained_on_if_it_must(
     right = float((Predictor(path)(x).argmax(-1) == y).mean())
     assert made.trials[0].accuracy == pytest.approx(right)
     assert all(0 < t.seconds <= made.seconds for t in made.trials)
+    # As if that lost much, too: once more, with the whole rate, and then no more.
+    rates = []
+    monkeypatch.setattr(
+        small_int8.Job, "fit", lambda _, model, name, rate: rates.append(rate) or model
+    )
+    holds = iter([False] * 3)
+    with pytest.raises(ConfigError, match=r"at the full rate: [\d.]+%: more than the"):
+        dlopt.compress(net, digits, int8=True, path=path, max_accuracy_drop=0.0)
+    assert rates == pytest.approx([1e-4, 1e-3])
+    monkeypatch.undo()
+    monkeypatch.setattr(small_int8, "_holds", lambda *_: next(holds))
     # A file that grew while it was trained on is refused as well.
     holds = iter([False, True])
     written = iter([small_int8.litert(made.model, path, data=x[:64]).size])
