@@ -22,6 +22,7 @@ from keras_dlopt.auto.goals import (
     rate_recipe,
     strength_for,
 )
+from keras_dlopt.auto.narrow_int8 import narrowed
 from keras_dlopt.auto.searching import WaySearch
 from keras_dlopt.auto.small_int8 import small_int8
 from keras_dlopt.auto.training import Job, job_for
@@ -71,7 +72,8 @@ def compress(
     the accuracy on `val` holds, and the smallest is returned. With both, larger ones
     than the size are not tried, and it is refused if it costs more. With `int8`, a
     LiteRT file is written as by `to_int8`; if it loses more than `max_accuracy_drop`,
-    the quantized model is trained on.
+    the quantized model is trained on, and if it does not, fewer and fewer channels are
+    tried, which makes the file smaller and the model faster.
 
     With `time_budget` or a latency, ways are searched for: channels removed, kernels
     split into products, zeros, shared values, integers of 4 to 8 bits, training towards
@@ -158,6 +160,11 @@ def compress(
         small, recipe, trials, reasons = search.written(file, storage)
     elif int8:
         small, recipe, trials, reasons = small_int8(job, file, asked, target=target)
+        if drop is not None:
+            made, trials, why = narrowed(job, file, asked, trials, target=target)
+            reasons += why
+            if made is not None:
+                small, recipe = made.model, made.recipe
     else:
         return _Search(job, Parent(model), clusters, start).result(asked, file)
     return _result(job, small, recipe, trials, reasons, file, plain, start)

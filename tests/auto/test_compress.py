@@ -46,6 +46,11 @@ def net(digits):
     return model
 
 
+def all_channels(job, path, asked, trials, *, target):
+    """Leaves an int8 file as it is."""
+    return None, trials, []
+
+
 def accuracy(model, x, y):
     return float((model.predict(x, verbose=0).argmax(-1) == y).mean())
 
@@ -227,6 +232,7 @@ def test_int8_is_judged_by_its_file_and_trained_on_if_it_must(
 
     holds = iter([False, True])
     monkeypatch.setattr(small_int8, "_holds", lambda *_: next(holds))
+    monkeypatch.setattr(compressing, "narrowed", all_channels)
     made = dlopt.compress(
         net, digits, int8=True, path=path, epochs=1, max_accuracy_drop=0.0
     )
@@ -245,6 +251,7 @@ def test_int8_is_judged_by_its_file_and_trained_on_if_it_must(
     assert rates == pytest.approx([1e-4, 1e-3])
     monkeypatch.undo()
     monkeypatch.setattr(small_int8, "_holds", lambda *_: next(holds))
+    monkeypatch.setattr(compressing, "narrowed", all_channels)
     # A file that grew while it was trained on is refused as well.
     holds = iter([False, True])
     written = iter([small_int8.litert(made.model, path, data=x[:64]).size])
