@@ -159,15 +159,23 @@ def compress(
         search = WaySearch(job, asked, budget, clusters, int8=int8, target=target)
         small, recipe, trials, reasons = search.written(file, storage)
     elif int8:
-        small, recipe, trials, reasons = small_int8(job, file, asked, target=target)
-        if drop is not None:
-            made, trials, why = narrowed(job, file, asked, trials, target=target)
-            reasons += why
-            if made is not None:
-                small, recipe = made.model, made.recipe
+        small, recipe, trials, reasons = _int8(job, file, asked, target)
     else:
         return _Search(job, Parent(model), clusters, start).result(asked, file)
     return _result(job, small, recipe, trials, reasons, file, plain, start)
+
+
+def _int8(
+    job: Job, file: str, asked: wanted.Goals, target: str
+) -> tuple[Any, Recipe, list[Trial], list[str]]:
+    """An int8 file, of fewer channels where that holds a drop that was allowed."""
+    small, recipe, trials, reasons = small_int8(job, file, asked, target=target)
+    if asked.drop is None:
+        return small, recipe, trials, reasons
+    made, trials, why = narrowed(job, file, asked, trials, target=target)
+    if made is not None:
+        small, recipe = made.model, made.recipe
+    return small, recipe, trials, [*reasons, *why]
 
 
 def _result(
