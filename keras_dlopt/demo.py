@@ -244,11 +244,11 @@ def plan(settings: Settings, dataset: dlopt.data.Dataset) -> DemoPlan:
     Raises:
         DataError: for a data set that the demo's network cannot take.
     """
-    if len(dataset.input_shape) != 3:
+    if len(dataset.input_shape) != 3 or not dataset.classes:
         raise DataError(
             "The demo trains a convolutional network and needs images of shape "
-            f"(height, width, channels). {dataset.name} has examples of shape "
-            f"{dataset.input_shape}."
+            f"(height, width, channels) with classes. {dataset.name} has examples of "
+            f"shape {dataset.input_shape} and {dataset.classes} classes."
         )
     if not len(dataset.x_test):
         raise DataError(f"{dataset.name} has no test examples to report on.")

@@ -5,6 +5,7 @@ from keras_dlopt.auto.by_recipe import Trained, find_rate, save_keras, train
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.compressing import compress
 from keras_dlopt.auto.deep import deep_compression
+from keras_dlopt.auto.examples import examples_for
 from keras_dlopt.auto.fitting import check_fits
 from keras_dlopt.auto.int8 import Int8File, to_int8
 from keras_dlopt.auto.named_recipes import RECIPES, recipe
@@ -28,6 +29,7 @@ __all__ = [
     "check_fits",
     "compress",
     "deep_compression",
+    "examples_for",
     "find_rate",
     "recipe",
     "save_keras",

@@ -13,7 +13,7 @@ from keras_dlopt.graph.trace import input_specs
 def check_fits(model: keras.Model, *sets: Any) -> None:
     """Refuses examples of another shape than the model's, and labels past its outputs.
 
-    Models whose inputs are not known, or that have several, are left to Keras.
+    Models whose inputs are not known are left to Keras, as are the shapes of several.
 
     Args:
         model: a built Keras model.
@@ -33,11 +33,16 @@ data has (5,). Give the data that it was trained on, or reshape it.
         wanted = input_specs(model)
     except ModelError:
         return
-    if not hasattr(wanted, "shape"):
-        return
     for one in sets:
         for x, y in _pairs(one):
-            _check_inputs(tuple(wanted.shape[1:]), x)
+            if hasattr(wanted, "shape"):
+                _check_inputs(tuple(wanted.shape[1:]), x)
+            elif hasattr(x, "shape"):
+                raise DataError(
+                    f"The model takes {len(wanted)} inputs, and the data has one. Give "
+                    "a dict or a list of arrays as x; on the command line "
+                    "module:function, a function that returns (x, y)."
+                )
             _check_labels(model, y)
 
 

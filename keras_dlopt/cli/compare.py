@@ -1,26 +1,51 @@
 """`keras-dlopt compare` and `sensitivity`."""
 
+from typing import Annotated
+
+import numpy as np
+import typer
 from rich.console import Console
 
 from keras_dlopt.cli import inputs
+
+TASK = "classification, multi-label, segmentation or regression; by the labels if left."
 
 
 def compare(
     before: inputs.Model,
     after: inputs.Model,
     data: inputs.Data,
+    task: Annotated[str | None, typer.Option(help=TASK)] = None,
     html: inputs.Html = None,
     as_json: inputs.Json = False,
 ) -> None:
     """Compare two models on test examples: accuracy, churn, calibration, bytes."""
     from keras_dlopt import auto, report
 
-    examples = inputs.examples_in(data)
+    first, second = (
+        inputs.model_in(before, compiled=True),
+        inputs.model_in(after, compiled=True),
+    )
+    examples = inputs.examples_in(data, first)
     test = examples.test if hasattr(examples, "test") else examples
-    first, second = inputs.model_in(before), inputs.model_in(after)
     for one in (first, second):
         auto.check_fits(one, test)
-    found = report.compare(first, second, test, names=(before.name, after.name))
+    names = getattr(examples, "class_names", ())
+    if task is None:
+        # What no names of classes belong to, and is no batches, may be numbers.
+        y = np.asarray(test[1]) if isinstance(test, tuple | list) else np.zeros(1)
+        numbers = y.dtype.kind == "f" and not (y == np.rint(y)).all()
+        task = "regression" if numbers else "classification"
+    found = report.compare(
+        first,
+        second,
+        test,
+        task=task,
+        names=(before.name, after.name),
+        class_names=names
+        if getattr(first, "output_shape", None) == (None, len(names))
+        else (),
+    )
     if as_json:
         inputs.say(found, as_json=True)
     else:
@@ -38,9 +63,9 @@ def sensitivity(
     from keras_dlopt import auto
     from keras_dlopt.auto.training import known_loss
 
-    train, val = inputs.parts_of(inputs.examples_in(data))
+    given = inputs.model_in(model, compiled=True)
+    train, val = inputs.parts_of(inputs.examples_in(data, given))
     judged = train if val is None else val
-    given = inputs.model_in(model)
     auto.check_fits(given, judged)
     loss, _ = known_loss(given, judged, None)
     found = auto.sensitivity(given, judged, loss=loss)

@@ -37,8 +37,8 @@ def compress(
     """Make a trained model small: to a size, or as small as its accuracy allows."""
     from keras_dlopt import auto
 
-    given = inputs.model_in(model)
-    train, val = inputs.parts_of(inputs.examples_in(data))
+    given = inputs.model_in(model, compiled=True)
+    train, val = inputs.parts_of(inputs.examples_in(data, given))
     path = inputs.out_of(out, model, ".tflite" if int8 else ".dlopt")
     with shown(quiet or as_json) as progress:
         found = auto.compress(

@@ -10,7 +10,7 @@ from rich.console import Console
 from keras_dlopt.cli import inputs
 from keras_dlopt.cli.progress import shown
 
-DATA = "digits, mnist, fashion_mnist, an .npz file, or a folder of idx files or images."
+DATA = "digits, mnist, fashion_mnist, tfds:NAME, .npz file, or folder of pictures."
 
 
 def demo(

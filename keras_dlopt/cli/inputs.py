@@ -16,10 +16,13 @@ import typer
 
 MODEL = "A .keras, .h5 or .dlopt file, or a SavedModel of Keras 2."
 EXAMPLES = (
-    "digits, mnist, fashion_mnist, an .npz file, a folder of idx files, images or "
-    "shards, or module:function that returns (x, y) or a Dataset."
+    "digits, mnist, fashion_mnist, tfds:NAME, an .npz file, a .csv file (own.csv:name "
+    "for the column of labels, else the last), a folder of images, one subfolder a "
+    "class, or of idx files or shards, or module:function that returns (x, y) or a "
+    "Dataset."
 )
 EPOCHS = "Of each training; by the data if left."
+KERAS_FILES = (".keras", ".h5", ".hdf5")
 ANY = "A .dlopt file; or .keras, .h5 or .tflite."
 Model = Annotated[pathlib.Path, typer.Argument(help=MODEL)]
 AnyModel = Annotated[pathlib.Path, typer.Argument(help=ANY)]
@@ -50,8 +53,8 @@ class Trust:
 TRUST: contextvars.ContextVar[Trust | None] = contextvars.ContextVar("TRUST")
 
 
-def model_in(path: pathlib.Path) -> Any:
-    """The model in a file of Keras or of this package."""
+def model_in(path: pathlib.Path, *, compiled: bool = False) -> Any:
+    """The model in a file of Keras or of this package; compiled if that is known."""
     from keras_dlopt import interop, report
     from keras_dlopt.errors import ConfigError, DloptError, FormatError
 
@@ -61,12 +64,10 @@ def model_in(path: pathlib.Path) -> Any:
     for module in trust.imports:
         _imported(module, f"--import {module}")
     try:
-        if trust.unsafe and path.suffix in (".keras", ".h5", ".hdf5"):
-            import keras
-
-            return keras.models.load_model(path, safe_mode=False)
-        is_saved = path.is_dir() or path.suffix in (".h5", ".hdf5")
-        return interop.load(path) if is_saved else report.load(path)
+        if path.is_dir() or path.suffix in KERAS_FILES:
+            safe = not trust.unsafe
+            return interop.load(path, compile=compiled, safe_mode=safe)
+        return report.load(path)
     except DloptError as error:
         raise type(error)(_reason(path, error)) from error
     except Exception as error:  # of a dozen kinds, from zipfile to h5py
@@ -98,17 +99,30 @@ def _reason(path: pathlib.Path, error: Exception) -> str:
     return f"{str(path)!r} is no model that can be read: {lines[0][:300]}"
 
 
-def examples_in(given: str) -> Any:
-    """A data set by its name or path, or what a function returns."""
-    from keras_dlopt import data
+def examples_in(given: str, model: Any = None) -> Any:
+    """A data set by its name or path, or what a function returns.
 
-    module, colon, name = given.rpartition(":")
-    dotted = all(part.isidentifier() for part in module.split("."))
-    if colon and dotted and not os.path.exists(given):
-        return _called(module, name, given)
-    if any(pathlib.Path(given).glob("shard-*")):
-        return data.read_shards(given)
-    return data.load(given)
+    Args:
+        given: as `EXAMPLES` says.
+        model: that they are for; a data set by name or path is then as it takes them.
+    """
+    from keras_dlopt import auto, data
+
+    path, label = given, None
+    head, colon, tail = given.rpartition(":")
+    if colon and head != "tfds" and not os.path.exists(given):
+        if os.path.isfile(head):
+            path, label = head, tail
+        elif all(part.isidentifier() for part in head.split(".")):
+            return _called(head, tail, given)
+    if any(pathlib.Path(path).glob("shard-*")):
+        return data.read_shards(path)
+    if model is None:
+        return data.load(path, label=label)
+    found = auto.examples_for(model, path, label=label)
+    for note in found.notes:
+        typer.echo(f"Note: {note}", err=True)
+    return found
 
 
 def _called(module: str, name: str, given: str) -> Any:

@@ -31,8 +31,8 @@ def quantize(
     """Write a trained model as a verified int8 LiteRT file, without training."""
     from keras_dlopt import auto
 
-    given = inputs.model_in(model)
-    train, _ = inputs.parts_of(inputs.examples_in(data))
+    given = inputs.model_in(model, compiled=True)
+    train, _ = inputs.parts_of(inputs.examples_in(data, given))
     auto.check_fits(given, train)
     found = auto.to_int8(
         given,

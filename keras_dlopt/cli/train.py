@@ -35,10 +35,11 @@ def train(
     from keras_dlopt import auto
 
     path = inputs.out_of(out, model, ".trained.keras")
-    train, val = inputs.parts_of(inputs.examples_in(data))
+    given = inputs.model_in(model, compiled=True)
+    train, val = inputs.parts_of(inputs.examples_in(data, given))
     with shown(quiet or as_json) as progress:
         found = auto.train(
-            inputs.model_in(model),
+            given,
             train,
             val,
             recipe=recipe,
@@ -104,9 +105,10 @@ def lr_find(
     """Find the learning rate for train: a short test while the rate grows."""
     from keras_dlopt import auto
 
-    examples, _ = inputs.parts_of(inputs.examples_in(data))
+    given = inputs.model_in(model, compiled=True)
+    examples, _ = inputs.parts_of(inputs.examples_in(data, given))
     found = auto.find_rate(
-        inputs.model_in(model),
+        given,
         examples,
         low=low,
         high=high,

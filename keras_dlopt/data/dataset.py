@@ -10,17 +10,20 @@ from keras_dlopt.errors import DataError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training, validation and test arrays of one classification task.
+    """Training, validation and test arrays of one task.
 
     Attributes:
         name: where it came from, such as `"mnist"` or a path.
         x_train: examples to train on, images as `(n, height, width, channels)`.
-        y_train: their labels, int32 from 0 to `classes - 1`.
+        y_train: their labels, int32 from 0 to `classes - 1`; where there are no
+            classes, numbers to predict (float32), or labels of more axes.
         x_val: examples to choose settings on.
         y_val: their labels.
         x_test: examples to report on, once.
         y_test: their labels.
-        class_names: one name per class.
+        class_names: one name per class; empty where the labels are no classes.
+        of_bytes: whether the examples were given as bytes, 0 to 255.
+        notes: what is to be known of them, such as how they were fitted to a model.
 
     Raises:
         DataError: when examples and labels do not match in number, a part that is
@@ -40,24 +43,27 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray
     class_names: tuple[str, ...]
+    of_bytes: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
             x, y = self._part(part)
-            if y.ndim != 1 or len(x) != len(y):
+            if not y.ndim or len(x) != len(y) or (self.classes and y.ndim > 1):
                 raise DataError(
                     f"{self.name}: x_{part} has shape {x.shape} and y_{part} "
-                    f"{y.shape}; expected one integer label per example."
+                    f"{y.shape}; expected one label per example."
                 )
             if x.shape[1:] != self.x_train.shape[1:]:
                 raise DataError(
                     f"{self.name}: x_{part} has examples of shape {x.shape[1:]}, "
                     f"x_train of shape {self.x_train.shape[1:]}. Make them equal."
                 )
-            if len(y) and not 0 <= y.min() <= y.max() < self.classes:
+            if self.classes and len(y) and not 0 <= y.min() <= y.max() < self.classes:
                 raise DataError(
                     f"{self.name}: labels in y_{part} go from {y.min()} to {y.max()}; "
-                    f"expected 0 to {self.classes - 1} for {self.classes} classes."
+                    f"expected 0 to {self.classes - 1} for {self.classes} classes. "
+                    "Number the classes from 0; give numbers to predict as floats."
                 )
         if not len(self.x_train):
             raise DataError(
@@ -107,8 +113,9 @@ class Dataset:
         return dataclasses.replace(self, **fields)
 
     def __repr__(self) -> str:
+        kind = f"{self.classes} classes" if self.classes else "no classes"
         return (
             f"Dataset({self.name!r}, {len(self.x_train)} train, "
             f"{len(self.x_val)} validation, {len(self.x_test)} test, "
-            f"shape {self.input_shape}, {self.classes} classes)"
+            f"shape {self.input_shape}, {kind})"
         )

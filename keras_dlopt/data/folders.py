@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlopt.data.split import Raw
+from keras_dlopt.data.split import Raw, held_out
 from keras_dlopt.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
@@ -61,16 +61,7 @@ def from_folder(
 def _one_folder(folder: pathlib.Path, image_size: Any, seed: int) -> Raw:
     names = [p.name for p in class_folders(folder)]
     x, y = _read(folder, names, image_size)
-    order = np.random.default_rng(seed).permutation(len(x))
-    x, y = x[order], y[order]
-    cut = len(x) - max(round(0.2 * len(x)), 1)
-    return Raw(
-        folder.name,
-        *(x[:cut], y[:cut]),
-        x_test=x[cut:],
-        y_test=y[cut:],
-        class_names=tuple(names),
-    )
+    return held_out(folder.name, x, y, seed=seed, class_names=tuple(names))
 
 
 def _read(
@@ -133,7 +124,7 @@ def _image(pillow: Any, path: pathlib.Path, image_size: Any) -> np.ndarray:
             raise
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     if image_size is not None:
-        array = _resized(pillow, array, image_size)
+        array = resized(array, image_size)
     if wide:
         array = array.astype(np.float32) / np.float32(65535)
     return array[..., None] if array.ndim == 2 else array
@@ -197,9 +188,13 @@ def _narrow(image: Any) -> Any:
     return image.convert("L" if image.mode in ("L", "1", "LA", "La") else "RGB")
 
 
-def _resized(pillow: Any, array: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def resized(array: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """An image of bytes or 16 bits a pixel, gray ones without an axis of channels."""
+    from PIL import Image
+
     height, width = image_size
     wide = array.dtype == np.uint16
-    image = pillow.fromarray(array.astype(np.float32) if wide else array)
-    image = image.resize((width, height), pillow.Resampling.BILINEAR)
-    return np.rint(image).astype(np.uint16) if wide else np.asarray(image)
+    image = Image.fromarray(array.astype(np.float32) if wide else array)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    small = np.asarray(image)
+    return np.rint(small).astype(np.uint16) if wide else small

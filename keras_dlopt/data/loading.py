@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from keras_dlopt.data import folders, sources
+from keras_dlopt.data import csv_file, folders, sources, tfds
 from keras_dlopt.data.dataset import Dataset
 from keras_dlopt.data.idx import find_idx
 from keras_dlopt.data.split import Raw, finish
@@ -21,6 +21,7 @@ def load(
     dtype: str = "float32",
     validation: int | float | None = None,
     image_size: tuple[int, int] | None = None,
+    label: str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Loads a data set by name or from a path, split in three.
@@ -31,15 +32,23 @@ def load(
     | `"mnist"` | idx files or Keras | last 5,000 of 60,000 | 10,000 |
     | `"fashion_mnist"` | idx files or Keras | last 10,000 of 60,000 | 10,000 |
     | a `.npz` file | `x_train, y_train, x_test, y_test` | last 10 %, or `x_val` | own |
+    | the same, without parts | `x, y` | last 10 % | 20 % |
+    | a `.csv` or `.tsv` file | an example a row, with its label | last 10 % | 20 % |
+    | `"tfds:NAME"` | TensorFlow Datasets | last 10 %, or own | own, or 20 % |
     | a folder of idx files | the same four files | last 10 % | own |
     | a folder of images | a subfolder per class | last 10 % | last 20 %, or own |
 
-    `digits` and image folders have no given order: they are shuffled by `seed` first.
-    The others keep theirs, so the split is the same for everybody. An image folder
-    may hold `train`, `test` and `val` folders, each with a subfolder per class. Its
-    pictures are turned as their EXIF data say; gray ones of 16 bits keep them, as
-    float32; files of several pictures, of 32 bits a pixel or 16 a color channel, and
-    pictures with transparent pixels are refused.
+    What has no test part of its own, and `digits`, is shuffled by `seed` first. The
+    others keep their order, so the split is the same for everybody. Labels are whole
+    numbers from 0, texts (numbered in the order of the alphabet) or one-hot rows, which
+    give classes; other numbers are kept as what is to be predicted.
+
+    Of a table, the last column holds the labels or the one called `label`; its first
+    line names the columns unless all of it are numbers. An image folder may hold
+    `train`, `test` and `val` folders, each with a subfolder per class. Its pictures are
+    turned as their EXIF data say; gray ones of 16 bits keep them, as float32; files of
+    several pictures, of 32 bits a pixel or 16 a color channel, and pictures with
+    transparent pixels are refused.
 
     The files of `mnist` and `fashion_mnist` are looked for in `folder` or, without
     it, in the folder that the environment variable `KERAS_DLOPT_DATA` names: first in
@@ -53,8 +62,9 @@ def load(
         dtype: `"float32"`, with bytes scaled to [0, 1], or `"uint8"`, 0 to 255.
         validation: number (int) or share (float) of the training examples, taken from
             the end, to validate on; None takes the table's.
-        image_size: `(height, width)` in pixels for image folders; None takes them as
-            they are, all alike.
+        image_size: `(height, width)` in pixels for image folders and `tfds:`; None
+            takes them as they are, all alike.
+        label: name of the column of labels in a table; None takes the last one.
         seed: of the shuffle, where there is one.
 
     Raises:
@@ -68,7 +78,8 @@ def load(
 10 classes)
     """
     name = os.fspath(name)
-    if image_size is not None and (name in NAMES or name.endswith(".npz")):
+    no_folder = name in NAMES or name.endswith((".npz", *csv_file.SUFFIXES))
+    if image_size is not None and no_folder:
         raise ConfigError(
             f"image_size applies to folders of images. Received: {name!r} and "
             f"image_size={image_size!r}."
@@ -78,10 +89,20 @@ def load(
             f"folder goes with {' or '.join(sources.IDX_SETS)}. Received: {name!r} and "
             f"folder={os.fspath(folder)!r}. Give the path itself as name instead."
         )
+    if label is not None and not name.endswith(csv_file.SUFFIXES):
+        raise ConfigError(
+            f"label names a column of a .csv or .tsv file. Received: {name!r} and "
+            f"label={label!r}."
+        )
     if name == "digits":
         raw = sources.digits(seed)
     elif name in sources.IDX_SETS:
         raw = _named(name, folder)
+    elif name.startswith(tfds.PREFIX):
+        wanted = name.removeprefix(tfds.PREFIX)
+        raw = tfds.from_tfds(wanted, image_size=image_size, seed=seed)
+    elif name.endswith(csv_file.SUFFIXES) and os.path.isfile(name):
+        raw = csv_file.from_csv(pathlib.Path(name), label=label, seed=seed)
     else:
         raw = _from_path(pathlib.Path(name), image_size=image_size, seed=seed)
     return finish(raw, dtype=dtype, validation=validation)
@@ -136,7 +157,7 @@ def _lack(folder: pathlib.Path) -> str:
 
 def _from_path(path: pathlib.Path, *, image_size: Any, seed: int) -> Raw:
     if path.suffix == ".npz" and path.is_file():
-        return sources.from_npz(path)
+        return sources.from_npz(path, seed=seed)
     if path.is_dir():
         if sources.has_idx(path):
             return sources.from_idx(path, path.name.replace("-", "_"))
@@ -147,11 +168,11 @@ def _from_path(path: pathlib.Path, *, image_size: Any, seed: int) -> Raw:
             f"({', '.join(sources.IDX_STEMS)}) nor subfolders of images "
             f"({', '.join(folders.IMAGE_SUFFIXES)}), one per class."
         )
-    state = "is not an .npz file" if path.exists() else "does not exist"
+    state = "is none of these files" if path.exists() else "does not exist"
     raise DataError(
         f"{str(path)!r} is not a data set. Tried, in order:\n"
         f"  1. a known name: {', '.join(NAMES)}\n"
         f"  2. a path: it {state}\n"
-        "Give one of the names, an .npz file, a folder of idx files, or a folder with "
-        "one subfolder of images per class."
+        "Give one of the names, tfds:NAME, a .npz, .csv or .tsv file, a folder of idx "
+        "files, or a folder with one subfolder of images per class."
     )

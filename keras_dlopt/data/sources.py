@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dlopt.data.idx import IMAGES, LABELS, find_idx, read_idx
-from keras_dlopt.data.split import Raw
+from keras_dlopt.data.split import Raw, held_out
 from keras_dlopt.errors import DataError, FormatError
 from keras_dlopt.files import read_npz
 
@@ -106,11 +106,15 @@ def from_keras(name: str) -> Raw:
     )
 
 
-def from_npz(path: pathlib.Path) -> Raw:
-    """A NumPy archive with `x_train, y_train, x_test, y_test`, maybe `x_val, y_val`."""
-    keys = [f"{a}_{p}" for p in ("train", "val", "test") for a in "xy"]
+def from_npz(path: pathlib.Path, *, seed: int) -> Raw:
+    """A NumPy archive with `x_train, y_train, x_test, y_test`, maybe `x_val, y_val`.
+
+    Or with `x, y`, of which the last 20 % become the test part after a shuffle by
+    `seed`. `X` means `x`.
+    """
+    wanted = [f"{a}{p}" for p in _PARTS for a in "xXyY"]
     try:
-        found: dict[str, Any] = {**read_npz(path.read_bytes(), wanted=keys)}
+        arrays = read_npz(path.read_bytes(), wanted=wanted)
     except (OSError, MemoryError, FormatError) as error:
         raise DataError(
             f"{path} cannot be read as an .npz archive of plain arrays: {error}. "
@@ -118,13 +122,22 @@ def from_npz(path: pathlib.Path) -> Raw:
             "write it with np.savez(path, x_train=..., y_train=..., x_test=..., "
             "y_test=...)."
         ) from error
-    needed = ("x_train", "y_train", "x_test", "y_test")
-    absent = [key for key in needed if key not in found]
-    if absent or ("x_val" in found) != ("y_val" in found):
+    found: dict[str, Any] = {}
+    for name, array in arrays.items():
+        found.setdefault(name[0].lower() + name[1:], array)
+    parts = [p for p in _PARTS if f"x{p}" in found and f"y{p}" in found]
+    if len(arrays) != 2 * len(parts) or parts not in _LAYOUTS:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
         raise DataError(
-            f"{path} holds {names}; expected {', '.join(needed)} and, if it has its "
-            "own validation part, both x_val and y_val."
+            f"{path} holds {names}; expected x_train, y_train, x_test, y_test and, if "
+            "it has its own validation part, both x_val and y_val; or x and y, of "
+            "which a fifth is held out as test part."
         )
-    return Raw(path.stem, **found)
+    if "_test" in parts:
+        return Raw(path.stem, **found)
+    return held_out(path.stem, found["x"], found["y"], seed=seed)
+
+
+_PARTS = ("", "_train", "_val", "_test")
+_LAYOUTS = ([""], ["_train", "_test"], ["_train", "_val", "_test"])

@@ -26,6 +26,27 @@ class Raw:
     validation: int | float = 0.1
 
 
+def held_out(
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    seed: int,
+    class_names: tuple[str, ...] | None = None,
+) -> Raw:
+    """Examples shuffled by `seed`, of which the last 20 % become the test part."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    x, y = x[order], y[order]
+    cut = len(x) - max(round(0.2 * len(x)), 1)
+    return Raw(
+        name,
+        *(x[:cut], y[:cut]),
+        x_test=x[cut:],
+        y_test=y[cut:],
+        class_names=class_names,
+    )
+
+
 def finish(raw: Raw, *, dtype: str, validation: int | float | None) -> Dataset:
     """The finished data set; see `load` for the rules."""
     checks.choice(
@@ -52,15 +73,15 @@ def finish(raw: Raw, *, dtype: str, validation: int | float | None) -> Dataset:
             f"{raw.name} brings its own validation part; leave out "
             f"validation={validation!r}."
         )
-    labels = {p: _labels(getattr(raw, f"y_{p}"), raw, p) for p in _PARTS}
-    top = max(int(y.max(initial=-1)) for y in labels.values())
-    names = raw.class_names or tuple(str(i) for i in range(top + 1))
+    labels, names = _targets(raw)
     images = {p: _examples(getattr(raw, f"x_{p}"), dtype, raw.name) for p in _PARTS}
     return Dataset(
-        name=raw.name,
-        class_names=tuple(names),
-        **{f"x_{p}": x for p, x in images.items()},
-        **{f"y_{p}": y for p, y in labels.items()},
+        raw.name,
+        *(images["train"], labels["train"]),
+        *(images["val"], labels["val"]),
+        *(images["test"], labels["test"]),
+        class_names=names,
+        of_bytes=raw.x_train.dtype == np.uint8,
     )
 
 
@@ -83,20 +104,66 @@ def _count(size: int | float, total: int, name: str) -> int:
     return count
 
 
-def _labels(values: np.ndarray, raw: Raw, part: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    integral = np.issubdtype(values.dtype, np.integer) or (
-        np.issubdtype(values.dtype, np.floating)
-        and np.array_equal(values, np.rint(values))
+def _targets(raw: Raw) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The labels by part, and the names of the classes: none for other targets."""
+    given = {p: np.asarray(getattr(raw, f"y_{p}")) for p in _PARTS}
+    given = {
+        p: y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for p, y in given.items()
+    }
+    train = given["train"]
+    if train.dtype.kind in "US":
+        names = raw.class_names or tuple(map(str, np.unique(train)))
+        return {
+            p: _numbered(y, names, f"{raw.name}: y_{p}") for p, y in given.items()
+        }, (names)
+    for part, y in given.items():
+        if y.dtype.kind not in "biuf":
+            raise DataError(
+                f"{raw.name}: y_{part} holds values of type {y.dtype}; expected whole "
+                "numbers or texts for classes, one-hot rows, or numbers to predict."
+            )
+        if not np.isfinite(y).all():
+            raise DataError(f"{raw.name}: y_{part} has labels that are not finite.")
+    if all(_is_one_hot(y) for y in given.values() if len(y)):
+        width = train.shape[1]
+        given = {p: y.reshape(-1, width).argmax(1) for p, y in given.items()}
+        return _classes(given, raw.class_names or tuple(map(str, range(width))))
+    whole = all(
+        y.dtype.kind in "biu" or (y == np.rint(y)).all() for y in given.values()
     )
-    if not integral:
+    below = any(y.dtype.kind == "f" and y.min(initial=0) < 0 for y in given.values())
+    if not whole or (below and raw.class_names is None):
+        return {p: y.astype(np.float32) for p, y in given.items()}, ()
+    if train.ndim > 1:  # labels of pixels, or several of an example
+        return _classes(given, ())
+    top = max(int(y.max()) if y.size else -1 for y in given.values())
+    return _classes(given, raw.class_names or tuple(map(str, range(top + 1))))
+
+
+def _classes(
+    given: dict[str, np.ndarray], names: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    return {p: y.astype(np.int32) for p, y in given.items()}, tuple(names)
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    return (
+        y.ndim == 2
+        and bool(((y == 0) | (y == 1)).all())
+        and bool((y.sum(axis=1) == 1).all())
+    )
+
+
+def _numbered(y: np.ndarray, names: tuple[str, ...], where: str) -> np.ndarray:
+    unknown = sorted(set(map(str, np.unique(y))) - set(names))
+    if unknown:
         raise DataError(
-            f"{raw.name}: y_{part} holds values of type {values.dtype}; expected "
-            "integer class labels."
+            f"{where} has the classes {unknown[:10]}, which the training part has not."
         )
-    return values.astype(np.int32)
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[str(name)] for name in y.ravel()], np.int32).reshape(
+        y.shape
+    )
 
 
 def _examples(values: np.ndarray, dtype: str, name: str) -> np.ndarray:

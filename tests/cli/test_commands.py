@@ -104,9 +104,14 @@ def files(folder, tmp_path_factory):
     for name, suffix in (("text", "keras"), ("lite", "tflite")):
         found[name] = place / f"{name}.{suffix}"
         found[name].write_text("no model")
+    found["table"] = place / "table.csv"
+    found["table"].write_text("a,b\n1,0\n1,1\n2,0\n")
     layers = [keras.Input((4,)), L.Lambda(lambda x: x + 1), L.Dense(2)]
-    found["code"] = place / "code.keras"
-    keras.Sequential(layers).save(found["code"])
+    for name, suffix in (("code", "keras"), ("old_code", "h5")):
+        found[name] = place / f"{name}.{suffix}"
+        keras.Sequential(layers).save(found[name])
+    found["weights"] = place / "only.weights.h5"
+    keras.Sequential(layers).save_weights(found["weights"])
     for name, size, classes in (("wide", 9, 10), ("many", 8, 12)):
         found[name] = place / f"{name}.npz"
         x, y = np.zeros((40, size, size), "float32"), np.arange(40) % classes
@@ -123,6 +128,8 @@ ON_OWN = ("{model}", "--data", "{own}")
         (("compress", "none.keras", "--data", "digits", "--size", "0.1"), "no file"),
         (("compress", "{model}", "--data", "nothing"), "is not a data set"),
         (("compress", "{model}", "--data", "digits"), "compress needs a goal"),
+        (("quantize", "{model}", "--data", "{table}:kind"), "has no column 'kind'"),
+        (("doctor", "{weights}"), "It holds weights alone: build the model"),
         (("decompress", "{model}", "out.h5"), "must end in .keras"),
         (("inspect", "none.tflite"), "No such file or directory: 'none.tflite'"),
         (("doctor", "{text}"), "is no model that"),
@@ -167,8 +174,40 @@ def test_help_fits_a_terminal(command):
     assert "--debug" in found.output
 
 
-def test_a_file_with_code_is_opened_if_the_user_says_so(files):
-    assert ": examined" in run("doctor", files["code"], "--unsafe", "--target", "float")
+@pytest.mark.parametrize("name", ["code", "old_code"])
+def test_a_file_with_code_is_opened_if_the_user_says_so(files, name):
+    assert "add --unsafe" in run("doctor", files[name], code=2)
+    assert ": examined" in run("doctor", files[name], "--unsafe", "--target", "float")
+
+
+def test_numbers_to_predict_in_a_table(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = np.linspace(0, 1, 80, dtype="float32")[:, None]
+    net = keras.Sequential([keras.Input((1,)), L.Dense(4, "relu"), L.Dense(1)])
+    net.compile("adam", "mse")
+    net.save(tmp_path / "price.keras")
+    rows = [f"{a:.6f},{3.3 * a:.6f}" for (a,) in x]
+    (tmp_path / "price.csv").write_text("\n".join(["area,price", *rows]))
+    given = ("--data", tmp_path / "price.csv")
+    text = run("compare", *[tmp_path / "price.keras"] * 2, *given, "--json")
+    assert json.loads(text)["task"] == "regression"
+    # By the loss that the file says it was compiled with.
+    options = ("--max-bytes", 300, "--epochs", 1, "--json")
+    found = json.loads(run("compress", tmp_path / "price.keras", *given, *options))
+    assert found["trials"][-1]["accuracy"] is None
+
+
+def test_what_a_model_takes_is_told(tmp_path):
+    """One that only names the same class is doubted, in one line."""
+    digits = dlopt.data.load("digits", dtype="uint8").take(300, test=60)
+    own_files(tmp_path, digits, ("train", "test"))
+    model, data = tmp_path / "model.keras", tmp_path / "own.npz"
+    assert "Note" not in run("compare", model, model, "--data", data)
+    broken = keras.models.load_model(model)
+    broken.layers[-1].kernel.assign(keras.ops.zeros_like(broken.layers[-1].kernel))
+    broken.save(tmp_path / "broken.keras")
+    text = run("compare", tmp_path / "broken.keras", model, "--data", data)
+    assert "Note: The model is right on" in text
 
 
 def test_classes_of_the_users_own_are_imported(tmp_path, monkeypatch):

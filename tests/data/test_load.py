@@ -1,14 +1,19 @@
 import gzip
+import importlib.machinery
+import importlib.util
 import os
 import pathlib
+import re
 import struct
+import sys
+import types
 
 import numpy as np
 import pytest
 
 from keras_dlopt.data import Dataset, load, loading
 from keras_dlopt.data.idx import read_idx
-from keras_dlopt.errors import ConfigError, DataError
+from keras_dlopt.errors import ConfigError, DataError, MissingDependencyError
 
 REAL = os.environ.get("KERAS_DLOPT_DATA")
 
@@ -283,9 +288,9 @@ def test_unknown_names_and_paths(tmp_path):
         load("mnits")
     with pytest.raises(DataError, match="neither the four idx files"):
         load(tmp_path)
-    (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(DataError, match=r"it is not an \.npz file"):
-        load(tmp_path / "a.csv")
+    (tmp_path / "a.txt").write_text("1,2")
+    with pytest.raises(DataError, match=r"it is none of these files"):
+        load(tmp_path / "a.txt")
 
 
 def test_arguments_that_do_not_fit(tmp_path):
@@ -314,12 +319,161 @@ def test_labels_that_are_no_classes(tmp_path):
     np.savez(
         tmp_path / "a.npz", x_train=x, y_train=x[:, 0] + 0.5, x_test=x, y_test=x[:, 0]
     )
-    with pytest.raises(DataError, match="expected integer class labels"):
-        load(tmp_path / "a.npz")
+    data = load(tmp_path / "a.npz")
+    assert (data.y_train.dtype, data.classes) == (np.float32, 0)
+    assert repr(data).endswith("shape (2,), no classes)")
     s = np.array(["a"] * 10)
     np.savez(tmp_path / "b.npz", x_train=s, y_train=x[:, 0], x_test=x, y_test=x[:, 0])
     with pytest.raises(DataError, match="expected numbers"):
         load(tmp_path / "b.npz")
+    for y, text in (
+        (x[:, 0] + np.nan, "y_train has labels that are not finite"),
+        (x[:, 0] * 1j, "y_train holds values of type complex128"),
+    ):
+        np.savez(tmp_path / "c.npz", x=x, y=y)
+        with pytest.raises(DataError, match=text):
+            load(tmp_path / "c.npz")
+
+
+def test_labels_of_all_kinds_become_classes_or_targets(tmp_path):
+    x = np.arange(40, dtype=np.uint8).reshape(20, 2)
+    words = np.array(["cat", "ant"] * 10)
+    for y, names, first in (
+        (words, ("ant", "cat"), np.int32(0)),
+        (np.eye(3)[np.arange(20) % 3], ("0", "1", "2"), np.int32(0)),
+        (np.linspace(-1, 1, 20), (), np.float32(0)),
+        (np.zeros((20, 4, 4), int), (), np.int32(0)),
+        (np.arange(20)[:, None] % 2, ("0", "1"), np.int32(0)),
+    ):
+        np.savez(tmp_path / "a.npz", X=x, y=y)
+        data = load(tmp_path / "a.npz")
+        assert data.class_names == names
+        assert data.y_train.dtype == first.dtype
+        assert data.of_bytes
+        # x / 255 is exact enough to say which row it was, and so which label.
+        rows = np.rint(data.x_test[:, 0] * 255 / 2).astype(int)
+        found = [names[i] for i in data.y_test] if names else list(data.y_test)
+        if y is words:
+            assert found == list(words[rows])
+        assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (14, 2, 4)
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=words, x_test=x[:1], y_test=["cow"])
+    with pytest.raises(DataError, match=r"y_test has the classes \['cow'\]"):
+        load(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", x=x, y=np.arange(20) - 5)
+    with pytest.raises(DataError, match="Number the classes from 0; give numbers"):
+        load(tmp_path / "c.npz")
+
+
+def test_tables(tmp_path):
+    path = tmp_path / "flowers.csv"
+    lines = ["a;species;b"] + [f"{i};{'xy'[i % 2]};{i / 2}" for i in range(20)]
+    path.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    data = load(path, label="species")
+    assert (data.name, data.class_names, data.input_shape) == (
+        *("flowers", ("x", "y")),
+        (2,),
+    )
+    for one, label in zip(data.x_test, data.y_test, strict=True):
+        assert one[0] == 2 * one[1]
+        assert one[0] % 2 == label
+    last = tmp_path / "plain.tsv"
+    last.write_text("".join(f"{i}\t{i % 3}\n" for i in range(9)))
+    assert load(last).classes == 3
+    last.write_text("".join(f"{i}\t{i / 7}\n" for i in range(9)))
+    assert load(last).classes == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "told"),
+    [
+        ("a,b\n1,0\n1,1", None, "has 2 rows of examples; expected 3 or more"),
+        ("a,b\n" + "1,0\n" * 5, "c", "has no column 'c'. It has: a, b."),
+        ("species,b\n" + "1,0\n" * 5, "specis", "Did you mean 'species'?"),
+        ("1,0\n" * 5, "c", "has no line of column names"),
+        ("a,b\n" + "1,0\n" * 5 + "1,\n", None, "row 6 has no label in the column 'b'"),
+        ("a,b\n" + "1,0\n" * 5 + "red,0\n", None, "row 6 has 'red' in the column 'a'"),
+        ("a,b\n" + "1,0\n" * 5 + "nan,0\n", None, "row 6 has 'nan' in the column 'a'"),
+        ("a,b\n1,0\n1", None, "rows of 1, 2 columns"),
+        ("", None, "rows of no columns"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, text, label, told):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises((DataError, ConfigError), match=re.escape(told)):
+        load(path, label=label)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        load(path)
+    with pytest.raises(ConfigError, match=r"label names a column of a \.csv"):
+        load("digits", label="a")
+
+
+class _Datasets:
+    """What `tensorflow_datasets` does, for names that hold parts and shapes."""
+
+    def __init__(self, **parts):
+        self.parts = parts
+        self.info = types.SimpleNamespace(
+            splits=parts,
+            supervised_keys=("image", "label"),
+            features={"label": types.SimpleNamespace(names=["a", "b"])},
+        )
+
+    def builder(self, name):
+        if name == "none":
+            raise ValueError("no such set.\nand more")
+        return self
+
+    def download_and_prepare(self):
+        pass
+
+    def as_dataset(self, *, split, as_supervised):
+        return self.parts[split]
+
+    def as_numpy(self, pairs):
+        return iter(pairs)
+
+
+def _pairs(count, *, sizes=(4,), label=1):
+    images = [np.full((sizes[i % len(sizes)], 4, 1), i, np.uint8) for i in range(count)]
+    return [(image, label) for image in images]
+
+
+def test_names_of_tensorflow_datasets(monkeypatch):
+    def given(**parts):
+        found = _Datasets(**parts)
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", found)
+        found.__spec__ = importlib.machinery.ModuleSpec("tensorflow_datasets", None)
+        return found
+
+    given(train=_pairs(10), validation=_pairs(3), test=_pairs(4))
+    data = load("tfds:own")
+    assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (10, 3, 4)
+    assert data.class_names == ("a", "b")
+    given(train=_pairs(20), validation=_pairs(3), test=_pairs(4, label=-1))
+    data = load("tfds:own")
+    assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (18, 2, 3)
+    given(train=_pairs(20, sizes=(4, 6)))
+    with pytest.raises(DataError, match="Give image_size"):
+        load("tfds:own")
+    data = load("tfds:own", image_size=(5, 4))
+    assert data.input_shape == (5, 4, 1)
+    assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (14, 2, 4)
+    with pytest.raises(DataError, match="gives no 'none': no such set. Its names"):
+        load("tfds:none")
+    given(train=_pairs(3)).info.supervised_keys = None
+    with pytest.raises(DataError, match="has no pairs of examples and labels"):
+        load("tfds:own")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_datasets") is not None,
+    reason="tells what is missing",
+)
+def test_tensorflow_datasets_are_an_extra():
+    with pytest.raises(MissingDependencyError, match=r"keras-dlopt\[tfds\]"):
+        load("tfds:mnist")
 
 
 def test_a_hostile_header_is_refused_before_memory_is_asked_for(tmp_path):
@@ -383,7 +537,7 @@ def test_dataset_refuses_parts_that_do_not_fit():
         parts = dict(x_train=x, y_train=y, x_val=x, y_val=y, x_test=x, y_test=y)
         return Dataset(name="toy", class_names=("a",), **(parts | kwargs))
 
-    with pytest.raises(DataError, match="one integer label per example"):
+    with pytest.raises(DataError, match="one label per example"):
         make(y_val=y[:2])
     with pytest.raises(DataError, match=r"examples of shape \(3,\)"):
         make(x_test=np.zeros((4, 3), "float32"))
