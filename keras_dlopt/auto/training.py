@@ -171,8 +171,8 @@ def known_loss(
     if loss is None or isinstance(loss, dict | list):
         raise ConfigError(
             f"What {model.name!r} is trained for is not known: it is not compiled, and "
-            "its labels are no classes. Pass loss=, such as loss='mse', or compile it "
-            "before it is saved. Received: "
+            "its labels are no classes. Pass loss=, such as loss='mse'. A file holds "
+            "the loss if the model was compiled before it was saved. Received: "
             f"labels of shape {y.shape} for outputs of shape {rows.shape}."
         )
     return loss, classifies

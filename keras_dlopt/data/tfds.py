@@ -37,7 +37,7 @@ def from_tfds(name: str, *, image_size: tuple[int, int] | None, seed: int) -> Ra
     if keys is None or len(keys) != 2 or "train" not in builder.info.splits:
         raise DataError(
             f"{PREFIX}{name} has no pairs of examples and labels, or no part 'train'. "
-            "Give module:function, a function that returns (x, y)."
+            "On the command line module:function, which returns (x, y), can do without."
         )
     names = getattr(builder.info.features[keys[1]], "names", None)
     found: dict[str, Any] = {}

@@ -60,6 +60,29 @@ def test_no_training_examples(told, tmp_path):
     assert len(Dataset("toy", x[:2], y[:2], x[2:], y[2:], x, y, ("a",)).x_train) == 2
 
 
+@advice("data/csv_file.py", "Leave such rows out.")
+@advice("data/csv_file.py", "Leave that column or row out, or write categories as")
+@advice("data/csv_file.py", "Add one, or put the labels into the last column.")
+def test_tables(told, tmp_path):
+    path, rows = tmp_path / "a.csv", ["1,2,0", "3,4,1", "5,6,0"]
+
+    def given(*lines, label=None):
+        path.write_text("\n".join(lines))
+        return load(path, label=label).x_train.shape[1]
+
+    with told():
+        given(*rows, "7,8,")
+    with told():
+        given(*rows, "7,red,1")
+    assert given(*rows) == 2  # without the row
+    assert given("1,0", "3,1", "5,0", "7,1") == 1  # or the column
+    assert given("1,1,0,0", "3,0,1,1", "5,0,1,0", "7,1,0,1") == 3  # or as 0 and 1
+    with told():
+        given("0,1,2", "1,3,4", "0,5,6", label="kind")
+    assert given("kind,a,b", "0,1,2", "1,3,4", "0,5,6", label="kind") == 2
+    assert given(*rows) == 2
+
+
 @advice("data/folders.py", "Save all alike.")
 def test_pictures_of_two_depths(told, tmp_path):
     pictures(tmp_path, gray(), gray(dtype=np.uint16))

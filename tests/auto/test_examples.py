@@ -102,6 +102,7 @@ def test_pictures_get_the_size_and_form_of_the_input(tmp_path):
     )
 
 
+@pytest.mark.advice("auto/fitting.py", "Give a dict or a list of arrays as x; on the")
 def test_what_does_not_fit_is_refused(bytes_file):
     with pytest.raises(
         DataError, match=r"of shape \(5,\), and the data has \(2, 2, 1\)"
@@ -111,3 +112,5 @@ def test_what_does_not_fit_is_refused(bytes_file):
     both = keras.Model([one, two], L.Dense(4)(L.Flatten()(L.Add()([one, two]))))
     with pytest.raises(DataError, match="takes 2 inputs, and the data has one"):
         examples_for(both, bytes_file)
+    x, y = np.zeros((3, 2, 2)), np.zeros(3, int)
+    dlopt.auto.check_fits(both, ([x, x], y))

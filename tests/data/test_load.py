@@ -440,6 +440,7 @@ def _pairs(count, *, sizes=(4,), label=1):
     return [(image, label) for image in images]
 
 
+@pytest.mark.advice("data/tfds.py", "Give image_size=(height, width) to resize.")
 def test_names_of_tensorflow_datasets(monkeypatch):
     def given(**parts):
         found = _Datasets(**parts)
