@@ -169,7 +169,7 @@ def records() -> str:
             *key[:4],
             spread([r["bytes"] for r in some], 0),
             f"{statistics.fmean(r['plain_bytes'] / r['bytes'] for r in some):.0f}x",
-            f"{statistics.fmean(r['error_float'] for r in some):.2f}",
+            _floats(some),
             spread([r["error"] for r in some]),
             key[4],
         )
@@ -178,6 +178,40 @@ def records() -> str:
     rows.sort(key=lambda row: (row[0], row[3], row[4]))
     columns = ("network, data", "goal, bytes", "epochs", "judged on", "file, bytes")
     return table((*columns, "ratio", "float error, %", "error, %", "asked for"), rows)
+
+
+def _floats(rows: Sequence[Any]) -> str:
+    told = f"{statistics.fmean(r['error_float'] for r in rows):.2f}"
+    long = [r[key] for r in rows if (key := "error_float_as_long") in r]
+    return told + (f"; {statistics.fmean(long):.2f} trained as long" if long else "")
+
+
+def calls() -> str:
+    """What `deep_compression` makes of trained networks."""
+    found: dict[Row, list[Any]] = {}
+    for r in result("records_call"):
+        said = ", ".join(f"`{k}={v}`" for k, v in r["options"].items())
+        ratio, most = r["bar"]
+        bar = f"{ratio}x at {'0.3 over float' if most is None else most}"
+        name = _NETWORKS[r["network"].removeprefix("fashion_").removesuffix("_few")]
+        name += ", Fashion-MNIST" if "fashion" in r["network"] else ", MNIST"
+        key = (name, said, r["judged on"], bar)
+        found.setdefault(key, []).append(r)
+    rows = [
+        (
+            *key[:3],
+            spread([r["bytes"] for r in some], 0),
+            spread([r["ratio"] for r in some], 1),
+            spread([r["error_float"] for r in some]),
+            spread([r["error"] for r in some]),
+            spread([r["of one core"] for r in some], 0),
+            key[3],
+        )
+        for key, some in found.items()
+    ]
+    columns = ("network, data", "options", "judged on", "file, bytes", "smaller")
+    costs = ("float error, %", "error, %", "seconds of a core", "asked for")
+    return table((*columns, *costs), sorted(rows))
 
 
 _NETWORKS = {"lenet_300_100": "LeNet-300-100", "lenet5": "LeNet-5"}
@@ -218,6 +252,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "steps": ("docs/choosing.md", steps),
     "removal": ("docs/speed.md", removal),
     "records": ("docs/records.md", records),
+    "records_call": ("docs/records.md", calls),
 }
 
 

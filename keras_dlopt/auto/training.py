@@ -1,6 +1,7 @@
 """Data, loss and figures for training a model on, found from what is given."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -11,7 +12,13 @@ import numpy as np
 from keras_dlopt import checks
 from keras_dlopt.auto.goals import CLUSTERED
 from keras_dlopt.data import Dataset
-from keras_dlopt.distill import LogitsDistillation, OutputDistillation, distill
+from keras_dlopt.distill import (
+    LogitsDistillation,
+    OutputDistillation,
+    distill,
+    taught,
+    teacher_outputs,
+)
 from keras_dlopt.errors import ConfigError, DataError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.walk import layers_below
@@ -67,6 +74,10 @@ class Job:
 
     def fit(self, model: keras.Model, name: str, *, rate: float | None = None) -> Any:
         """Trains a model, which the parent may teach; returns what was trained."""
+        arrays = isinstance(self.train, tuple | list)
+        given = self.train if arrays else (self.train,)
+        if self.teacher and self.classifies and self._outputs is not None:
+            given = (given[0], taught(given[1], self._outputs))
         keras.utils.set_random_seed(self.seed)
         if self.teacher:
             # The teacher is frozen, the given model not.
@@ -76,9 +87,7 @@ class Job:
         falling = keras.optimizers.schedules.CosineDecay(rate or self.rate, self.total)
         model.compile(AdamW(falling, weight_decay=_DECAY), self.loss)
         self.progress.stage(name, self.total)
-        arrays = isinstance(self.train, tuple | list)
         options = {"batch_size": self.batch_size} if arrays else {"shuffle": False}
-        given = self.train if arrays else (self.train,)
         quiet = isinstance(self.progress, Silent)
         watched = [] if quiet else [Recorder(self.progress)]
         model.fit(*given, epochs=self.epochs, callbacks=watched, verbose=0, **options)
@@ -97,6 +106,22 @@ class Job:
         if self.total * (1 - CLUSTERED) * (1 - slowest) < _WINDOWS and slowest:
             x = _drawn(self.train, self.seed)
             recalibrate_batch_normalization(model, x, batch_size=self.batch_size)
+
+    @functools.cached_property
+    def _outputs(self) -> np.ndarray | None:
+        """The teacher's, which then runs once and not in each step.
+
+        None for batches, whose order is not known, and for outputs that would take more
+        memory than the examples.
+        """
+        if not isinstance(self.train, tuple | list) or len(self.train) != 2:
+            return None
+        x = self.train[0]
+        if not isinstance(x, np.ndarray):
+            return None
+        if teacher_outputs(self.model, x[:1]).nbytes > x[:1].nbytes:
+            return None
+        return teacher_outputs(self.model, x, batch_size=self.batch_size)
 
     def judged(self, model: Any) -> tuple[float | None, float]:
         """Accuracy, if there is such a thing, and loss on the validation examples."""

@@ -1,10 +1,13 @@
 """The named call from a trained model to a file many times smaller."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 import keras_dlopt as dlopt
+from keras_dlopt.auto.training import job_for
 from keras_dlopt.errors import ConfigError
 
 L = keras.layers
@@ -73,3 +76,15 @@ def test_what_is_no_ratio_is_refused(net, digits):
     ):
         with pytest.raises(ConfigError, match=text):
             dlopt.deep_compression(net, digits, **goal)
+
+
+def test_the_teacher_of_arrays_runs_once(net, digits):
+    x, y = (part[:64] for part in digits.train)
+    job = job_for(net, (x, y), (x, y), epochs=1)
+    np.testing.assert_allclose(job._outputs, net(x), atol=1e-5)
+    # Of batches the order is not known, and outputs may be larger than the examples.
+    batches = [(x, y)]
+    assert dataclasses.replace(job, train=batches)._outputs is None
+    wide = keras.Sequential([keras.Input((2,)), L.Dense(50)])
+    pairs = (np.ones((4, 2), "float32"), np.zeros(4, "int64"))
+    assert dataclasses.replace(job, model=wide, train=pairs)._outputs is None

@@ -1,0 +1,128 @@
+"""One call, `deep_compression`, on the LeNets: bytes, error and seconds.
+
+    KERAS_DLOPT_DATA=... nice -n 19 python benchmarks/records_call.py
+
+A network is trained in float on the training images but for the last 5,000 of MNIST
+(10,000 of Fashion-MNIST), and given to the call with nothing but a ratio; the file is
+read back and judged. `--validate` judges on those, as options of the call were chosen,
+with `--set epochs=20` of others than its own; without it the test images are used, once
+a network and seed. A finished row is written at once and not run again.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import keras
+from records import LOSS, NETWORKS, error, kept
+
+import keras_dlopt as dlopt
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "records_call.json"
+BATCH = 128
+# Per network: epochs in float; the ratio that the call is given; bytes of the file, as
+# a ratio, and error in percent that are asked for, None for 0.3 points over the float
+# network's. Files come out smaller than the goal, since the coder looks at neighbours.
+ROWS = {
+    "lenet_300_100": (20, 60, (60, 1.58)),
+    "lenet5": (8, 110, (110, 0.74)),
+    "lenet5_few": (8, 600, (616, 0.85)),
+    "fashion_lenet_300_100": (20, 62, (71, None)),
+}
+
+
+def trained(name, data, epochs, seed):
+    """The network in float: small weights fade, as in `deep_compression_lenet`."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    network = name.removeprefix("fashion_").removesuffix("_few")
+    net = keras.Sequential([keras.Input(data.input_shape), *NETWORKS[network]()])
+    steps = epochs * (-(-len(data.x_train) // BATCH))
+    falling = keras.optimizers.schedules.CosineDecay(2e-3, steps)
+    optimizer = dlopt.optimizers.AdamW(falling, weight_decay=0.05)
+    xla = network == "lenet_300_100"  # see `records.Trainer`
+    net.compile(optimizer, LOSS, steps_per_execution=10, jit_compile=xla)
+    net.fit(*data.train, batch_size=BATCH, epochs=epochs, verbose=0)
+    return net
+
+
+def made(net, data, seed, options, place):
+    """Calls."""
+    start, cpu = time.perf_counter(), time.process_time()
+    small = dlopt.deep_compression(
+        net, data, path=place / "model.dlopt", seed=seed, **options
+    )
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {
+        "ratio": round(small.ratio, 1),
+        "seconds of the call": round(seconds, 1),
+        "of one core": round(cpu, 1),
+        "reasons": small.reasons,
+    }
+
+
+def run(name, seed, judged, options, folder):
+    """Trains, calls and judges one network."""
+    data = dlopt.data.load("fashion_mnist" if "fashion" in name else "mnist")
+    epochs = ROWS[name][0]
+
+    def parent(place):
+        net = trained(name, data, epochs, seed)
+        net.save(place / "float.keras", include_optimizer=False)
+
+    same = name.removesuffix("_few")
+    place, _ = kept(parent, folder, {"network": same, "seed": seed, "epochs": epochs})
+    net = keras.models.load_model(place / "float.keras", compile=False)
+    net.compile(loss=LOSS)
+    what = identity(name, seed, "any", options)
+    place, facts = kept(lambda to: made(net, data, seed, options, to), folder, what)
+    examples = data.val if judged == "validation" else data.test
+    path = place / "model.dlopt"
+    return {
+        **identity(name, seed, judged, options),
+        "bytes": path.stat().st_size,
+        "error": round(error(dlopt.load_compressed(path), *examples), 2),
+        "error_float": round(error(net, *examples), 2),
+        "bar": ROWS[name][2],
+        **facts,
+    }
+
+
+def identity(name, seed, judged, options):
+    """What tells a finished row from others."""
+    return {"network": name, "seed": seed, "options": options, "judged on": judged}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", nargs="+", default=[*ROWS], choices=ROWS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
+    parser.add_argument("--keep", help="folder for networks that are made once")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    args = parser.parse_args()
+    if args.set and not args.validate:
+        parser.error("options are chosen with --validate")
+    changed = {k: json.loads(v) for k, v in (one.split("=") for one in args.set)}
+    judged = "validation" if args.validate else "test"
+    for name in args.networks:
+        options = {"ratio": ROWS[name][1], **changed}
+        for seed in range(args.seeds):
+            rows = json.loads(args.out.read_text()) if args.out.exists() else []
+            wanted = identity(name, seed, judged, options)
+            if any(wanted.items() <= one.items() for one in rows):
+                continue
+            rows.append(run(name, seed, judged, options, args.keep))
+            print(json.dumps(rows[-1]), flush=True)
+            args.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
