@@ -195,21 +195,30 @@ def calls() -> str:
         bar = f"{ratio}x at {'0.3 over float' if most is None else most}"
         name = _NETWORKS[r["network"].removeprefix("fashion_").removesuffix("_few")]
         name += ", Fashion-MNIST" if "fashion" in r["network"] else ", MNIST"
-        key = (name, said, r["judged on"], bar)
+        before = f"{r['epochs']} epochs"
+        before += f", dropout {r['dropout']}" if r["dropout"] else ""
+        key = (name, before, said, r["judged on"], bar)
         found.setdefault(key, []).append(r)
     rows = [
         (
-            *key[:3],
+            *key[:4],
             spread([r["bytes"] for r in some], 0),
             spread([r["ratio"] for r in some], 1),
             spread([r["error_float"] for r in some]),
             spread([r["error"] for r in some]),
             spread([r["of one core"] for r in some], 0),
-            key[3],
+            key[4],
         )
         for key, some in found.items()
     ]
-    columns = ("network, data", "options", "judged on", "file, bytes", "smaller")
+    columns = (
+        "network, data",
+        "in float",
+        "options",
+        "judged on",
+        "file, bytes",
+        "smaller",
+    )
     costs = ("float error, %", "error, %", "seconds of a core", "asked for")
     return table((*columns, *costs), sorted(rows))
 
