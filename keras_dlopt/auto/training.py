@@ -75,7 +75,7 @@ class Job:
     def fit(self, model: keras.Model, name: str, *, rate: float | None = None) -> Any:
         """Trains a model, which the parent may teach; returns what was trained."""
         arrays = isinstance(self.train, tuple | list)
-        given = self.train if arrays else (self.train,)
+        given: Any = self.train if arrays else (self.train,)
         if self.teacher and self.classifies and self._outputs is not None:
             given = (given[0], taught(given[1], self._outputs))
         keras.utils.set_random_seed(self.seed)
