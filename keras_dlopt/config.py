@@ -22,6 +22,7 @@ import numpy as np
 
 from keras_dlopt.checks import nearest
 from keras_dlopt.errors import ConfigError
+from keras_dlopt.words import Worded
 
 _OWN = "keras_dlopt>"
 # These load when a config names what nobody has registered: scores of channels, and
@@ -71,7 +72,7 @@ def arguments(cls: Any) -> tuple[str, ...]:
 _ARGUMENTS: MutableMapping[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
-class Configured:
+class Configured(Worded):
     """A mix-in whose config is what the constructor was given.
 
     The constructor keeps each of its arguments as an attribute of the same name. What a

@@ -16,6 +16,10 @@ class ConfigError(DloptError, ValueError):
     """An argument, recipe or option is not usable as given."""
 
 
+class UnknownArgumentError(ConfigError, TypeError):
+    """A constructor has no argument of that name."""
+
+
 class ModelError(DloptError, ValueError):
     """A model is not in the state an operation needs (unbuilt, no targets, ...)."""
 

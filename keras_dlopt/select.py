@@ -287,14 +287,14 @@ def selector_from_dict(data: Any) -> Selector:
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{key!r} of a selector takes a list. Received: {value!r}.")
     if key in ("all", "any"):
-        return _KINDS[key](tuple(selector_from_dict(v) for v in value))  # type: ignore
+        return _KINDS[key](tuple(selector_from_dict(v) for v in value))
     kind = int if key == "rank" else str
     if not all(type(v) is kind for v in value):
         raise ConfigError(
             f"{key!r} of a selector takes a list of {_WORDS[kind]}. "
             f"Received: {value!r}."
         )
-    return _KINDS[key](tuple(value))  # type: ignore[call-arg]
+    return _KINDS[key](tuple(value))
 
 
 __getattr__ = moved.names(__name__)

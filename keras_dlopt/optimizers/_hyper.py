@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from keras_dlopt import checks
+from keras_dlopt.words import Worded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def anything(value: Any, *, name: str) -> Any:
 
 
 @typing.dataclass_transform(field_specifiers=(hyper,))
-class Declared:
+class Declared(Worded):
     """A mixin that makes the constructor of a class from what it declares."""
 
     hypers: ClassVar[dict[str, Hyper]] = {}

@@ -8,10 +8,11 @@ from keras import ops
 
 from keras_dlopt import checks, runtime
 from keras_dlopt.errors import ConfigError, ModelError
+from keras_dlopt.words import Worded
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class Lookahead(keras.optimizers.Optimizer):
+class Lookahead(Worded, keras.optimizers.Optimizer):
     r"""k steps forward with any optimizer, one step back to the slow weights.
 
     With slow weights s, starting at w, after every `period` updates of the base:

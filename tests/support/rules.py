@@ -31,14 +31,14 @@ LEVELS = (
     {"_compat", "config"},
     {"checks"},
     {"codecs"},
-    {"files", "processes", "drawing", "tables"},
+    {"files", "processes", "drawing", "tables", "words"},
     {"errors", "moved"},
 )
 LEVEL = {name: depth for depth, names in enumerate(LEVELS) for name in names}
 # These, and all that they import, work where neither Keras nor TensorFlow is.
 NUMPY_ONLY = (
     *("codecs", "checks", "files", "processes", "drawing", "tables"),
-    *("errors", "moved"),
+    *("errors", "moved", "words"),
 )
 # These import neither when they are imported themselves.
 LATE_ONLY = ("cli", "distribute/facts.py", "distribute/plans.py")
