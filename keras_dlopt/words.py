@@ -70,16 +70,16 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 def arguments_of(cls: type) -> tuple[list[str], bool]:
     """The names that a constructor takes, and whether it hands on any other."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for parent in cls.__mro__:
         if "__init__" in vars(parent):
             found = list(
                 inspect.signature(vars(parent)["__init__"]).parameters.values()
             )
-            names += [p.name for p in found[1:] if p.kind not in _VARIABLE]
+            names |= {p.name: None for p in found[1:] if p.kind not in _VARIABLE}
             if all(p.kind is not p.VAR_KEYWORD for p in found):
-                return names, False
-    return names, True
+                return list(names), False
+    return list(names), True
 
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
