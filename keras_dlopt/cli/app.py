@@ -37,7 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _DEBUG = typer.Option("--debug", help="Show the traceback of an error.")
-_UNSAFE = typer.Option("--unsafe", help="Run Python code that the model's file holds.")
 _IMPORT = typer.Option("--import", help="Module that registers classes of your own.")
 
 
@@ -48,7 +47,9 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
     anything else, which may be a fault of the program, with 1.
     """
     kinds = list(command.__annotations__.values())
-    takes_model = inputs.Model in kinds or inputs.AnyModel in kinds
+    takes_model = any(
+        kind in kinds for kind in (inputs.Model, inputs.AnyModel, inputs.Models)
+    )
 
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
@@ -75,7 +76,7 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
     more: list[tuple[str, Any, Any]] = [("debug", Annotated[bool, _DEBUG], False)]
     if takes_model:
-        more.append(("unsafe", Annotated[bool, _UNSAFE], False))
+        more.append(("unsafe", Annotated[bool, inputs.UNSAFE], False))
         more.append(("module", Annotated[list[str] | None, _IMPORT], None))
     given = inspect.signature(command)
     added = [

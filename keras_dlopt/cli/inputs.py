@@ -23,14 +23,17 @@ EXAMPLES = (
 )
 EPOCHS = "Of each training; by the data if left."
 KERAS_FILES = (".keras", ".h5", ".hdf5")
+FILES = "Files: .keras, .h5, .dlopt, .tflite, .onnx."
 ANY = "A .dlopt file; or .keras, .h5 or .tflite."
 Model = Annotated[pathlib.Path, typer.Argument(help=MODEL)]
 AnyModel = Annotated[pathlib.Path, typer.Argument(help=ANY)]
+Models = Annotated[list[pathlib.Path], typer.Argument(help=FILES)]
 Data = Annotated[str, typer.Option("--data", help=EXAMPLES)]
 Epochs = Annotated[int | None, typer.Option(help=EPOCHS)]
 Target = Annotated[str, typer.Option(help="What runs the int8 file.")]
 Seed = Annotated[int, typer.Option(help="Of weights and shuffling.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+UNSAFE = typer.Option("--unsafe", help="Run Python code that the model's file holds.")
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 Html = Annotated[
     pathlib.Path | None, typer.Option("--html", help="File to write the report to.")
@@ -60,9 +63,7 @@ def model_in(path: pathlib.Path, *, compiled: bool = False) -> Any:
 
     if not path.exists():
         raise ConfigError(f"There is no file {str(path)!r}.")
-    trust = TRUST.get(None) or Trust()
-    for module in trust.imports:
-        _imported(module, f"--import {module}")
+    trust = trusted()
     try:
         if path.is_dir() or path.suffix in KERAS_FILES:
             safe = not trust.unsafe
@@ -72,6 +73,14 @@ def model_in(path: pathlib.Path, *, compiled: bool = False) -> Any:
         raise type(error)(_reason(path, error)) from error
     except Exception as error:  # of a dozen kinds, from zipfile to h5py
         raise FormatError(_reason(path, error)) from error
+
+
+def trusted() -> Trust:
+    """What the user allows; the modules that were named are imported."""
+    trust = TRUST.get(None) or Trust()
+    for module in trust.imports:
+        _imported(module, f"--import {module}")
+    return trust
 
 
 def _reason(path: pathlib.Path, error: Exception) -> str:

@@ -1,6 +1,5 @@
 """`keras-dlopt measure`."""
 
-import pathlib
 from typing import Annotated
 
 import typer
@@ -8,13 +7,12 @@ from rich.console import Console
 
 from keras_dlopt.cli import inputs
 
-FILES = "Files: .keras, .h5, .dlopt, .tflite, .onnx."
 RUNTIMES = "graph, xla, litert, onnxruntime, openvino; each file's own if left."
 NPU = "Estimate by Arm's Vela for .tflite files, such as ethos-u55-128."
 
 
 def measure(
-    files: Annotated[list[pathlib.Path], typer.Argument(help=FILES)],
+    files: inputs.Models,
     runtime: Annotated[list[str] | None, typer.Option(help=RUNTIMES)] = None,
     threads: Annotated[int, typer.Option(help="Of each runtime.")] = 1,
     calls: Annotated[int, typer.Option(help="Timed calls of each.")] = 50,
@@ -35,6 +33,7 @@ def measure(
         threads=threads,
         calls=calls,
         npu=npu,
+        safe_mode=not inputs.trusted().unsafe,
     )
     if as_json:
         inputs.say(found, as_json=True)

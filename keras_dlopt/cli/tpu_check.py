@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from keras_dlopt.cli import inputs
 from keras_dlopt.cli import progress as bars
 from keras_dlopt.errors import ConfigError
 
@@ -33,6 +34,7 @@ def tpu_check(
     module: Annotated[
         list[str] | None, typer.Option("--import", help="Module of custom layers.")
     ] = None,
+    unsafe: Annotated[bool, inputs.UNSAFE] = False,
     time_limit: Annotated[float, typer.Option(help="Seconds for everything.")] = 1800.0,
     json: Annotated[
         pathlib.Path | None, typer.Option(help="File to write the report to.")
@@ -57,6 +59,7 @@ def tpu_check(
             policy=policy,
             backend=backend,
             imports=tuple(module or ()),
+            safe_mode=not unsafe,
             time_limit=time_limit,
             progress=lambda stage: progress.stage(stage, 0),
         )

@@ -131,7 +131,7 @@ def compare(
             rows, or words of `class_names`; for other tasks, see there.
         task: `"classification"`; `"multi-label"`, 0 and 1 of shape (n, labels) with a
             score each, judged label by label; `"segmentation"`, a label a place, judged
-            place by place; or `"regression"`.
+            place by place but for those of the label 255 (void); or `"regression"`.
         names: of the two, for tables and plots.
         class_names: of the outputs, in their order.
         metrics: measures of your own: name -> function of (labels, outputs) that

@@ -175,6 +175,7 @@ def measure(
     threads: int = 1,
     calls: int = 50,
     npu: str | None = None,
+    safe_mode: bool = True,
 ) -> Measurements:
     """Measures models side by side: parameters, MACs, memory, bytes and time.
 
@@ -195,6 +196,7 @@ def measure(
         calls: timed calls of each.
         npu: an Ethos-U, such as `"ethos-u55-128"`, for which Arm's Vela estimates
             cycles, flash and SRAM of the `.tflite` files.
+        safe_mode: whether Python code in files of Keras is refused.
 
     Raises:
         ConfigError: for a file that is not there or not known, an unknown runtime or
@@ -215,7 +217,7 @@ def measure(
     if npu is not None:
         checks.choice(npu, name="npu", choices=tuple(ACCELERATORS))
     given = _named(models)
-    taken = {name: _opened(model) for name, model in given.items()}
+    taken = {name: _opened(model, safe_mode) for name, model in given.items()}
     found = [
         _costs(name, model, given[name], data, npu) for name, model in taken.items()
     ]
@@ -245,7 +247,7 @@ def _named(models: Any) -> dict[str, ModelOrPath]:
     return named
 
 
-def _opened(model: ModelOrPath) -> Any:
+def _opened(model: ModelOrPath, safe_mode: bool = True) -> Any:
     """The Keras model, or the path of a file that another runtime reads."""
     if isinstance(model, keras.Model):
         return plain_model(model)
@@ -264,7 +266,7 @@ def _opened(model: ModelOrPath) -> Any:
     if path.suffix == ".dlopt":
         return load_compressed(path)
     if path.suffix in (".keras", ".h5"):
-        return load_keras(path)
+        return load_keras(path, safe_mode=safe_mode)
     return path
 
 

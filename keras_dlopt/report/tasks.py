@@ -23,6 +23,8 @@ from keras_dlopt.report.quality import (
 )
 from keras_dlopt.report.regression import Differences, Errors
 
+# What data sets of segmentation give to places that belong to no class.
+VOID = 255
 TASKS = ("classification", "multi-label", "segmentation", "regression")
 
 
@@ -36,7 +38,8 @@ def judge(
         outputs: (n, classes) or (n, 1); for a segmentation (n, ..., classes); for
             several labels a score each, (n, labels).
         y: labels; for a segmentation (n, ...), (n, ..., 1) or one-hot (n, ...,
-            classes), for several labels 0 and 1 of shape (n, labels).
+            classes), where places of the label 255 are left out if that is no class;
+            for several labels 0 and 1 of shape (n, labels).
         from_logits: as for `report.quality`.
 
     Raises:
@@ -193,4 +196,6 @@ def _rows(task: str, outputs: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             f"There are outputs of shape {outputs.shape} and labels of shape "
             f"{y.shape}; expected a label a place, {outputs.shape[:-1]}."
         )
-    return outputs.reshape(-1, classes), labels_of(y.reshape(-1))
+    rows, labels = outputs.reshape(-1, classes), labels_of(y.reshape(-1))
+    known = (labels != VOID) | (classes > VOID)
+    return rows[known], labels[known]

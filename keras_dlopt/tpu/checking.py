@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_dlopt import errors, processes
+from keras_dlopt import checks, errors, processes
 from keras_dlopt.errors import ConfigError, DloptError, ModelError
 from keras_dlopt.tpu.chips import KNOWN_TOPOLOGIES, Topology, topology
 from keras_dlopt.tpu.environment import environment, require_compiler
@@ -28,6 +28,7 @@ def check(
     policy: str | None = None,
     backend: str | None = None,
     imports: Sequence[str] = (),
+    safe_mode: bool = True,
     time_limit: float = 1800.0,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -48,6 +49,7 @@ def check(
             what TPUs are made for.
         backend: `"tensorflow"` or `"jax"`; None for the one in use here.
         imports: modules that define the model's own layers.
+        safe_mode: whether Python code in a `.keras` file is refused.
         time_limit: seconds for everything.
         progress: called with the name of each stage.
 
@@ -82,6 +84,7 @@ def check(
             "search": search,
             "policy": policy,
             "imports": list(imports),
+            "safe_mode": checks.boolean(safe_mode, name="safe_mode"),
         }
         run = _Run(pathlib.Path(folder), job, settings, time_limit, progress)
         events = run.events()

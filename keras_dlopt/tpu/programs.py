@@ -37,13 +37,16 @@ class Program:
     batch: tuple[Any, ...]
 
 
-def load_model(source: str, *, policy: str | None = None) -> keras.Model:
+def load_model(
+    source: str, *, policy: str | None = None, safe_mode: bool = True
+) -> keras.Model:
     """The model that a check names.
 
     Args:
         source: a `.keras` file, a function of `keras_dlopt.models`, or
             `"module:function"`, called without arguments.
         policy: dtype policy under which a function builds it.
+        safe_mode: whether Python code in a file is refused.
 
     Raises:
         ConfigError: for a name that leads nowhere, or a policy with a file.
@@ -61,7 +64,7 @@ def load_model(source: str, *, policy: str | None = None) -> keras.Model:
                 f"{source!r} is no model file: a .keras file is a zip archive. Write "
                 "it with model.save(...)."
             )
-        return keras.saving.load_model(source)
+        return keras.saving.load_model(source, safe_mode=safe_mode)
     keras.config.set_dtype_policy(policy or keras.config.dtype_policy().name)
     model = _builder(source)()
     if not isinstance(model, keras.Model):

@@ -44,7 +44,9 @@ def _run(job: dict[str, Any], tell: Any) -> None:
         importlib.import_module(module)
     tell("stage", name="loading the model")
     try:
-        model = making.load_model(job["model"], policy=job["policy"])
+        model = making.load_model(
+            job["model"], policy=job["policy"], safe_mode=job["safe_mode"]
+        )
     except DloptError:
         raise
     except Exception as error:

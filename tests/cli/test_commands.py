@@ -178,6 +178,8 @@ def test_help_fits_a_terminal(command):
 def test_a_file_with_code_is_opened_if_the_user_says_so(files, name):
     assert "add --unsafe" in run("doctor", files[name], code=2)
     assert ": examined" in run("doctor", files[name], "--unsafe", "--target", "float")
+    assert "Lambda" in run("measure", files[name], "--no-time", code=2)
+    assert "parameters" in run("measure", files[name], "--no-time", "--unsafe")
 
 
 def test_numbers_to_predict_in_a_table(tmp_path):

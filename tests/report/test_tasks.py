@@ -218,3 +218,20 @@ def test_a_sigmoid_of_each_class_counts_as_in_keras():
 def test_what_cannot_be_judged_is_refused(call, text):
     with pytest.raises(DataError, match=text):
         call()
+
+
+def test_places_of_the_void_label_are_left_out():
+    rng = np.random.default_rng(0)
+    outputs, y = rng.random((2, 3, 4, 5)), rng.integers(0, 5, (2, 3, 4))
+    kept = np.ones(y.shape, bool)
+    kept[0, 1] = False
+    void = np.where(kept, y, 255)
+    found = judge("segmentation", outputs, void)
+    alone = judge("classification", outputs[kept], y[kept])
+    assert found == alone
+    assert found.examples == 20
+    assert compared("segmentation", outputs, 1 - outputs, void).churn > 0
+    many = rng.random((1, 2, 2, 256))
+    assert judge("segmentation", many, np.full((1, 2, 2), 255)).examples == 4
+    with pytest.raises(DataError, match="Labels go from 0 to 254"):
+        judge("segmentation", outputs, np.where(kept, 0, 254))

@@ -117,6 +117,17 @@ def test_what_is_no_model_is_named(tmp_path, monkeypatch):
         programs.load_model("here:unbuilt")
 
 
+def test_code_in_a_file_runs_if_the_user_says_so(tmp_path):
+    from keras_dlopt.tpu import programs
+
+    path = str(tmp_path / "m.keras")
+    layers = [keras.layers.Lambda(lambda x: 2 * x), keras.layers.Dense(2)]
+    keras.Sequential([keras.Input((3,)), *layers]).save(path)
+    with pytest.raises(ValueError, match="safe_mode"):
+        programs.load_model(path)
+    assert programs.load_model(path, safe_mode=False).output_shape == (None, 2)
+
+
 def test_policy_is_for_models_built_by_name(tmp_path):
     from keras_dlopt.tpu import programs
 
