@@ -256,12 +256,87 @@ def removal() -> str:
     return table(columns, rows)
 
 
+def jobs() -> str:
+    """What became of jobs drawn at random, and how many kept their budget."""
+    found = result("jobs")
+    rows = []
+    for job in found["jobs"]:
+        asked = [_ASKED[k].format(v) for k, v in job["budget"].items()]
+        name = f"{job['network']}, {job['data']}"
+        if job["kept"] is None:
+            rows.append((f"{job['number']}", name, ", ".join(asked), "refused", "", ""))
+            continue
+        right = f"{100 * job['test_before']:.2f} became {100 * job['test_after']:.2f}"
+        brought = f"{job['bytes']:,} B, {job['plain_bytes'] / job['bytes']:.1f}x"
+        if "latency_share" in job:
+            brought += f", {job['latency_share']:.2f} of the time"
+        kept = "kept" if job["kept"] else "missed"
+        line = (", ".join(asked), brought, right, f"{kept}, {job['tried']} tried")
+        rows.append((f"{job['number']}", name, *line))
+    said = (
+        f"Of {len(rows)} jobs {found['kept']} kept their budget, {found['missed']} "
+        f"missed it, and {found['refused']} were refused with figures."
+    )
+    columns = ("job", "network, data", "asked", "file", "test accuracy, %", "came to")
+    return f"{said}\n\n{table(columns, rows)}"
+
+
+def fixed() -> str:
+    """The same networks under recipes that look at no budget."""
+    found = result("jobs")
+    rows = [
+        (
+            f"`{name}`" + (", the best" if name == found["best_fixed"] else ""),
+            f"{row['kept']} of {row['jobs']}",
+            f"{row['both_kept']}",
+            "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+        )
+        for name, row in found["by_fixed_recipe"].items()
+    ]
+    columns = ("recipe", "jobs kept", "of them kept by `compress`", "its bytes by ours")
+    return table(columns, rows)
+
+
+def forty() -> str:
+    """LeNet-5 in a fortieth of its bytes."""
+    rows = [
+        (
+            row["number"],
+            f"{row['bytes']:,}",
+            f"{row['ratio']:.1f}x",
+            f"{100 * row['churn']:.2f}",
+            *(
+                f"{scale * row['before'][name]:.{digits}f} became "
+                f"{scale * row['after'][name]:.{digits}f}"
+                for name, scale, digits in (
+                    ("test_accuracy", 100, 2),
+                    ("calibration_error", 1, 4),
+                )
+            ),
+            f"{row['cpu_s']}",
+        )
+        for row in result("jobs")["forty"]
+    ]
+    columns = ("data", "bytes", "ratio", "labels that changed, %", "test accuracy, %")
+    return table((*columns, "calibration error", "seconds of a core"), rows)
+
+
+_ASKED = {
+    "max_accuracy_drop": "drop {:g}",
+    "size": "size {:g}",
+    "int8": "int8",
+    "max_latency_share": "{:g} of the time",
+}
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "choosing": ("docs/choosing.md", choosing),
     "steps": ("docs/choosing.md", steps),
     "removal": ("docs/speed.md", removal),
     "records": ("docs/records.md", records),
     "records_call": ("docs/records.md", calls),
+    "jobs": ("docs/compressing.md", jobs),
+    "fixed": ("docs/compressing.md", fixed),
+    "forty": ("docs/compressing.md", forty),
 }
 
 

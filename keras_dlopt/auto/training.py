@@ -26,6 +26,7 @@ from keras_dlopt.optimizers import AdamW
 from keras_dlopt.post_training import recalibrate_batch_normalization
 from keras_dlopt.report import Progress, Recorder, Silent, quality
 from keras_dlopt.report.examples import predicted
+from keras_dlopt.report.quality import changes
 from keras_dlopt.transforms.host import hosts
 
 LEAST_STEPS, LEAST_EPOCHS = 1500, 10
@@ -131,6 +132,15 @@ class Job:
         if not self.classifies:
             return None, found
         return quality(rows, y, from_logits=self.from_logits).accuracy, found
+
+    def lost(self, model: Any) -> tuple[float, float]:
+        """By how much the accuracy fell, and the standard error of that."""
+        both = [self.model, model]
+        (before, after), y = predicted(both, self.val, batch_size=self.batch_size)
+        found = changes(before, after, y, from_logits=self.from_logits)
+        fallen = (found.newly_wrong - found.newly_right) / len(y)
+        moved = (found.newly_wrong + found.newly_right) / len(y)
+        return fallen, math.sqrt(max(moved - fallen**2, 0.0) / len(y))
 
     @property
     def from_logits(self) -> bool | None:

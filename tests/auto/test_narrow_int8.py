@@ -10,11 +10,13 @@ import keras_dlopt as dlopt
 from keras_dlopt.auto import narrow_int8
 from keras_dlopt.auto.compressed import Trial
 from keras_dlopt.auto.narrow_int8 import narrowed
+from keras_dlopt.auto.training import job_for
 from keras_dlopt.auto.wanted import Goals
 from keras_dlopt.errors import ModelError
 from keras_dlopt.export import Predictor
 
 L = keras.layers
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 GIVEN = Trial("int8 after training", 0, 1000, 0.9, 0.0, 1.0)
 
 
@@ -27,12 +29,9 @@ class Made:
 
 
 class FakeJob:
-    """Judges every model alike."""
+    """Has lost nothing, or much."""
 
-    epochs, teacher, model = 3, False, None
-
-    def judged(self, _):
-        return 0.9, 0.0
+    epochs, teacher = 3, False
 
 
 def fake(turns_at):
@@ -44,13 +43,11 @@ def fake(turns_at):
 
         def made(self, one, epochs, good):
             assert (epochs, one.way, one.teacher) == (3, "int8", False)
+            assert not good(GIVEN)  # is trained in any case
             if turns_at is None:
                 raise ModelError("nothing can be removed")
             size = round(1000 * one.channels)
-            right = 0.9 if one.channels >= turns_at else 0.5
-            trial = Trial("", 0, size, right, 0.0, 1.0)
-            assert good(trial) == (right == 0.9)
-            return Made(trial, b"x" * size)
+            return Made(Trial("", 0, size, 0.9, 0.0, 1.0), b"x" * size)
 
     return FakeMaker
 
@@ -70,6 +67,12 @@ def test_channels_leave_until_the_accuracy_turns(
     turns_at, sizes, best, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(narrow_int8, "Maker", fake(turns_at))
+
+    def lost(_, file):
+        # One standard error within the drop, or over it.
+        return (0.05, 0.05) if len(file) >= 1000 * turns_at else (0.05, 0.051)
+
+    monkeypatch.setattr(narrow_int8, "_lost", lost)
     path = tmp_path / "a.tflite"
     path.write_bytes(b"given")
     found, trials, why = narrowed(
@@ -84,6 +87,24 @@ def test_channels_leave_until_the_accuracy_turns(
         assert why == [
             "50% of the parameters in channels, int8: nothing can be removed"
         ]
+
+
+def test_what_was_lost_is_compared_example_by_example():
+    y = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    before = np.array([0, 0, 0, 0, 1, 1, 1, 0])  # one wrong
+    after = np.array([1, 1, 0, 0, 1, 1, 1, 1])  # two others are
+    models = [
+        keras.Sequential([keras.Input((1,)), L.Embedding(8, 2), L.Flatten()])
+        for _ in range(2)
+    ]
+    for model, said in zip(models, (before, after), strict=True):
+        model.layers[0].embeddings.assign(9.0 * np.eye(2)[said])
+    x = np.arange(8)[:, None]
+    job = job_for(models[0], (x, y), (x, y), loss=LOSS)
+    differences = (before == y).astype(float) - (after == y)
+    expected = differences.mean(), differences.std() / np.sqrt(8)
+    assert job.lost(models[1]) == pytest.approx(expected)
+    assert job.lost(models[0]) == (0.0, 0.0)
 
 
 def test_a_drop_makes_an_int8_file_of_fewer_channels(tmp_path):
