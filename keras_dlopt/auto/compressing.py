@@ -17,6 +17,7 @@ from keras_dlopt.auto.goals import (
     WEIGHTS,
     Parent,
     Strength,
+    absorbed,
     coded,
     plain_bytes,
     rate_recipe,
@@ -66,14 +67,15 @@ def compress(
 
     With a size, the mildest of three ways that reaches it is taken: integers of 8 bits,
     shared values, or training towards few bits (`RateAware`; below 500 steps zeros and
-    shared values, as many zeros as coding the model shows). It is trained on with the
-    recipe's schedules, by default with the given model as its teacher, and its file
-    measured. With `max_accuracy_drop`, smaller and smaller sizes are tried as long as
-    the accuracy on `val` holds, and the smallest is returned. With both, larger ones
-    than the size are not tried, and it is refused if it costs more. With `int8`, a
-    LiteRT file is written as by `to_int8`; if it loses more than `max_accuracy_drop`,
-    the quantized model is trained on, and if it does not, fewer and fewer channels are
-    tried, which makes the file smaller and the model faster.
+    shared values, as many zeros as coding the model shows). BatchNormalization, whose
+    statistics would fill the file, goes into the kernels before it. The model is
+    trained on with the recipe's schedules, by default with the given one as its
+    teacher, and its file measured. With `max_accuracy_drop`, smaller and smaller sizes
+    are tried as long as the accuracy on `val` holds, and the smallest is returned. With
+    both, larger ones than the size are not tried, and it is refused if it costs more.
+    With `int8`, a LiteRT file is written as by `to_int8`; if it loses more than
+    `max_accuracy_drop`, the quantized model is trained on, and if it does not, fewer
+    and fewer channels are tried, which makes the file smaller and the model faster.
 
     With `time_budget` or a latency, ways are searched for: channels removed, kernels
     split into products, zeros, shared values, integers of 4 to 8 bits, training towards
@@ -161,7 +163,8 @@ def compress(
     elif int8:
         small, recipe, trials, reasons = _int8(job, file, asked, target)
     else:
-        return _Search(job, Parent(model), clusters, start).result(asked, file)
+        sizes = _Search(job, Parent(absorbed(model)), clusters, plain, start)
+        return sizes.result(asked, file)
     return _result(job, small, recipe, trials, reasons, file, plain, start)
 
 
@@ -210,9 +213,10 @@ class _Search:
         job: Job,
         parent: Parent,
         clusters: int | None,
+        plain: int,
         start: float,
     ):
-        self.job, self.parent = job, parent
+        self.job, self.parent, self.plain = job, parent, plain
         self.steered = clusters is None and job.total >= STEERED
         self.clusters = 16 if clusters is None else clusters
         self.start = start
@@ -261,8 +265,7 @@ class _Search:
         def holds(trial: Trial) -> bool:
             return trial.accuracy is not None and trial.accuracy >= least
 
-        plain = self.parent.ledger.plain_bytes
-        good = self._smallest(most or int(_MOST * plain), plain, holds)
+        good = self._smallest(most or int(_MOST * self.plain), self.plain, holds)
         if good is not None:
             return good
         if most is None:
@@ -311,7 +314,7 @@ class _Search:
         begin = time.perf_counter()
         job = self.job
         name = f"{method}, for {goal:,} bytes"
-        small = finalize(job.fit(transform(job.model, recipe), name))
+        small = finalize(job.fit(transform(self.parent.model, recipe), name))
         ledger = coded(small)
         accuracy, loss = job.judged(small)
         seconds = time.perf_counter() - begin
@@ -331,6 +334,5 @@ class _Search:
         if path is not None:
             write_atomic(Path(path), ledger.data)
         rows = [best, *(one for one in self.trials if one is not best)]
-        plain = self.parent.ledger.plain_bytes
-        start, reasons = self.start, self.reasons
+        plain, start, reasons = self.plain, self.start, self.reasons
         return _result(self.job, small, recipe, rows, reasons, path, plain, start)

@@ -8,10 +8,11 @@ import tempfile
 import keras
 
 from keras_dlopt.codecs.lattice import find_grid
-from keras_dlopt.errors import ConfigError
+from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.graph.folding import fold_batch_normalization
 from keras_dlopt.graph.targets import weight_targets
-from keras_dlopt.graph.walk import walk
+from keras_dlopt.graph.walk import as_functional, layers_below, walk
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.schedules import PolynomialSparsity
 from keras_dlopt.select import Selector, at, named, rank
@@ -101,6 +102,21 @@ def plain_bytes(model: keras.Model) -> int:
     skip = {id(variable) for variable in model.metrics_variables}
     kept = [v for v in model.variables if id(v) not in skip]
     return sum(to_numpy(v).nbytes for v in kept)
+
+
+def absorbed(model: keras.Model) -> keras.Model:
+    """The model with BatchNormalization in the kernels before it, where it can be.
+
+    Its statistics are never rounded, so that they would be much of a small file: 20 of
+    35 kB of a MobileNetV2 of width 8. The outputs differ by rounding only.
+    """
+    norms = layers_below(model, keras.layers.BatchNormalization)
+    if not norms or as_functional(model) is None:
+        return model
+    try:
+        return fold_batch_normalization(model)
+    except ModelError:  # its layers cannot be rebuilt
+        return model
 
 
 class Parent:

@@ -12,6 +12,7 @@ from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.files import write_atomic
 
 _LEAST = 1 / 32  # of the parameters, below which no network is tried
+_ERRORS = 2  # standard errors by which a drop must be kept
 
 
 def narrowed(
@@ -20,8 +21,9 @@ def narrowed(
     """The smallest int8 file that holds the goals, if one with fewer channels does.
 
     The share of the parameters is halved until the accuracy does not hold, then taken
-    once between. To hold, a drop must be kept by a standard error: of several networks
-    the smallest that seems to hold is often one that was lucky on these examples.
+    once between. To hold, a drop must be kept by two standard errors: of several
+    networks the smallest that seems to hold is often one that was lucky on these
+    examples.
 
     Args:
         job: how models are trained and judged.
@@ -49,7 +51,7 @@ def narrowed(
         reasons.append(
             f"{made.trial.method}: {figures(made.trial)}, {spread:.2%} standard error"
         )
-        holds = lost + spread <= asked.drop + 1e-9
+        holds = lost + _ERRORS * spread <= asked.drop + 1e-9
         if holds:
             best = made
         if failed:

@@ -390,15 +390,41 @@ def test_the_tenth_held_out_is_drawn():
 def test_statistics_are_those_of_the_weights_after_few_steps(batched):
     x = np.random.default_rng(0).normal(3, 1, (128, 4)).astype("float32")
     y = (x[:, 0] > 3).astype(int)
-    layers = [L.Dense(256), L.BatchNormalization(momentum=0.99), L.Dense(2)]
+    # Behind an activation it has no kernel to go into.
+    layers = [L.Dense(256, "relu"), L.BatchNormalization(momentum=0.99), L.Dense(2)]
     model = keras.Sequential([keras.Input((4,)), *layers])
     data = (x, y)
     if batched:
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
     # Two steps move an average of momentum 0.99 by two hundredths.
     made = dlopt.compress(model, data, (x, y), size=0.8, epochs=1)
-    dense, norm, _ = made.model.layers
+    dense, norm, _ = made.model.layers[-3:]
     np.testing.assert_allclose(norm.moving_mean, dense(x).numpy().mean(0), rtol=1e-4)
+
+
+def test_normalization_goes_into_the_kernels(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 6, 6, 2)).astype("float32")
+    y = (x[:, 0, 0, 0] > 0).astype(int)
+    layers = [L.Conv2D(64, 3), L.BatchNormalization(), L.ReLU(), L.Flatten()]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *layers, L.Dense(2)])
+    for weight in layers[1].weights:
+        weight.assign(rng.uniform(0.5, 2, weight.shape))
+    folded = goals.absorbed(model)
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-3, atol=1e-4)
+    assert Parent(model).beside(goals.CODED) > 400 + Parent(folded).beside(goals.CODED)
+    made = dlopt.compress(model, (x, y), (x, y), size=0.3, epochs=1)
+    names = [type(layer).__name__ for layer in made.model.layers]
+    assert "BatchNormalization" not in names
+    assert made.plain_bytes == 4 * model.count_params()
+    # What has none, or cannot be rebuilt, stays as it is.
+    assert goals.absorbed(folded) is folded
+
+    def never(_):
+        raise ModelError("no")
+
+    monkeypatch.setattr(goals, "fold_batch_normalization", never)
+    assert goals.absorbed(model) is model
 
 
 def test_nobody_watches_a_silent_training(net, digits, monkeypatch):
