@@ -49,10 +49,9 @@ def trained(name, data, seed):
     steps = epochs * (-(-len(data.x_train) // BATCH))
     falling = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     optimizer = dlopt.optimizers.AdamW(falling, weight_decay=0.05)
-    xla = network == "lenet_300_100"  # see `records.Trainer`
     whole = Cutting(net, dropout)
     training = whole.build()
-    training.compile(optimizer, LOSS, steps_per_execution=10, jit_compile=xla)
+    training.compile(optimizer, LOSS, steps_per_execution=10)
     training.fit(*data.train, batch_size=BATCH, epochs=epochs, verbose=0)
     whole.fill(training)
     return net
