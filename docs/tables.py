@@ -328,11 +328,56 @@ _ASKED = {
     "max_latency_share": "{:g} of the time",
 }
 
+
+def measured() -> str:
+    """Deep Compression's networks, means of the seeds."""
+    rows = []
+    for name, paper in (("lenet_300_100", "40x"), ("lenet5", "39x")):
+        found = result(f"deep_compression_{name}")
+        mean = {
+            key: statistics.fmean(r[key] for r in found)
+            for key in ("error_float", "error_compressed", "bytes", "ratio")
+        }
+        rows.append(
+            (
+                _NETWORKS[name],
+                f"{mean['error_float']:.2f} -> {mean['error_compressed']:.2f} %",
+                f"{found[0]['bytes_plain']:,} -> {mean['bytes']:,.0f}",
+                f"{mean['ratio']:.1f}x",
+                paper,
+            )
+        )
+    columns = ("network", "test error, float -> compressed", "bytes, float -> file")
+    return table((*columns, "ratio", "Deep Compression (2016)"), rows)
+
+
+def tiny() -> str:
+    """MLPerf Tiny's networks as int8 files, beside MLPerf's own."""
+    rows = []
+    for row in result("mlperf_tiny")["rows"]:
+        name, two, one = _TINY[row["name"]], row["two_calls"], row["one_call"]
+        if right := row.get("right_of_45"):
+            name += f" ({right['float']} and {right['int8']} of 45 right)"
+        sizes = [f"{n:,}" for n in (row["official"], two["bytes"], one["bytes"])]
+        rows.append((name, *sizes, f"{max(two['levels'], one['levels'])}"))
+    columns = ("network", "MLPerf's file", "two calls", "one call")
+    return table((*columns, "largest difference in levels"), rows)
+
+
+_TINY = {
+    "anomaly_autoencoder": "anomaly detection",
+    "keyword_dscnn": "keyword spotting",
+    "mobilenet_person_96": "person detection",
+    "resnet8_cifar10": "ResNet-8",
+    "wakeword_dscnn1d": "wake word, float and int8",
+}
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "choosing": ("docs/choosing.md", choosing),
     "steps": ("docs/choosing.md", steps),
     "removal": ("docs/speed.md", removal),
     "records": ("docs/records.md", records),
+    "measured": ("README.md", measured),
+    "tiny": ("docs/export.md", tiny),
     "records_call": ("docs/records.md", calls),
     "jobs": ("docs/compressing.md", jobs),
     "fixed": ("docs/compressing.md", fixed),
