@@ -88,6 +88,7 @@ def walk(python: pathlib.Path, place: pathlib.Path, seed: int = 0) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # TensorFlow is downloaded
 def test_from_an_empty_environment_to_a_small_file_at_the_first_try(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
