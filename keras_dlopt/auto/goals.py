@@ -7,7 +7,6 @@ import tempfile
 
 import keras
 
-from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.errors import ConfigError, ModelError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.graph.folding import fold_batch_normalization
@@ -161,7 +160,7 @@ class Parent:
         made = list(small.final_values())
         small.release()
         arrays = [value for _, value, _ in made]
-        records = write_records(arrays, lambda i: find_grid(arrays[i]) or made[i][2])
+        records = write_records(arrays, lambda i: made[i][2])
         before = sum(self._bits[target.path] for target, _, _ in made)
         return self.ledger.file_bytes - before // 8 + sum(map(len, records))
 

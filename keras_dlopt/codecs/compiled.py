@@ -202,13 +202,26 @@ def merge(planes: np.ndarray, rotate: bool, out: np.ndarray) -> None:
 
 
 @jit
-def histograms(planes: np.ndarray) -> np.ndarray:
-    """How often each byte occurs in each column of a table of bytes."""
-    found = np.zeros((planes.shape[1], 256), np.int64)
-    for i in range(planes.shape[0]):
-        for k in range(planes.shape[1]):
-            found[k, planes[i, k]] += 1
-    return found
+def split(bits: np.ndarray, rotate: bool, planes: np.ndarray) -> None:
+    """The inverse of `merge`."""
+    size = planes.shape[0]
+    top = np.uint64(8 * size - 1)
+    if size == 4 and rotate:
+        a, b, c, d = planes[0], planes[1], planes[2], planes[3]
+        for i in range(bits.size):
+            x = np.uint32(bits[i])
+            both = np.uint32((x << np.uint32(1)) | (x >> np.uint32(31)))
+            a[i] = both & np.uint32(255)
+            b[i] = (both >> np.uint32(8)) & np.uint32(255)
+            c[i] = (both >> U16) & np.uint32(255)
+            d[i] = both >> np.uint32(24)
+        return
+    for i in range(bits.size):
+        value = np.uint64(bits[i])
+        if rotate:
+            value = (value << np.uint64(1)) | (value >> top)
+        for k in range(size):
+            planes[k, i] = (value >> np.uint64(8 * k)) & np.uint64(255)
 
 
 @jit

@@ -1,8 +1,9 @@
 """The container: magic bytes, version, sections, checksum (docs/format.md)."""
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from keras_dlopt.codecs.deflate import read_deflated, write_deflated
@@ -10,12 +11,13 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
 MAGIC = b"\x89DLO"
-VERSION, LATEST = 1, 4  # what is read
+VERSION, LATEST = 1, 5  # what is read
 HEADER, TENSORS, INDEXED, SHORT = 1, 2, 3, 4  # section types
 CHECKSUM_BYTES = 8
 MAX_BYTES = 2**31
 SMALL = 2**25  # bytes that any file may take without being asked
 GROWTH = 1024  # times its own size that a file may take without being asked
+ROOM = 2**14  # bytes for the sizes of records, before them
 NODE_BYTES = 256  # of memory that a value of the header may take, copies included
 NODE_VALUES = 128  # that a node of a short header may stand for
 
@@ -49,11 +51,59 @@ def write_container(
 
     Without a version it is the oldest that has such sections.
     """
-    version = version or (LATEST if SHORT in sections else LATEST - 1)
-    parts = [MAGIC, bytes([version])]
+    parts = [_start(sections, version)]
     for kind in sorted(sections, key=lambda kind: (kind != SHORT, kind)):
         parts += [bytes([kind]), varint(len(sections[kind])), sections[kind]]
     return b"".join([*parts, checksum(*parts)])
+
+
+def _start(sections: Collection[int], version: int | None) -> bytes:
+    return MAGIC + bytes([version or (4 if SHORT in sections else 3)])
+
+
+def write_file(
+    header: Mapping[int, bytes],
+    records: Iterable[bytes],
+    *,
+    index_from: int,
+    version: int | None = None,
+) -> bytes:
+    """The file with a header and records, which are held once only.
+
+    Args:
+        header: its section.
+        records: each is let go when it has been taken.
+        index_from: bytes of records from which on their sizes stand before them.
+        version: of the format; None for the oldest that has such sections.
+    """
+    # What stands before the records is known after them, so room is left for it.
+    ((kind, text),) = header.items()
+    room = len(text) + ROOM
+    file, sizes = io.BytesIO(), []
+    file.write(bytes(room))
+    for record in records:
+        sizes.append(len(record))
+        file.write(record)
+    count, total = varint(len(sizes)), sum(sizes)
+    index = b"".join(map(varint, sizes)) if total >= index_from else b""
+    size = varint(len(count) + len(index) + total)
+    head = _start(header, version) + bytes([kind]) + varint(len(text)) + text
+    head += bytes([INDEXED if index else TENSORS]) + size + count + index
+    with file.getbuffer() as view:
+        body = view[room:]
+        if len(head) <= room:
+            view[len(head) : len(head) + total] = body  # to the left, in place
+            view[: len(head)] = head
+        else:  # very many records
+            head += bytes(body)
+        body.release()
+    if len(head) > room:
+        return head + checksum(head)
+    file.truncate(len(head) + total)
+    digest = checksum(file.getbuffer())
+    file.seek(len(head) + total)
+    file.write(digest)
+    return file.getvalue()
 
 
 def read_container(data: bytes) -> dict[int, bytes]:
@@ -63,11 +113,16 @@ def read_container(data: bytes) -> dict[int, bytes]:
         FormatError: if the file is damaged, truncated, not of this format, or of a
             version this package does not know.
     """
+    check_container(data)
+    return {kind: bytes(some) for kind, some in sections_of(data).items()}
+
+
+def check_container(data: bytes) -> None:
+    """Refuses what is no whole file of a known version; see `read_container`."""
     check_start(data)
     body, found = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if checksum(body) != found:
         raise broken(len(data))
-    return {kind: bytes(some) for kind, some in sections_of(data).items()}
 
 
 def check_start(data: Any) -> None:

@@ -21,6 +21,8 @@ SAMPLE = 48  # elements that rule out nearly every code m that does not hold
 LEAST, MOST = 1e-37, 1e37  # magnitudes whose neighbours are normal in float32
 SLACK = 2.0**-50  # for the rounding of float64 itself; the result is checked
 
+APART = 2.0  # steps by which the largest magnitude may be in doubt
+
 Bounds = tuple[np.ndarray, np.ndarray]
 
 
@@ -123,6 +125,8 @@ def _scale(row: np.ndarray, most: int) -> np.float32 | None:
 def _codes_of_largest(size: np.ndarray, bounds: Bounds, most: int) -> np.ndarray:
     """The codes of the largest magnitude with which the others are near integers."""
     doubt = (bounds[1] - bounds[0]) / size
+    # Beyond, neighbours round to the same number, and any magnitudes would do.
+    most = min(most, int(APART / doubt[-1]))
     codes = np.arange(1, most + 1, dtype=np.float64)
     sample = np.linspace(0, size.size - 1, min(SAMPLE, size.size)).astype(int)
     for place in sample[::-1]:

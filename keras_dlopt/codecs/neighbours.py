@@ -11,7 +11,7 @@ from keras_dlopt.codecs.coder import Values
 from keras_dlopt.codecs.codes import MAX_CODE, read_scale
 from keras_dlopt.codecs.dtypes import by_value
 from keras_dlopt.codecs.reader import REPAIR, Reader
-from keras_dlopt.codecs.values import MAX_CODEBOOK, read_book, write_book
+from keras_dlopt.codecs.values import has_codebook, read_book, write_book
 from keras_dlopt.errors import FormatError
 
 PRUNED = 0.7  # share of non-zeros up to which it is tried
@@ -23,8 +23,9 @@ class NeighbourIndices:
     name: ClassVar[str] = "context codebook"
 
     def cost(self, values: Values) -> int | None:
-        few = 1 < values.unique.size <= min(MAX_CODEBOOK, values.bits.size - 1)
-        if not few or values.unique[0] != 0 or not _is_pruned(values, values.bits):
+        if not has_codebook(values) or values.unique[0] != 0:
+            return None
+        if not _is_pruned(values, values.bits):
             return None
         order = by_value(values.unique, values.dtype)
         rank = np.empty(order.size, np.int64)

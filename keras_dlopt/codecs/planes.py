@@ -20,6 +20,7 @@ from keras_dlopt.codecs.symbols import CODERS, cheapest
 from keras_dlopt.errors import FormatError
 
 RAW, CONSTANT, CODED = 0, 1, 2  # methods of a plane; a coder's number is added to CODED
+MANY = 2**12  # elements from which on the zeros decide
 WORTH = 0.995  # of its raw size, that a coded plane may take
 
 
@@ -29,15 +30,19 @@ class ByteValues:
     name: ClassVar[str] = "bytes"
 
     def cost(self, values: Values) -> int | None:
-        if values.constant or values.bits.nbytes <= 16:
+        bits = values.bits
+        if values.constant or bits.nbytes <= 16:
             return None
+        many = bits.itemsize > 1 and bits.size > MANY and values.places is None
+        if many and 2 * np.count_nonzero(bits) < bits.size:
+            return None  # a sparse record pays for the zeros once, not in each plane
         return int(sum(size for _, size in self._plan(values)))
 
     def write(self, values: Values) -> bytes:
-        plan, columns = self._plan(values), _columns(values.bits, values.dtype)
-        parts = []
-        for k, (method, _) in reversed(list(enumerate(plan))):
-            plane = np.ascontiguousarray(columns[:, k])
+        parts, planes = [], _planes(values.bits, values.dtype)
+        for (method, _), plane in zip(
+            self._plan(values)[::-1], planes[::-1], strict=True
+        ):
             parts.append(bytes([method]))
             if method == RAW:
                 parts.append(plane.tobytes())
@@ -70,8 +75,8 @@ class ByteValues:
         """Method and bytes of each plane, the lowest first."""
         plan: list[tuple[int, int]] | None = values.cache.get(self.name)
         if plan is None:
-            columns = _columns(values.bits, values.dtype)
-            plan = [_best(counts, len(columns)) for counts in _counts(columns)]
+            planes = _planes(values.bits, values.dtype)
+            plan = [_best(_count(plane), plane.size) for plane in planes]
             values.cache[self.name] = plan
         return plan
 
@@ -83,23 +88,35 @@ def is_turned(dtype: np.dtype) -> bool:
 
 def counts(bits: np.ndarray) -> list[np.ndarray]:
     """How often each byte occurs, at each place in the elements; they are turned."""
-    turn = bits << 1 | bits >> (8 * bits.itemsize - 1) if bits.itemsize > 1 else bits
-    return _counts(turn.view(np.uint8).reshape(-1, bits.itemsize))
+    return [_count(plane) for plane in _split(bits, bits.itemsize > 1)]
 
 
-def _columns(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A row for each element, a column for each byte, the lowest first."""
-    if is_turned(dtype):
-        bits = bits << 1 | bits >> (8 * dtype.itemsize - 1)
-    little = bits.astype(bits.dtype.newbyteorder("<"), copy=False)
-    return little.view(np.uint8).reshape(-1, dtype.itemsize)
+def _planes(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A row for each byte of the elements, the lowest first."""
+    return _split(bits, is_turned(dtype))
 
 
-def _counts(columns: np.ndarray) -> list[np.ndarray]:
-    loops = compiled(columns.size)
+def _split(bits: np.ndarray, turned: bool) -> np.ndarray:
+    size = bits.itemsize
+    if size == 1:
+        return bits.reshape(1, -1)
+    loops = compiled(bits.size)
     if loops is not None:
-        return list(loops.histograms(columns))
-    return [np.bincount(column, minlength=256) for column in columns.T]
+        planes = np.empty((size, bits.size), np.uint8)
+        loops.split(bits, turned, planes)
+        return planes
+    if turned:
+        bits = bits << 1 | bits >> (8 * size - 1)
+    little = bits.astype(bits.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little.view(np.uint8).reshape(-1, size).T)
+
+
+def _count(plane: np.ndarray) -> np.ndarray:
+    loops = compiled(plane.size)
+    if loops is None:
+        return np.bincount(plane, minlength=256)
+    found: np.ndarray = loops.count(plane, 256)
+    return found
 
 
 def _best(counts: np.ndarray, size: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ length the first has no such bits: it takes what the others leave of 2**M.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -52,6 +53,13 @@ def plan(counts: np.ndarray) -> tuple[RansTable, int] | None:
     The bits are an estimate, good to about 0.05 % and 2 bytes a lane. None where there
     are too many symbols for a code of this kind.
     """
+    # What is written was planned before, when its cost was asked for.
+    return _plan(np.asarray(counts, np.int64).tobytes())
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(data: bytes) -> tuple[RansTable, int] | None:
+    counts = np.frombuffer(data, np.int64)
     symbols = np.flatnonzero(counts)
     some = counts[symbols]
     if symbols.size == 1:

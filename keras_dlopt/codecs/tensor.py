@@ -10,6 +10,7 @@ from keras_dlopt.codecs.codes import GridValues
 from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.codecs.grid import detect, holds
 from keras_dlopt.codecs.hints import Grid, Hint
+from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.codecs.neighbours import NeighbourCodes, NeighbourIndices
 from keras_dlopt.codecs.planes import ByteValues
 from keras_dlopt.codecs.reader import Reader
@@ -71,12 +72,14 @@ def encode_tensor(
 
     Args:
         array: any dtype in `dtypes.NAMES`, at most 15 dimensions.
-        hint: how the values were made; used only if it holds exactly.
+        hint: how the values were made; used only if it holds exactly. Without a grid
+            one is looked for.
         version: of the format; 1 uses what every release can read.
     """
     array = np.asarray(array)
     given = isinstance(hint, Grid) and holds(hint, array)
-    grid = hint if given else detect(array)
+    find = detect if version < NEWEST else find_grid
+    grid = hint if given else find(array)
     scales, tensors = _OLD if version < NEWEST else _NEW
     if not isinstance(grid, Grid):
         return tensors.encode(array, hint=hint)

@@ -23,6 +23,8 @@ from keras_dlopt.errors import FormatError
 MAX_CODEBOOK = 2**16
 SAMPLE = 2**14  # bytes of a large array that are tried
 ADVANTAGE = 0.85  # of what coding byte by byte takes
+MANY = 2**10  # values of a codebook that are looked at before it is tried
+EVEN = 0.25  # of their size, to which the steps of a codebook of use deflate
 
 Found = tuple[np.ndarray, None]
 
@@ -111,7 +113,7 @@ class IndexedValues:
     coder: SymbolCoder
 
     def cost(self, values: Values) -> int | None:
-        if not 1 < values.unique.size <= min(MAX_CODEBOOK, values.bits.size - 1):
+        if not has_codebook(values):
             return None
         cache = values.cache
         if self.name not in cache:  # the same for every coder
@@ -146,10 +148,37 @@ class IndexedValues:
         return out, None
 
 
+def has_codebook(values: Values) -> bool:
+    """Whether a codebook is worth the trial: its values can be listed and share much.
+
+    Where most elements but zeros have a value of their own, the list of them takes as
+    much as they do, unless they lie in a row.
+    """
+    size = values.unique.size
+    if not 1 < size <= min(MAX_CODEBOOK, values.bits.size - 1):
+        return False
+    if size < MANY or 2 * size < np.count_nonzero(values.bits):
+        return True
+    if "even" not in values.cache:
+        planes = to_planes(_steps(_book(values))[: SAMPLE // values.bits.itemsize])
+        values.cache["even"] = len(zlib.compress(planes, 1)) < EVEN * len(planes)
+    return bool(values.cache["even"])
+
+
+def _book(values: Values) -> np.ndarray:
+    book: np.ndarray = values.unique[by_value(values.unique, values.dtype)]
+    return book
+
+
+def _steps(book: np.ndarray) -> np.ndarray:
+    steps: np.ndarray = np.diff(book, prepend=book.dtype.type(0))
+    return steps  # modulo 2**(8 itemsize)
+
+
 def write_book(values: Values) -> bytes:
     """The codebook, rising."""
-    book = values.unique[by_value(values.unique, values.dtype)]
-    steps = np.diff(book, prepend=book.dtype.type(0))  # modulo 2**(8 itemsize)
+    book = _book(values)
+    steps = _steps(book)
     plain, packed = _raw(book), write_deflated(to_planes(steps))
     small = len(packed) < len(plain)
     return varint(2 * book.size + small) + (packed if small else plain)

@@ -1,7 +1,7 @@
 """What is in a compressed file: one description, then one record per array."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ from keras_dlopt.codecs import planes
 from keras_dlopt.codecs.container import (
     HEADER,
     INDEXED,
+    LATEST,
     SHORT,
     SMALL,
     TENSORS,
-    read_container,
+    check_container,
+    sections_of,
     version_of,
-    write_container,
+    write_file,
 )
 from keras_dlopt.codecs.entropy import (
     entropy_bits,
@@ -23,10 +25,20 @@ from keras_dlopt.codecs.entropy import (
     symbol_entropy_bits,
 )
 from keras_dlopt.codecs.hints import Hint
-from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.codecs.reader import REPAIR, Reader
 from keras_dlopt.codecs.record import Decoded
 from keras_dlopt.codecs.tensor import decode_tensor
 from keras_dlopt.errors import FormatError
+from keras_dlopt.storage.delta import NAMES as DIFFERENCES
+from keras_dlopt.storage.delta import (
+    SAME,
+    Base,
+    Origin,
+    applied,
+    differences,
+    header_of,
+    read_origin,
+)
 from keras_dlopt.storage.header import read_header, write_header
 from keras_dlopt.storage.hooks import Arrays, Kept, check_file_name
 from keras_dlopt.storage.parallel import in_parallel
@@ -34,7 +46,6 @@ from keras_dlopt.storage.records import (
     INDEX_FROM,
     Record,
     split,
-    with_index,
     write_records,
 )
 from keras_dlopt.storage.repeats import Repeats, damaged, read_repeats, repeats
@@ -101,7 +112,10 @@ class Contents:
 
 
 def write_contents(
-    architecture: Any, state: SavedState, hint_of: Callable[[int], Hint | None]
+    architecture: Any,
+    state: SavedState,
+    hint_of: Callable[[int], Hint | None],
+    base: Base | None = None,
 ) -> bytes:
     """The file.
 
@@ -109,6 +123,7 @@ def write_contents(
         architecture: JSON-ready description.
         state: the arrays.
         hint_of: how the values at a position were made, where that is known.
+        base: paths and arrays of what the file is to be the difference to.
     """
     arrays, header = list(state.arrays), {"model": architecture, "paths": state.paths}
     if state.kept is not None:
@@ -117,16 +132,25 @@ def write_contents(
         header["layers"] = _placed(state.kept.stores, arrays, paths)
         header["assets"] = _placed(state.kept.assets, arrays, paths)
         header["paths"] = paths
-    same = repeats(arrays)
-    if same:
-        header = header | {"same": [[i, *of] for i, of in same.items()]}
-    own = [i for i in range(len(arrays)) if i not in same]
-    records = write_records([arrays[i] for i in own], lambda new: hint_of(own[new]))
-    if sum(map(len, records)) < INDEX_FROM:
-        kind, section = TENSORS, varint(len(records)) + b"".join(records)
+    same: Repeats = {}
+    if base is not None:
+        origin, changed = differences(header["paths"], arrays, base)
+        arrays = [changed.get(i, array) for i, array in enumerate(arrays)]
+        header = header | header_of(origin)
+        unwritten = {i for i, (_, how) in origin.places.items() if how == SAME}
     else:
-        kind, section = INDEXED, with_index(records)
-    return write_container({**write_header(header), kind: section})
+        same = repeats(arrays)
+        if same:
+            header = header | {"same": [[i, *of] for i, of in same.items()]}
+        unwritten = set(same)
+    own = [i for i in range(len(arrays)) if i not in unwritten]
+    records = write_records([arrays[i] for i in own], lambda new: hint_of(own[new]))
+    return write_file(
+        write_header(header),
+        records,
+        index_from=INDEX_FROM,
+        version=None if base is None else LATEST,
+    )
 
 
 def _placed(
@@ -150,18 +174,21 @@ def _content(array: np.ndarray) -> tuple[Any, ...]:
     return array.dtype.name, array.shape, array.tobytes()
 
 
-def read_contents(data: bytes, *, max_bytes: int, bounds: bool = True) -> Contents:
+def read_contents(
+    data: bytes, *, max_bytes: int, bounds: bool = True, base: Base | None = None
+) -> Contents:
     """Decodes a file, whose arrays may take `max_bytes` together.
 
     Args:
         data: the file.
         max_bytes: limit for what is decoded.
         bounds: whether to compute the entropy of what is decoded.
+        base: of a file that is a difference.
 
     Raises:
         FormatError: if it is damaged, hostile or too large.
     """
-    stored = read_stored(data, max_bytes=max_bytes)
+    stored = read_stored(data, max_bytes=max_bytes, base=base)
     tensors = list(decoded(stored, bounds=bounds))
     return Contents(
         architecture=stored.header["model"],
@@ -182,6 +209,7 @@ class Stored:
         reader: what stands before them, where they have to be read in turn.
         architecture_bytes: size of the header's section.
         same: arrays without a record of their own.
+        origin: what comes from a base.
     """
 
     header: dict[str, Any]
@@ -189,24 +217,45 @@ class Stored:
     reader: Reader
     architecture_bytes: int
     same: Repeats = dataclasses.field(default_factory=dict)
+    origin: Origin | None = None
+
+    def recorded(self) -> list[int]:
+        """The places of the arrays that have a record."""
+        places = range(len(self.header["paths"]))
+        known = self.origin.places if self.origin is not None else {}
+        return [
+            i
+            for i in places
+            if i not in self.same and (i not in known or known[i][1] != SAME)
+        ]
 
 
-def read_stored(data: bytes, *, max_bytes: int) -> Stored:
+def read_stored(data: bytes, *, max_bytes: int, base: Base | None = None) -> Stored:
     """Reads the header of a file and finds its arrays.
 
     Raises:
         FormatError: if it is damaged, hostile or too large.
     """
-    return stored_in(read_container(data), version_of(data), max_bytes=max_bytes)
+    check_container(data)
+    sections, version = sections_of(data), version_of(data)
+    return stored_in(sections, version, max_bytes=max_bytes, base=base)
 
 
-def stored_in(sections: Mapping[int, Any], version: int, *, max_bytes: int) -> Stored:
+def stored_in(
+    sections: Mapping[int, Any],
+    version: int,
+    *,
+    max_bytes: int,
+    base: Base | None = None,
+) -> Stored:
     """The same for the sections of a file of some version."""
     header = read_header(sections, max_bytes=max_bytes)
     keys, more = {"model", "paths"}, {"variables", "layers", "assets"}
     allowed = {1: [keys], 2: [keys | more]}.get(version, [keys, keys | more])
     if version > 2:
         allowed += [one | {"same"} for one in allowed]
+    if version > 4:
+        allowed += [keys | {"base", "from"}, keys | more | {"base", "from"}]
     if not isinstance(header, dict) or set(header) not in allowed:
         raise FormatError(f"The file is damaged: its header has other keys. {REPAIR}")
     section = sections[INDEXED] if INDEXED in sections else bytes(sections[TENSORS])
@@ -214,14 +263,40 @@ def stored_in(sections: Mapping[int, Any], version: int, *, max_bytes: int) -> S
     count, paths = reader.varint("the number of variables"), header["paths"]
     reader.account("header")
     named = isinstance(paths, list) and all(isinstance(p, str) for p in paths)
+    written = len(sections.get(SHORT, sections.get(HEADER, b"")))
     same = read_repeats(header.get("same", []), len(paths) if named else 0)
-    if not named or len(paths) != count + len(same):
+    origin = read_origin(header, base, reader) if named else None
+    stored = Stored(header, None, reader, written, same, origin)
+    if not named or count != len(stored.recorded()):
         raise FormatError(
             f"The file is damaged: {count} variables and not as many paths. {REPAIR}"
         )
     records = split(section, max_bytes=max_bytes) if INDEXED in sections else None
-    written = len(sections.get(SHORT, sections.get(HEADER, b"")))
-    return Stored(header, records, reader, written, same)
+    return dataclasses.replace(stored, records=records)
+
+
+def streamed(stored: Stored) -> tuple[SavedState, Iterable[np.ndarray]]:
+    """The state in a file and its arrays in turn, of which few are held at a time.
+
+    Where hooks want arrays, or there is no index, the state has all arrays; else it has
+    their heads, with shape, dtype and size.
+    """
+    if stored.records is None or "variables" in stored.header:
+        arrays = [tensor.array for tensor in decoded(stored, bounds=False)]
+        state = _state(stored.header, arrays, stored.reader.max_bytes)
+        return state, state.arrays
+    heads: list[Any] = []
+    own = iter(stored.records)
+    recorded = set(stored.recorded())
+    for i in range(len(stored.header["paths"])):
+        of, turned = stored.same.get(i, (None, 0))
+        head = next(own) if i in recorded else None
+        if of is not None:
+            head = heads[of].turned() if turned else heads[of]
+        based = stored.origin.of(i) if stored.origin is not None else None
+        heads.append(head if based is None else based[0])
+    state = SavedState(stored.header["paths"], heads, len(heads), len(heads))
+    return state, (tensor.array for tensor in decoded(stored, bounds=False))
 
 
 def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
@@ -231,7 +306,10 @@ def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
         FormatError: if one is damaged, or bytes follow the last.
     """
     same, paths = stored.same, stored.header["paths"]
-    own = _recorded(stored, [p for i, p in enumerate(paths) if i not in same], bounds)
+    own = _recorded(stored, [paths[i] for i in stored.recorded()], bounds)
+    if stored.origin is not None:
+        yield from _from_base(stored, stored.origin, own)
+        return
     if not same:
         yield from own
         return
@@ -244,6 +322,27 @@ def decoded(stored: Stored, *, bounds: bool) -> Iterator[StoredTensor]:
         if i in same or stored.records is not None:
             stored.reader.reserve(tensor.array.nbytes, f"a repeat of {path!r}")
         yield tensor
+    yield from own  # nothing, or an error for what follows
+
+
+def _from_base(
+    stored: Stored, origin: Origin, own: Iterator[StoredTensor]
+) -> Iterator[StoredTensor]:
+    """The arrays of a file that is a difference."""
+    for i, path in enumerate(stored.header["paths"]):
+        based = origin.of(i)
+        if based is None:
+            yield next(own)
+            continue
+        array, how = based
+        if how == SAME:
+            zeros = 1 - np.count_nonzero(array) / max(array.size, 1)
+            yield StoredTensor(path, array, "as in the base", {}, (zeros, 0.0, 0.0))
+            continue
+        tensor = next(own)
+        array = applied(tensor.array, array, how)
+        method = f"{DIFFERENCES[how]}{tensor.method}"
+        yield dataclasses.replace(tensor, array=array, method=method)
     yield from own  # nothing, or an error for what follows
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dlopt.codecs.dtypes import NAMES
+from keras_dlopt.codecs.dtypes import NAMES, to_bits
 from keras_dlopt.errors import FormatError, ModelError
 from keras_dlopt.graph.walk import walk
+from keras_dlopt.runtime.values import value as held
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,7 +51,7 @@ class Kept:
 
 def _same(one: np.ndarray, two: np.ndarray) -> bool:
     alike = one.dtype == two.dtype and one.shape == two.shape
-    return alike and one.tobytes() == two.tobytes()
+    return alike and np.array_equal(to_bits(one), to_bits(two))
 
 
 def overrides(layer: Any, hook: str) -> bool:
@@ -109,8 +110,9 @@ def _own_variables(layer: Any) -> Arrays:
 
 def _array(value: Any) -> np.ndarray:
     if isinstance(value, keras.Variable):
-        value = value.value
-    array = np.asarray(keras.ops.convert_to_numpy(value))
+        array = np.asarray(held(value))  # no copy of a large model, where it can be
+    else:
+        array = np.asarray(keras.ops.convert_to_numpy(value))
     if array.dtype.name not in NAMES:
         raise ValueError(f"an array of dtype {array.dtype}")
     return array

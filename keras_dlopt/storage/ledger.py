@@ -15,6 +15,7 @@ from keras_dlopt.codecs.container import MAX_BYTES, limit_of
 from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.files import read_limited
 from keras_dlopt.storage.contents import Stored, StoredTensor, decoded, read_stored
+from keras_dlopt.storage.delta import Base
 from keras_dlopt.tables import Table, Tabled
 
 SHOWN = 20  # variables of a table
@@ -72,6 +73,7 @@ class Ledger(Tabled):
         container_bytes: magic, version, section sizes, checksum.
         plain_bytes: the variables as they are in memory.
         data: the file itself, from which the figures of other coders are computed.
+        base: paths and arrays of the base of a file that is a difference.
     """
 
     rows: tuple[TensorRow, ...]
@@ -80,6 +82,7 @@ class Ledger(Tabled):
     container_bytes: int
     plain_bytes: int
     data: bytes = dataclasses.field(repr=False, compare=False)
+    base: Base | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @functools.cached_property
     def gzip_bytes(self) -> int:
@@ -100,7 +103,8 @@ class Ledger(Tabled):
         )
 
     def _plain(self) -> Iterator[bytes]:
-        stored = read_stored(self.data, max_bytes=8 * self.plain_bytes + MAX_BYTES)
+        most = 8 * self.plain_bytes + MAX_BYTES
+        stored = read_stored(self.data, max_bytes=most, base=self.base)
         for tensor in decoded(stored, bounds=False):
             yield tensor.array.tobytes()
 
@@ -151,7 +155,9 @@ class Ledger(Tabled):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the derived figures included."""
-        names = [f.name for f in dataclasses.fields(self) if f.name != "data"]
+        names = [
+            f.name for f in dataclasses.fields(self) if f.name not in ("data", "base")
+        ]
         out: dict[str, Any] = {name: getattr(self, name) for name in names}
         out["rows"] = [
             dataclasses.asdict(row) | {"shape": list(row.shape), "bits": row.bits}
@@ -180,7 +186,9 @@ def ledger_of(path: str | Path, *, max_bytes: int | None = None) -> Ledger:
     return account(data, stored, map(row_of, decoded(stored, bounds=True)))
 
 
-def account(data: bytes, stored: Stored, rows: Iterable[TensorRow]) -> Ledger:
+def account(
+    data: bytes, stored: Stored, rows: Iterable[TensorRow], base: Base | None = None
+) -> Ledger:
     """The account of a file with these variables."""
     found = tuple(rows)
     other = sum(row.bits for row in found) // 8 + stored.architecture_bytes
@@ -193,6 +201,7 @@ def account(data: bytes, stored: Stored, rows: Iterable[TensorRow]) -> Ledger:
             math.prod(row.shape) * dtype_of(row.dtype).itemsize for row in found
         ),
         data=data,
+        base=base,
     )
 
 

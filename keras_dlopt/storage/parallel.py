@@ -80,7 +80,7 @@ def in_parallel(
         try:
             for item in items:
                 waiting.append(pool.submit(admitted, item))
-                if len(waiting) > 2 * threads:
+                if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

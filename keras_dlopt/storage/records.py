@@ -1,6 +1,7 @@
 """The arrays of a file: one record each, decoded when and where they are wanted."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,12 @@ class Record:
         """Bytes of the array in memory."""
         return self.size * self.dtype.itemsize
 
+    def turned(self) -> "Record":
+        """The head of the transpose; for the rest it is the same."""
+        other = copy.copy(self)
+        other.shape = self.shape[::-1]
+        return other
+
     @property
     def temporary(self) -> int:
         """Bytes that decoding it takes beyond the array, at the most."""
@@ -70,19 +77,17 @@ HEAD = 160  # bytes in which the head of a record ends: rank 15, 9 bytes a dimen
 
 def write_records(
     arrays: Sequence[np.ndarray], hint_of: Callable[[int], Hint | None]
-) -> list[bytes]:
-    """The records of arrays.
+) -> Iterator[bytes]:
+    """The records of arrays, in turn.
 
     Args:
         arrays: what to write.
         hint_of: how the values at a position were made, where that is known.
     """
-    return list(
-        in_parallel(
-            lambda i: encode_tensor(arrays[i], hint=hint_of(i)),
-            range(len(arrays)),
-            work=sum(array.size for array in arrays),
-        )
+    return in_parallel(
+        lambda i: encode_tensor(arrays[i], hint=hint_of(i)),
+        range(len(arrays)),
+        work=sum(array.size for array in arrays),
     )
 
 

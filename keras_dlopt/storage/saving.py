@@ -1,9 +1,9 @@
 """`save_compressed` and `load_compressed`."""
 
-import concurrent.futures
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,32 @@ import keras
 import numpy as np
 
 from keras_dlopt import _compat
-from keras_dlopt.codecs.container import MAX_BYTES, limit_of
+from keras_dlopt.codecs.container import (
+    MAX_BYTES,
+    limit_of,
+    sections_of,
+    version_of,
+)
 from keras_dlopt.codecs.dtypes import to_bits
-from keras_dlopt.codecs.hints import Grid, Hint
-from keras_dlopt.codecs.lattice import find_grid
+from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.errors import ConfigError, FormatError, ModelError
 from keras_dlopt.files import read_limited, write_atomic
 from keras_dlopt.graph.walk import custom_classes
+from keras_dlopt.runtime.values import value as held
 from keras_dlopt.storage import architecture, hooks, probe
+from keras_dlopt.storage.alike import alike
 from keras_dlopt.storage.allowed import UnknownName
 from keras_dlopt.storage.contents import (
     SavedState,
     Stored,
     decoded,
     kept_of,
-    read_contents,
     read_stored,
+    stored_in,
+    streamed,
     write_contents,
 )
+from keras_dlopt.storage.delta import Base, arrays_of, check_base, variables_of
 from keras_dlopt.storage.folded import folded
 from keras_dlopt.storage.ledger import Ledger, TensorRow, account, row_of
 from keras_dlopt.transforms import finalize
@@ -41,6 +49,7 @@ def save_compressed(
     *,
     hints: Mapping[int, Hint] | None = None,
     fold: bool = False,
+    base: keras.Model | str | Path | None = None,
 ) -> Ledger:
     """Writes a model, entropy-coded and exact to the bit, into one file.
 
@@ -58,6 +67,10 @@ def save_compressed(
         fold: whether BatchNormalization is multiplied into the kernels before it, for
             inference: fewer arrays, the same outputs but for rounding. Kernels on a
             grid keep their codes. `hints` are then of what is left, so give none.
+        base: a model, or its file, that this one is much like, such as the one it was
+            fine-tuned from. The file holds the difference to its variables, exact to
+            the bit, and is loaded with the same base only; what did not change takes
+            a few bytes.
 
     Returns:
         Where the bytes went.
@@ -65,7 +78,8 @@ def save_compressed(
     Raises:
         ModelError: if the model is not built, has parts that no file may hold, or
             has nothing that `fold` could fold.
-        ConfigError: if the path cannot be written, or for hints beside `fold`.
+        ConfigError: if the path cannot be written, for hints beside `fold`, or for a
+            base that is neither a model nor a file.
 
     Example:
         >>> import keras, tempfile, os
@@ -86,38 +100,43 @@ def save_compressed(
         )
     if fold:
         model = folded(model)
-    state, data = _written(model, hints or {})
+    origin = None if base is None else _base(base)
+    state, data = _written(model, hints or {}, origin)
     size = sum(array.nbytes for array in state.arrays)
-    stored = read_stored(data, max_bytes=8 * size + MAX_BYTES)
-    ledger = account(data, stored, _compared(stored, state))
+    # Its checksum was made a moment ago.
+    stored = stored_in(
+        sections_of(data),
+        version_of(data),
+        max_bytes=8 * size + MAX_BYTES,
+        base=origin,
+    )
+    ledger = account(data, stored, _compared(stored, state), origin)
     write_atomic(Path(path), data)
     return ledger
 
 
-def _written(model: keras.Model, hints: Mapping[int, Hint]) -> tuple[SavedState, bytes]:
+def _base(given: Any, max_bytes: int | None = None) -> Base:
+    """The paths and arrays of a base: of a model, or of a whole file."""
+    check_base(given)
+    if isinstance(given, keras.Model):
+        _check_built(given)
+        return arrays_of(given)
+    data = read_limited(Path(given), MAX_BYTES if max_bytes is None else max_bytes)
+    limit = limit_of(len(data)) if max_bytes is None else max_bytes
+    tensors = list(decoded(read_stored(data, max_bytes=limit), bounds=False))
+    return [tensor.path for tensor in tensors], [tensor.array for tensor in tensors]
+
+
+def _written(
+    model: keras.Model, hints: Mapping[int, Hint], base: Base | None
+) -> tuple[SavedState, bytes]:
     """What is saved of a model, and its file."""
     tree, plain = _describe(model), _plain_state(model)
     slim = architecture.slim(tree)
 
-    def written(form: Any, state: SavedState) -> bytes:
-        return write_contents(form, state, lambda i: _hint(state, hints, i))
-
-    # The likely form is written while it is tried: the two take about as long.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        guess = None if hooks.must_be_kept(model) else pool.submit(written, slim, plain)
-        form, state = _form(model, (slim, tree), plain)
-        if guess is not None and form is slim and state is plain:
-            return state, guess.result()
-    return state, written(form, state)
-
-
-def _hint(state: SavedState, given: Mapping[int, Hint], place: int) -> Hint | None:
-    """What the caller knows of a variable, or the grid that is found in it."""
-    hint = given.get(place)
-    # Codebooks are seen from the values anyway; a grid given goes before one found.
-    if isinstance(hint, Grid) or place >= state.variables:
-        return hint
-    return find_grid(state.arrays[place]) or hint
+    # One after the other: together they would hold the model twice.
+    form, state = _form(model, (slim, tree), plain)
+    return state, write_contents(form, state, hints.get, base)
 
 
 def load_compressed(
@@ -125,6 +144,7 @@ def load_compressed(
     *,
     custom_objects: Mapping[str, Any] | None = None,
     max_bytes: int | None = None,
+    base: keras.Model | str | Path | None = None,
 ) -> keras.Model:
     """The model in a file, with the same predictions to the bit; not compiled.
 
@@ -137,28 +157,45 @@ def load_compressed(
         max_bytes: limit for the size of the file, of its decoded variables, and of
             each array needed for a moment while decoding (8 bytes an element). By
             default 1024 times the size of the file, at least 32 MiB and at most 2 GiB.
+            Twice what a base has is added to that.
+        base: the model, or its file, that the file was saved with as `base`.
 
     Raises:
-        FormatError: if the file is damaged, hostile, too large, or names something
-            that is not allowed or not known.
-        ConfigError: if there is no such file.
+        FormatError: if the file is damaged, hostile, too large, names something that
+            is not allowed or not known, or is the difference to another base.
+        ConfigError: if there is no such file, or for a base too many or too few.
     """
+    origin = None if base is None else _base(base, max_bytes)
     data = read_limited(Path(path), MAX_BYTES if max_bytes is None else max_bytes)
     limit = limit_of(len(data)) if max_bytes is None else max_bytes
-    contents = read_contents(data, max_bytes=limit, bounds=False)
-    return _restored(contents.architecture, contents.state, custom_objects or {})
+    # Of each array of the base the difference, and then the array.
+    limit += 2 * sum(array.nbytes for array in origin[1]) if origin else 0
+    stored = read_stored(data, max_bytes=limit, base=origin)
+    state, arrays = streamed(stored)
+    return _restored(stored.header["model"], state, custom_objects or {}, arrays)
 
 
 def _restored(
-    tree: Any, state: SavedState, custom_objects: Mapping[str, Any]
+    tree: Any,
+    state: SavedState,
+    custom_objects: Mapping[str, Any],
+    arrays: Iterable[Any] | None = None,
 ) -> keras.Model:
-    """The model of a description, in this state."""
+    """The model of a description, in this state.
+
+    Args:
+        tree: the description.
+        state: what the model is given.
+        custom_objects: classes by name.
+        arrays: those of the state, if it has but their heads.
+    """
     drawn: _compat.Drawn = []
     size = sum(array.size for array in state.arrays)
     with _compat.limited_variables(size, drawn):
         model = architecture.rebuild(tree, custom_objects=custom_objects)
         try:
-            _compat.draw(drawn, replaced=_assign(model, state))
+            replaced = _assign(model, state, state.arrays if arrays is None else arrays)
+            _compat.draw(drawn, replaced=replaced)
             if state.kept is None:
                 hooks.finish(model)
             else:
@@ -174,15 +211,17 @@ def _restored(
     return model
 
 
-def _assign(model: keras.Model, state: SavedState) -> list[Any]:
+def _assign(model: keras.Model, state: SavedState, values: Iterable[Any]) -> list[Any]:
     """Gives the variables their values, by position; returns those that got one.
 
     Where layers order their weights otherwise than when they were saved, as those that
     Keras quantized do, the weights are left to the hooks.
     """
-    variables, arrays = _variables(model), state.arrays[: state.variables]
+    variables, arrays = variables_of(model), state.arrays[: state.variables]
+    values = itertools.islice(values, state.variables)
     if state.kept is not None and _kinds(variables) != _kinds(arrays):
         variables, arrays = variables[len(model.weights) :], arrays[state.weights :]
+        values = itertools.islice(values, state.weights, None)
     expected, built = _kinds(arrays), _kinds(variables)
     if expected != built:
         raise FormatError(
@@ -191,7 +230,7 @@ def _assign(model: keras.Model, state: SavedState) -> list[Any]:
             "in custom_objects the versions it was saved with, and create all "
             "variables in __init__() or build()."
         )
-    for variable, array in zip(variables, arrays, strict=True):
+    for variable, array in zip(variables, values, strict=True):
         variable.assign(array)
     return variables
 
@@ -204,12 +243,6 @@ def _brief(variables: list[Any]) -> str:
     shown = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in variables[:4])
     more = ", ..." if len(variables) > 4 else ""
     return f"{len(variables)}: {shown}{more}"
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    """The weights, then the random seeds; no metrics."""
-    skip = {id(v) for v in [*model.weights, *model.metrics_variables]}
-    return [*model.weights, *(v for v in model.variables if id(v) not in skip)]
 
 
 def _check_built(model: keras.Model) -> None:
@@ -256,7 +289,10 @@ def _form(
             state = dataclasses.replace(plain, kept=hooks.collect(model, every=True))
         for option in options:
             try:
-                _check_same(model, _restored(option, state, custom))
+                # Tensors, not arrays: the two models share their memory then.
+                tensors = map(held, variables_of(model))
+                again = _restored(option, state, custom, tensors)
+                _check_same(model, again, options[-1])
                 return option, state
             except UnknownName:
                 return options[-1], state  # only the caller of load_compressed can tell
@@ -269,22 +305,25 @@ def _form(
 
 
 def _plain_state(model: keras.Model) -> SavedState:
-    variables = _variables(model)
-    return SavedState(
-        paths=[v.path for v in variables],
-        arrays=[keras.ops.convert_to_numpy(v.value) for v in variables],
-        weights=len(model.weights),
-        variables=len(variables),
-    )
+    paths, arrays = arrays_of(model)
+    return SavedState(paths, list(arrays), len(model.weights), len(arrays))
 
 
-def _check_same(model: keras.Model, loaded: keras.Model) -> None:
-    """Compares what layers would store, and what the models predict."""
+def _check_same(model: keras.Model, loaded: keras.Model, whole: Any) -> None:
+    """Compares what layers would store, and what the models predict.
+
+    Args:
+        model: what is saved.
+        loaded: what was made of its description.
+        whole: the description, nothing left out.
+    """
     every = hooks.collect(model, every=False)
     place = every.difference(hooks.collect(loaded, every=False))
     if place is not None:
         raise ModelError(f"What its hooks store would change: {place}.")
-    probe.check(model, loaded)
+    custom = ">" in json.dumps(whole)
+    if custom or _describe(loaded) != whole or not alike(model, loaded):
+        probe.check(model, loaded)
 
 
 def _compared(stored: Stored, state: SavedState) -> Iterator[TensorRow]:

@@ -75,3 +75,13 @@ def test_a_channel_of_zeros():
 )
 def test_what_lies_on_no_grid_of_ours(weight):
     assert find_grid(weight) is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_floats_are_not_searched_for_ever(dtype):
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    rng = np.random.default_rng(0)
+    assert find_grid(rng.normal(0, 0.05, (300, 40)).astype(kind)) is None
+    codes = rng.integers(-63, 64, (60, 20))
+    grid = find_grid((codes * np.float64(0.0123)).astype(kind))
+    assert np.array_equal(grid.codes, codes)

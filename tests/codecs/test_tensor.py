@@ -276,3 +276,15 @@ def test_configs_build_the_codec_again():
 
 def test_bfloat16_is_the_type_keras_uses():
     assert dtype_of("bfloat16") == ml_dtypes.bfloat16
+
+
+def test_values_that_nearly_all_differ_get_no_codebook():
+    rng = np.random.default_rng(0)
+    sparse = rng.normal(size=(100, 100)).astype("float32")
+    sparse[rng.random((100, 100)) < 0.7] = 0
+    row = rng.permutation(2048).astype("float32").reshape(64, 32)  # in even steps
+    for array, method in ((sparse, "sparse bytes"), (row, "grid")):
+        data = encode_tensor(array)
+        found = decode_tensor(Reader(data, max_bytes=2**20))
+        assert found.method == method
+        assert found.array.tobytes() == array.tobytes()
