@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 
 from keras_dlopt.codecs import Codebook, Grid, Tensor, get
+from keras_dlopt.codecs.coder import Values
 from keras_dlopt.codecs.dtypes import NAMES, dtype_of
 from keras_dlopt.codecs.entropy import mask_entropy_bits, symbol_entropy_bits
 from keras_dlopt.codecs.reader import Reader
 from keras_dlopt.codecs.tensor import decode_tensor, encode_tensor
+from keras_dlopt.codecs.values import has_codebook
 from keras_dlopt.errors import ConfigError, FormatError
 from reference import huffman_file
 
@@ -282,9 +284,12 @@ def test_values_that_nearly_all_differ_get_no_codebook():
     rng = np.random.default_rng(0)
     sparse = rng.normal(size=(100, 100)).astype("float32")
     sparse[rng.random((100, 100)) < 0.7] = 0
-    row = rng.permutation(2048).astype("float32").reshape(64, 32)  # in even steps
-    for array, method in ((sparse, "sparse bytes"), (row, "grid")):
-        data = encode_tensor(array)
-        found = decode_tensor(Reader(data, max_bytes=2**20))
-        assert found.method == method
-        assert found.array.tobytes() == array.tobytes()
+    data = encode_tensor(sparse)
+    found = decode_tensor(Reader(data, max_bytes=2**20))
+    assert found.method == "sparse bytes"
+    assert found.array.tobytes() == sparse.tobytes()
+    for steps, worth in ((np.ones(2047), True), (rng.integers(1, 2**20, 2047), False)):
+        book = np.append(0, np.cumsum(steps)).astype("uint32")
+        all_once = np.append(book, book[:1])
+        values = Values(all_once, book, np.zeros(0), book.dtype)
+        assert has_codebook(values) == worth
