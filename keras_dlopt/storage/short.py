@@ -18,6 +18,7 @@ from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.dictionary import DICTIONARY
 
 MARK, WITHOUT, BESIDE = "~", "-", "+"
+OTHERS = ("base", "from")  # keys that stay as they are (version 5)
 MOST_BYTES = 2**16  # of the text
 # What follows from the layers of these, and so is in no template of theirs.
 FOLLOWS = {
@@ -57,10 +58,11 @@ def templates() -> dict[str, dict[str, Any]]:
 
 def shorten(header: Mapping[str, Any]) -> dict[str, Any] | None:
     """The short form of a header; None if it has none that gives it again."""
-    if set(header) != {"model", "paths"}:
+    more = {k: v for k, v in header.items() if k in OTHERS}
+    if set(header) != {"model", "paths", *more}:
         return None
     try:
-        short = {"model": _shorter(header["model"])}
+        short = {"model": _shorter(header["model"]), **more}
         if header["paths"] != _paths(header["model"]):
             short["paths"] = header["paths"]
         return short if _same(lengthen(short), header) else None
@@ -76,7 +78,7 @@ def lengthen(short: Any) -> dict[str, Any]:
     """
     try:
         model = _longer(short["model"], {})
-        more = set(short) - {"model", "paths"}
+        more = set(short) - {"model", "paths", *OTHERS}
         if more:
             raise KeyError(*more)
         return {"paths": _paths(model), **short, "model": model}
