@@ -1,7 +1,7 @@
 """A file as the difference to another model: arrays beside those of a base.
 
-An array that the base has at the same path, with the same shape and dtype, is either
-not written, or as the exclusive or of the bit patterns, or as their difference. The
+An array that the base has too, with the same shape and dtype, is either not written, or
+as the exclusive or of the bit patterns, or as their difference. The
 differences are arrays of unsigned integers, which the codecs write like any others.
 """
 
@@ -74,13 +74,17 @@ def check_base(base: Any) -> None:
 def differences(
     paths: Sequence[str], arrays: Sequence[np.ndarray], base: Base
 ) -> tuple[Origin, dict[int, np.ndarray]]:
-    """How arrays come from a base, and what of them is written in their place."""
+    """How arrays come from a base, and what of them is written in their place.
+
+    Arrays belong together that have the same path, or else the same place, for a copy
+    may have other names.
+    """
     known = {path: i for i, path in reversed(list(enumerate(base[0])))}
     places: From = {}
     written: dict[int, np.ndarray] = {}
     for i, (path, array) in enumerate(zip(paths, arrays, strict=True)):
-        at = known.get(path)
-        if at is None or _kind(base[1][at]) != _kind(array) or not array.size:
+        at = known.get(path, i)
+        if at >= len(base[1]) or _kind(base[1][at]) != _kind(array) or not array.size:
             continue
         how = _shortest(array, base[1][at])
         if how is not None:

@@ -86,6 +86,16 @@ def test_a_file_serves_as_well_as_its_model(pair, folder):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_a_copy_of_other_names_is_known_by_its_places(pair, folder):
+    copy = keras.Sequential([layers.Dense(40), layers.BatchNormalization()])
+    copy.add(layers.Dense(30))
+    copy.add(layers.Dense(2))
+    copy.build((None, 10))
+    copy.set_weights(pair[0].get_weights())
+    ledger = save_compressed(copy, folder / "copy.dlopt", base=pair[0])
+    assert {row.method for row in ledger.rows} == {"as in the base"}
+
+
 def test_what_did_not_change_takes_a_few_bytes(pair, folder):
     ledger = save_compressed(pair[0], folder / "same.dlopt", base=pair[0])
     assert {row.method for row in ledger.rows} == {"as in the base"}
