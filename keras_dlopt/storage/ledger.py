@@ -14,7 +14,8 @@ import zstandard
 from keras_dlopt.codecs.container import MAX_BYTES, limit_of
 from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.files import read_limited
-from keras_dlopt.storage.contents import Stored, StoredTensor, decoded, read_stored
+from keras_dlopt.storage.contents import read_stored
+from keras_dlopt.storage.decoding import Stored, StoredTensor, decoded
 from keras_dlopt.storage.delta import Base
 from keras_dlopt.tables import Table, Tabled
 

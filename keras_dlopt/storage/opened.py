@@ -19,7 +19,8 @@ from keras_dlopt.codecs.container import (
     version_of,
 )
 from keras_dlopt.errors import ConfigError, FormatError
-from keras_dlopt.storage.contents import StoredTensor, decoded, repeated, stored_in
+from keras_dlopt.storage.contents import stored_in
+from keras_dlopt.storage.decoding import StoredTensor, decoded, repeated
 
 PIECE = 2**20  # bytes that are read at a time for the checksum
 

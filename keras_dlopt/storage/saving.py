@@ -28,14 +28,13 @@ from keras_dlopt.storage.alike import alike
 from keras_dlopt.storage.allowed import UnknownName
 from keras_dlopt.storage.contents import (
     SavedState,
-    Stored,
-    decoded,
     kept_of,
     read_stored,
     stored_in,
     streamed,
     write_contents,
 )
+from keras_dlopt.storage.decoding import Stored, decoded
 from keras_dlopt.storage.delta import Base, arrays_of, check_base, variables_of
 from keras_dlopt.storage.folded import folded
 from keras_dlopt.storage.ledger import Ledger, TensorRow, account, row_of

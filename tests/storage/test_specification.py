@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from keras_dlopt.codecs import Tensor
-from keras_dlopt.storage.contents import _bounds, read_contents
+from keras_dlopt.storage.contents import read_contents
+from keras_dlopt.storage.decoding import _bounds
 from keras_dlopt.storage.dictionary import DICTIONARY
 from reference import huffman_file
 
