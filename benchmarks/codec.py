@@ -1,19 +1,28 @@
 """Bytes and speed of the tensor codec beside zstd and constriction, one core.
 
-    python benchmarks/codec.py [--elements 10000000] [--data FOLDER] [--out FILE]
+    python benchmarks/codec.py [--section NAME ...] [--elements 10000000]
+        [--data FOLDER] [--out FILE]
 
 Three streams of int8 as pruned, quantized and ternary layers give them, floats, and the
 kernels of MLPerf Tiny's networks (`mlperf_tiny` in the folder of data), pruned to 10 %
 by magnitude over all layers of a network and rounded to 31 levels. Speed is the best of
 several runs, in CPU time, taken in turns with the others; sizes are of whole records.
+The section `resnet50` saves and loads a whole model in turns with Keras' own file
+(`codec_resnet50.py`), `others` are sizes beside general compressors
+(`codec_others.py`). Sections that are not asked for stay as they are in the file.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
+import subprocess
+import sys
+import tempfile
 import time
 
+import codec_others
 import numpy as np
 import zstandard
 
@@ -141,24 +150,51 @@ def network(path):
     }
 
 
+def resnet50(args):
+    script = pathlib.Path(__file__).with_name("codec_resnet50.py")
+    for options in ([], ["--pruned"]):
+        found = {"kernels": "80 % zeros" if options else "dense"}
+        with tempfile.TemporaryDirectory() as folder:
+            for what in ("seconds", "save", "load"):
+                command = [sys.executable, str(script), what, folder, *options]
+                done = subprocess.run(command, capture_output=True, check=True)
+                found[what] = json.loads(done.stdout.splitlines()[-1])
+        taken = found["seconds"]["cpu_seconds"]
+        found["load_over_keras"] = round(taken["load"] / taken["keras load"], 3)
+        found["save_over_keras"] = round(taken["save"] / taken["keras save"], 3)
+        yield found
+
+
+def pruned_networks(args):
+    for path in sorted(pathlib.Path(args.data, "mlperf_tiny").glob("*.h5")):
+        if "wakeword" not in path.name:
+            yield network(path)
+
+
+SECTIONS = {
+    "pruned_networks": pruned_networks,
+    "streams": lambda args: itertools.starmap(row, streams(args.elements).items()),
+    "resnet50": resnet50,
+    "others": lambda args: codec_others.rows(args.data),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--section", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     parser.add_argument("--elements", type=int, default=10_000_000)
     parser.add_argument("--data", default=os.environ.get("KERAS_DLOPT_DATA", "."))
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
-    out = {"elements": args.elements, "streams": [], "pruned_networks": []}
-
-    def keep(kind, found):
-        out[kind].append(found)
-        args.out.write_text(json.dumps(out, indent=1) + "\n")
-        print(found, flush=True)
-
-    for path in sorted(pathlib.Path(args.data, "mlperf_tiny").glob("*.h5")):
-        if "wakeword" not in path.name:
-            keep("pruned_networks", network(path))
-    for name, array in streams(args.elements).items():
-        keep("streams", row(name, array))
+    out = json.loads(args.out.read_text()) if args.out.exists() else {}
+    if "streams" in args.section:
+        out["elements"] = args.elements
+    for name in args.section:
+        out[name] = []
+        for found in SECTIONS[name](args):
+            out[name].append(found)
+            args.out.write_text(json.dumps(out, indent=1) + "\n")
+            print(found, flush=True)
 
 
 if __name__ == "__main__":
