@@ -16,7 +16,6 @@ from keras_dlopt.auto.goals import (
     WEIGHTS,
     Parent,
     Strength,
-    absorbed,
     coded,
     plain_bytes,
     rate_recipe,
@@ -149,14 +148,13 @@ class Maker:
         """The account of the cut model, made once."""
         key = (one.channels, one.energy)
         if key not in self._parents:
-            self._parents[key] = Parent(absorbed(self.cut(one)))
+            self._parents[key] = Parent(self.cut(one))
         return self._parents[key]
 
     def _coded(
         self, one: Candidate, job: Job, model: Any, good: Any, begin: float
     ) -> MadeSmall:
         parent = self.parent(one)
-        model = parent.model
         if one.way == "few bits":
             recipe = rate_recipe(parent, max(round(one.few * self.plain), 1), job.total)
         else:

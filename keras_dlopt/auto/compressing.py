@@ -1,5 +1,6 @@
 """One call from a trained model to a small one, its file and the reasons."""
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from keras_dlopt.auto import wanted
 from keras_dlopt.auto.compressed import Compressed, Trial
 from keras_dlopt.auto.fitting import check_fits
 from keras_dlopt.auto.goals import (
+    CODED,
     MOST,
     STEERED,
     WEIGHTS,
@@ -35,6 +37,7 @@ from keras_dlopt.transforms import Recipe, finalize, transform
 
 # Of the plain bytes: where a search begins, and what it does not go below and above.
 _FIRST, _LEAST, _MOST = 1 / 16, 1 / 1024, 0.6
+_CROWDED = 0.5  # of a file, above which what no recipe codes gives way
 _NEAR = 1.3  # goals so near to each other are not told apart
 _TRIES = 3
 
@@ -67,8 +70,8 @@ def compress(
 
     With a size, the mildest of three ways that reaches it is taken: integers of 8 bits,
     shared values, or training towards few bits (`RateAware`; below 500 steps zeros and
-    shared values, as many zeros as coding the model shows). BatchNormalization, whose
-    statistics would fill the file, goes into the kernels before it. The model is
+    shared values, as many zeros as coding the model shows). BatchNormalization whose
+    statistics would fill half of the file goes into the kernels before it. The model is
     trained on with the recipe's schedules, by default with the given one as its
     teacher, and its file measured. With `max_accuracy_drop`, smaller and smaller sizes
     are tried as long as the accuracy on `val` holds, and the smallest is returned. With
@@ -163,7 +166,7 @@ def compress(
     elif int8:
         small, recipe, trials, reasons = _int8(job, file, asked, target)
     else:
-        sizes = _Search(job, Parent(absorbed(model)), clusters, plain, start)
+        sizes = _Search(job, Parent(model), clusters, plain, start)
         return sizes.result(asked, file)
     return _result(job, small, recipe, trials, reasons, file, plain, start)
 
@@ -224,9 +227,22 @@ class _Search:
         self.reasons: list[str] = []
         self.made: dict[Trial, tuple[Any, Recipe, Ledger]] = {}
 
+    @functools.cached_property
+    def folded(self) -> Parent:
+        """The parent without the BatchNormalization that kernels can take in."""
+        return Parent(absorbed(self.parent.model))
+
+    def parent_for(self, goal: int) -> Parent:
+        """What is trained towards a goal.
+
+        With its normalizations a network trains better, unless they fill the file.
+        """
+        crowded = self.parent.beside(CODED) > _CROWDED * goal
+        return self.folded if crowded else self.parent
+
     def reach(self, goal: int) -> Trial:
         """Trains the mildest way whose file is within the goal."""
-        parent, steps = self.parent, self.job.total
+        parent, steps = self.parent_for(goal), self.job.total
         strength = strength_for(
             parent, goal, clusters=self.clusters, least=not self.steered
         )
@@ -235,10 +251,11 @@ class _Search:
         for _ in range(_TRIES):
             if towards:
                 recipe = rate_recipe(parent, round(aim), steps)
-                trial = self._tried(recipe, "trained towards few bits", goal)
+                way = "trained towards few bits"
             else:
                 recipe = strength.recipe(steps, parent.but(WEIGHTS))
-                trial = self._tried(recipe, str(strength), goal)
+                way = str(strength)
+            trial = self._tried(parent.model, recipe, way, goal)
             if trial.bytes <= goal:
                 told = f"{trial.method}: {trial.bytes:,} bytes, for a goal of {goal:,}"
                 self.reasons.append(told)
@@ -310,11 +327,13 @@ class _Search:
                 break
         return good
 
-    def _tried(self, recipe: Recipe, method: str, goal: int) -> Trial:
+    def _tried(
+        self, model: keras.Model, recipe: Recipe, method: str, goal: int
+    ) -> Trial:
         begin = time.perf_counter()
         job = self.job
         name = f"{method}, for {goal:,} bytes"
-        small = finalize(job.fit(transform(self.parent.model, recipe), name))
+        small = finalize(job.fit(transform(model, recipe), name))
         ledger = coded(small)
         accuracy, loss = job.judged(small)
         seconds = time.perf_counter() - begin

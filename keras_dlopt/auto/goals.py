@@ -106,8 +106,8 @@ def plain_bytes(model: keras.Model) -> int:
 def absorbed(model: keras.Model) -> keras.Model:
     """The model with BatchNormalization in the kernels before it, where it can be.
 
-    Its statistics are never rounded, so that they would be much of a small file: 20 of
-    35 kB of a MobileNetV2 of width 8. The outputs differ by rounding only.
+    Its statistics are never rounded, and can be most of a small file. The outputs
+    differ by rounding only.
     """
     norms = layers_below(model, keras.layers.BatchNormalization)
     if not norms or as_functional(model) is None:

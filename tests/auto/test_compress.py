@@ -402,20 +402,28 @@ def test_statistics_are_those_of_the_weights_after_few_steps(batched):
     np.testing.assert_allclose(norm.moving_mean, dense(x).numpy().mean(0), rtol=1e-4)
 
 
-def test_normalization_goes_into_the_kernels(monkeypatch):
+def test_normalization_that_fills_half_of_the_file_goes_into_the_kernels(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 6, 6, 2)).astype("float32")
     y = (x[:, 0, 0, 0] > 0).astype(int)
-    layers = [L.Conv2D(64, 3), L.BatchNormalization(), L.ReLU(), L.Flatten()]
+    layers = [L.Conv2D(64, 1), L.BatchNormalization(), L.ReLU()]
+    layers.append(L.GlobalAveragePooling2D())
     model = keras.Sequential([keras.Input((6, 6, 2)), *layers, L.Dense(2)])
     for weight in layers[1].weights:
         weight.assign(rng.uniform(0.5, 2, weight.shape))
     folded = goals.absorbed(model)
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-3, atol=1e-4)
     assert Parent(model).beside(goals.CODED) > 400 + Parent(folded).beside(goals.CODED)
-    made = dlopt.compress(model, (x, y), (x, y), size=0.3, epochs=1)
+    beside = round(Parent(model).beside(goals.CODED))
+    job = job_for(model, (x, y), (x, y), loss=LOSS)
+    search = compressing._Search(job, Parent(model), None, 0, 0.0)
+    assert search.parent_for(2 * beside + 2) is search.parent
+    assert search.parent_for(2 * beside - 2) is search.folded
+    goal = 2 * beside - 40
+    made = dlopt.compress(model, (x, y), (x, y), max_bytes=goal, epochs=1)
     names = [type(layer).__name__ for layer in made.model.layers]
     assert "BatchNormalization" not in names
+    assert made.bytes <= goal
     assert made.plain_bytes == 4 * model.count_params()
     # What has none, or cannot be rebuilt, stays as it is.
     assert goals.absorbed(folded) is folded
