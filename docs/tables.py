@@ -321,6 +321,37 @@ def forty() -> str:
     return table((*columns, "calibration error", "seconds of a core"), rows)
 
 
+def others() -> str:
+    """Bytes of weights beside those of general compressors."""
+    coders = ("ours", "zstd_19", "brotli_11", "xz_9e")
+    rows = [
+        (row["weights"], *(f"{row[name]:,}" for name in ("plain", *coders)))
+        for row in result("codec")["others"]
+    ]
+    names = ("ours", "zstd -19", "brotli -q 11", "xz -9e")
+    return table(("weights", "bytes in memory", *names), rows)
+
+
+def resnet50() -> str:
+    """A whole model beside Keras' own file."""
+    rows = []
+    for row in result("codec")["resnet50"]:
+        found, taken = row["seconds"], row["seconds"]["cpu_seconds"]
+        rows.append(
+            (
+                row["kernels"],
+                f"{found['bytes']:,} ({found['keras_bytes']:,})",
+                f"{taken['save']:.2f} ({taken['keras save']:.2f})",
+                f"{taken['load']:.2f} ({taken['keras load']:.2f})",
+                f"{row['save']['over_model_bytes']:.2f}",
+                f"{row['load']['over_model_bytes']:.2f}",
+            )
+        )
+    columns = ("kernels", "bytes", "save, seconds of a core", "load, seconds of a core")
+    memory = ("memory to save, models", "memory to load, models")
+    return table((*columns, *memory), rows)
+
+
 _ASKED = {
     "max_accuracy_drop": "drop {:g}",
     "size": "size {:g}",
@@ -382,6 +413,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "jobs": ("docs/compressing.md", jobs),
     "fixed": ("docs/compressing.md", fixed),
     "forty": ("docs/compressing.md", forty),
+    "others": ("docs/compressing.md", others),
+    "resnet50": ("docs/compressing.md", resnet50),
 }
 
 

@@ -272,15 +272,18 @@ def tensor(source: Bytes) -> np.ndarray:
 
 
 def file(
-    data: bytes, dictionary: bytes, short_dictionary: bytes = b""
+    data: bytes,
+    dictionary: bytes,
+    short_dictionary: bytes = b"",
+    base: list[np.ndarray] | None = None,
 ) -> tuple[dict, list[np.ndarray]]:
-    """Header and arrays of a whole file."""
+    """Header and arrays of a whole file, or of one that is the difference to a base."""
     assert data[:4] == bytes.fromhex("89444C4F")
-    assert 1 <= data[4] <= 4
+    assert 1 <= data[4] <= 5
     assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
     source, sections = Bytes(data[5:-8]), []
     short = False
-    for kinds in ((1, 4) if data[4] == 4 else (1,), (2, 3) if data[4] > 2 else (2,)):
+    for kinds in ((1, 4) if data[4] >= 4 else (1,), (2, 3) if data[4] > 2 else (2,)):
         kind = source.take(1)[0]
         assert kind in kinds
         short |= kind == 4
@@ -302,4 +305,30 @@ def file(
         header = short_header.header(header, dictionary)
     for place, of, turned in sorted(header.get("same", [])):
         arrays.insert(place, arrays[of].T.copy() if turned else arrays[of])
+    if "base" in header:
+        assert data[4] == 5
+        digest = hashlib.blake2b(digest_size=16)
+        for _, of, _ in header["from"]:
+            array = base[of]
+            digest.update(f"{array.dtype.name}{list(array.shape)}".encode())
+            digest.update(array.tobytes())
+        assert digest.hexdigest() == header["base"]
+        for place, of, how in sorted(header["from"]):
+            if how == 0:
+                arrays.insert(place, base[of])
+            else:
+                arrays[place] = beside(base[of], arrays[place], how)
     return header, arrays
+
+
+def beside(base: np.ndarray, apart: np.ndarray, how: int) -> np.ndarray:
+    """The array that differs so from that of the base, element by element."""
+    width, out = base.dtype.itemsize, b""
+    assert apart.dtype == np.dtype(f"u{width}")
+    assert apart.shape == base.shape
+    before = base.tobytes()
+    for i, step in enumerate(apart.reshape(-1).tolist()):
+        bits = int.from_bytes(before[i * width : (i + 1) * width], "little")
+        bits = bits ^ step if how == 1 else (bits + unzigzag(step)) % 2 ** (8 * width)
+        out += bits.to_bytes(width, "little")
+    return np.frombuffer(out, base.dtype).reshape(base.shape)

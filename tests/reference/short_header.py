@@ -77,4 +77,4 @@ def header(short: dict, dictionary: bytes) -> dict:
             on = layer["config"].get(OFF.get(part), True)
             if layer["@"] in classes.split() and on:
                 paths.append(f"{before}{layer['config']['name']}/{part}")
-    return {"model": model, "paths": short.get("paths", paths)}
+    return {"paths": paths, **short, "model": model}
