@@ -37,7 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _DEBUG = typer.Option("--debug", help="Show the traceback of an error.")
-_IMPORT = typer.Option("--import", help="Module that registers classes of your own.")
+_IMPORT = typer.Option(
+    "--import", metavar="MODULE", help="That registers classes of your own."
+)
 
 
 def told(command: Callable[..., None]) -> Callable[..., None]:

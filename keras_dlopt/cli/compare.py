@@ -19,7 +19,7 @@ def compare(
     html: inputs.Html = None,
     as_json: inputs.Json = False,
 ) -> None:
-    """Compare two models on test examples: accuracy, churn, calibration, bytes."""
+    """Compare two models: accuracy, churn, calibration, bytes."""
     from keras_dlopt import auto, report
 
     first, second = (
@@ -59,7 +59,7 @@ def sensitivity(
     data: inputs.Data,
     as_json: inputs.Json = False,
 ) -> None:
-    """Measure what the model loses when one weight at a time is compressed."""
+    """Measure what is lost when one weight at a time is compressed."""
     from keras_dlopt import auto
     from keras_dlopt.auto.training import known_loss
 

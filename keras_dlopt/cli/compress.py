@@ -34,7 +34,7 @@ def compress(
     as_json: inputs.Json = False,
     quiet: inputs.Quiet = False,
 ) -> None:
-    """Make a trained model small: to a size, or as small as its accuracy allows."""
+    """Make a trained model small: to a size, or as accuracy allows."""
     from keras_dlopt import auto
 
     given = inputs.model_in(model, compiled=True)

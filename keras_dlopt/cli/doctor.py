@@ -16,7 +16,7 @@ def doctor(
     html: inputs.Html = None,
     as_json: inputs.Json = False,
 ) -> None:
-    """Examine a model: dead weight, int8, risky numbers, and what mends them."""
+    """Examine a model: dead weight, int8, risky numbers, remedies."""
     from keras_dlopt import report
 
     found = report.doctor(inputs.model_in(model), target=target)

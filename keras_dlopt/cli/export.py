@@ -15,7 +15,7 @@ def export(
     out: Annotated[pathlib.Path, typer.Argument(help=OUT)],
     as_json: inputs.Json = False,
 ) -> None:
-    """Write a model for another runtime, as it is: LiteRT, ONNX, SavedModel."""
+    """Write a model for another runtime: LiteRT, ONNX, SavedModel."""
     from keras_dlopt import export as writers
 
     verbs = {".tflite": writers.litert, ".onnx": writers.onnx}

@@ -18,7 +18,7 @@ def inspect(
     file: inputs.AnyModel,
     as_json: inputs.Json = False,
 ) -> None:
-    """Show where the bytes of a file went, or would go, variable by variable."""
+    """Show where the bytes of a file went, or would go, by variable."""
     from keras_dlopt import storage
     from keras_dlopt.report.variants import ledger_of
 
@@ -70,7 +70,7 @@ def decompress(
     ] = None,
     as_json: inputs.Json = False,
 ) -> None:
-    """Write the model of a compressed file as an ordinary .keras file."""
+    """Write a compressed file's model as an ordinary .keras file."""
     from keras_dlopt import auto, storage
     from keras_dlopt.errors import ConfigError
 

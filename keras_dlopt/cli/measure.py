@@ -23,7 +23,7 @@ def measure(
     ] = False,
     as_json: inputs.Json = False,
 ) -> None:
-    """Measure files side by side: parameters, MACs, memory, bytes, time."""
+    """Measure files side by side: MACs, memory, bytes, time."""
     from keras_dlopt import report
 
     report.limit_threads(threads)

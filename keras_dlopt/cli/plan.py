@@ -12,7 +12,7 @@ def plan(
     rate_rule: str = typer.Option("linear", help="linear, sqrt or none"),
     as_json: inputs.Json = False,
 ) -> None:
-    """Show the devices, the batch and the learning rate that training would use."""
+    """Show the devices, batch and learning rate of a training here."""
     from keras_dlopt import distribute
 
     made = distribute.plan(

@@ -28,7 +28,7 @@ def quantize(
     examples: Annotated[int, typer.Option(help=EXAMPLES)] = 512,
     as_json: inputs.Json = False,
 ) -> None:
-    """Write a trained model as a verified int8 LiteRT file, without training."""
+    """Write a model as a checked int8 LiteRT file, without training."""
     from keras_dlopt import auto
 
     given = inputs.model_in(model, compiled=True)

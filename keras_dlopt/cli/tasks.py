@@ -27,7 +27,7 @@ def tasks(
     executor: str = typer.Option("processes", help="processes or ray"),
     as_json: inputs.Json = False,
 ) -> None:
-    """Run a function once per task, each in a process of its own; resumable."""
+    """Run a function once per task, in processes; resumable."""
     from keras_dlopt.trials import run_tasks
 
     console = Console()

@@ -32,7 +32,8 @@ def tpu_check(
         str | None, typer.Option(help="tensorflow or jax; Keras' own if left.")
     ] = None,
     module: Annotated[
-        list[str] | None, typer.Option("--import", help="Module of custom layers.")
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="Of custom layers."),
     ] = None,
     unsafe: Annotated[bool, inputs.UNSAFE] = False,
     time_limit: Annotated[float, typer.Option(help="Seconds for everything.")] = 1800.0,
@@ -43,7 +44,7 @@ def tpu_check(
         pathlib.Path | None, typer.Option(help="PNG file to draw the report to.")
     ] = None,
 ) -> None:
-    """Compile a model's steps for TPUs, without one: memory, limits, roofline."""
+    """Compile a model's steps for TPUs, without one: memory, limits."""
     from keras_dlopt import tpu
     from keras_dlopt.report import rich_table
     from keras_dlopt.report import tpu as shown

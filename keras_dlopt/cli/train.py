@@ -102,7 +102,7 @@ def lr_find(
     seed: inputs.Seed = 0,
     as_json: inputs.Json = False,
 ) -> None:
-    """Find the learning rate for train: a short test while the rate grows."""
+    """Find a rate for train: a short test while the rate grows."""
     from keras_dlopt import auto
 
     given = inputs.model_in(model, compiled=True)

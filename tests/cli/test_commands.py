@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -168,10 +169,14 @@ def test_bad_input_is_one_line_and_code_2(files, arguments, text):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_terminal(command):
+    """No line is longer, and no command's description is cut off."""
     found = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=80)
     assert found.exit_code == 0
     assert max(map(len, found.output.splitlines())) <= 80
     assert "--debug" in found.output
+    of_all = CliRunner().invoke(app, ["--help"], terminal_width=80).output
+    shown = [line for line in of_all.splitlines() if f"  {command.split()[0]} " in line]
+    assert re.search(r"[^.]\.$", *shown)
 
 
 @pytest.mark.parametrize("name", ["code", "old_code"])
