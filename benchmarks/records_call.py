@@ -34,7 +34,6 @@ BATCH = 128
 ROWS = {
     "lenet_300_100": (25, 0.3, 52, (60, 1.58)),
     "lenet5": (8, 0.3, 110, (110, 0.74)),
-    "lenet5_few": (8, 0.3, 600, (616, 0.85)),
     "fashion_lenet_300_100": (20, 0.0, 62, (71, None)),
 }
 
@@ -44,7 +43,7 @@ def trained(name, data, seed):
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     epochs, dropout, _, _ = ROWS[name]
-    network = name.removeprefix("fashion_").removesuffix("_few")
+    network = name.removeprefix("fashion_")
     net = keras.Sequential([keras.Input(data.input_shape), *NETWORKS[network]()])
     steps = epochs * (-(-len(data.x_train) // BATCH))
     falling = keras.optimizers.schedules.CosineDecay(2e-3, steps)
@@ -79,7 +78,7 @@ def run(name, seed, judged, options, folder):
     def parent(place):
         trained(name, data, seed).save(place / "float.keras")
 
-    what = {"parent": name.removesuffix("_few"), "seed": seed, **given(name)}
+    what = {"parent": name, "seed": seed, **given(name)}
     place, _ = kept(parent, folder, what)
     net = keras.models.load_model(place / "float.keras", compile=False)
     net.compile(loss=LOSS)
