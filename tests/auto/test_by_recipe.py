@@ -178,7 +178,9 @@ def test_data_that_does_not_fit():
     check(images, digits, (digits.x_val[..., 0], digits.y_val))
     two = keras.Model([a := keras.Input((2,)), b := keras.Input((3,))], L.Add()([a, a]))
     assert b is not None
-    check(two, (X, Y))  # left to Keras
+    with pytest.raises(DataError, match="takes 2 inputs, and the data has one"):
+        check(two, (X, Y))
+    check(two, ([X, X], Y))  # shapes of several are left to Keras
 
 
 @pytest.mark.advice("auto/fitting.py", "Give the data that it was trained on")
