@@ -682,8 +682,8 @@ MUTANTS = [
         "tests/distill/test_terms.py",
         "tests/distill/test_distill.py",
         distilled_logits_lose_the_temperature=(
-            "return heat**2 * per_example(_divergence(student / heat, teacher / heat))",
-            "return per_example(_divergence(student / heat, teacher / heat))",
+            "return heat**2 * per_example(found, self._weights(seen))",
+            "return per_example(found, self._weights(seen))",
         ),
         several_teachers_at_another_temperature=(
             "return student, heat * ops.logsumexp(",

@@ -244,7 +244,7 @@ class _Search:
         """Trains the mildest way whose file is within the goal."""
         parent, steps = self.parent_for(goal), self.job.total
         strength = strength_for(
-            parent, goal, clusters=self.clusters, least=not self.steered
+            parent, goal, clusters=self.clusters, found=self.steered
         )
         towards = bool(strength.sparsity) and self.steered
         aim = 0.97 * goal if towards else goal

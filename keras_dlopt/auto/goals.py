@@ -31,6 +31,7 @@ from keras_dlopt.transforms.prune import Global, Lamp
 WEIGHTS = rank(2, 3, 4, 5)
 CODED = WEIGHTS | rank(1) & named("bias", "beta", "gamma")
 MOST = 0.998  # share of zeros that is still tried
+FOUND = 0.9998  # where training finds the zeros
 STEERED = 500  # steps that steering a price towards a goal takes
 _HALVINGS = 7
 PRUNED, CLUSTERED = 0.45, 0.75  # shares of the training at which these are done
@@ -166,7 +167,7 @@ class Parent:
 
 
 def strength_for(
-    parent: Parent, goal: int, *, clusters: int = 16, least: bool = True
+    parent: Parent, goal: int, *, clusters: int = 16, found: bool = False
 ) -> Strength:
     """The mildest of three steps that codes the model into a number of bytes.
 
@@ -177,7 +178,8 @@ def strength_for(
         parent: the model.
         goal: bytes of the file.
         clusters: shared values a kernel.
-        least: whether to search for the least share of zeros; False takes the most.
+        found: whether training finds the zeros, of biases as well; then the most that
+            may be are given.
 
     Raises:
         ConfigError: for a goal that no share of zeros reaches; the text has the size
@@ -186,16 +188,19 @@ def strength_for(
     for strength in (Strength(), Strength(clusters=clusters)):
         if parent.size(strength) <= goal:
             return strength
-    low, high = 0.0, MOST
-    left = parent.size(Strength(high, clusters))
+    low, high = 0.0, FOUND if found else MOST
+    left, biases = parent.size(Strength(high, clusters)), ""
+    if found:
+        left += round(parent.beside(CODED) - parent.beside(WEIGHTS))
+        biases = ", and without biases,"
     if left > goal:
         raise ConfigError(
             f"{parent.model.name!r} cannot be coded into {goal:,} bytes: with "
-            f"{MOST:.1%} of its kernels zero the file still has {left:,}. Allow that "
-            "many, remove channels first (prune_channels), or start from a smaller "
-            "network."
+            f"{high:.2%} of its kernels zero{biases} the file still has {left:,}. "
+            "Allow that many, remove channels first (prune_channels), or start from a "
+            "smaller network."
         )
-    for _ in range(_HALVINGS if least else 0):
+    for _ in range(0 if found else _HALVINGS):
         # Halfway in what is kept, since that is what costs.
         middle = 1 - math.sqrt((1 - low) * (1 - high))
         if parent.size(Strength(middle, clusters)) <= goal:

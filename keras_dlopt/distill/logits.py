@@ -150,8 +150,8 @@ class LogitsDistillation(_Outputs):
     def __call__(self, seen):
         student, teacher = _pair(seen, self)
         heat = self.temperature
-        apart = _divergence(student / heat, teacher / heat)
-        return heat**2 * per_example(apart, self._weights(seen))
+        found = _divergence(student / heat, teacher / heat)
+        return heat**2 * per_example(found, self._weights(seen))
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")

@@ -209,3 +209,27 @@ def test_a_size_that_is_open(told):
     taught = distill.distill(model, model, distill.LogitsDistillation(), example=x[:1])
     taught.compile("sgd", LOSS)
     taught.fit(x, Y, verbose=0)
+
+
+@advice("distill/features.py", "Choose layers of one length.")
+def test_masked_features_of_several_lengths(told):
+    def words(*layers, masked):
+        table = L.Embedding(9, 4, mask_zero=masked, name="words")
+        ends = [L.GlobalAveragePooling1D(), L.Dense(3)]
+        inputs = keras.Input((6,), dtype="int32")
+        return keras.Sequential([inputs, table, *layers, *ends])
+
+    student = words(masked=True)
+    teacher = words(L.Conv1D(4, 2, name="conv"), masked=False)
+    x = np.array([[1, 2, 3, 4, 0, 0]] * 8, "int32")
+    with told():
+        trained(student, teacher, distill.FeatureDistillation("words", "conv"), x=x)
+    trained(student, teacher, distill.FeatureDistillation("words", "words"), x=x)
+
+
+@advice("distill/logits.py", "Use OutputDistillation('mean_squared_error')")
+def test_logits_of_a_regression(told):
+    with told():
+        distill.distill(net(), net()).compile("sgd", "mse")
+    term = distill.OutputDistillation("mean_squared_error")
+    distill.distill(net(), net(), term).compile("sgd", "mse")

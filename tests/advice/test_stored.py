@@ -38,6 +38,27 @@ def path(tmp_path):
     return tmp_path / "m.dlopt"
 
 
+@advice("storage/delta.py", "The file holds the difference to another model.")
+@advice("storage/delta.py", "The file is the difference to another base:")
+@advice("storage/delta.py", "Leave base out.")
+def test_files_that_are_differences(told, path, tmp_path):
+    base, own, apart = small(), small(), tmp_path / "apart.dlopt"
+    kernel, bias = base.get_weights()
+    own.set_weights([kernel, bias + 1])
+    other = small()
+    other.set_weights([kernel + 1, bias])
+    save_compressed(own, apart, base=base)
+    for file, given in ((apart, None), (apart, other), (path, base)):
+        with told():
+            load_compressed(file, base=given)
+    loaded = load_compressed(apart, base=base)
+    save_compressed(loaded, tmp_path / "whole.dlopt")
+    for made in (loaded, load_compressed(tmp_path / "whole.dlopt")):
+        for one, two in zip(made.get_weights(), own.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert load_compressed(path).count_params() == 8
+
+
 def signed(body):
     return body + checksum(body)
 

@@ -502,8 +502,8 @@ def test_wrong_data_are_refused(net, digits):
 
 def test_the_least_that_is_left_is_known_beforehand(net, digits, monkeypatch):
     monkeypatch.setattr(goals, "_HALVINGS", 1)
-    with pytest.raises(ConfigError, match="cannot be coded into 300 bytes"):
-        dlopt.compress(net, digits, max_bytes=300)
+    with pytest.raises(ConfigError, match="cannot be coded into 20 bytes"):
+        dlopt.compress(net, digits, max_bytes=20)
 
 
 def test_data_of_another_shape_is_refused_before_anything_is_done(net):
