@@ -193,7 +193,7 @@ def calls() -> str:
         said = ", ".join(f"`{k}={v}`" for k, v in r["options"].items())
         ratio, most = r["bar"]
         bar = f"{ratio}x at {'0.3 over float' if most is None else most}"
-        name = _NETWORKS[r["network"].removeprefix("fashion_")]
+        name = _NETWORKS[r["network"].removeprefix("fashion_").removesuffix("_2800")]
         name += ", Fashion-MNIST" if "fashion" in r["network"] else ", MNIST"
         before = f"{r['epochs']} epochs"
         before += f", dropout {r['dropout']}" if r["dropout"] else ""
