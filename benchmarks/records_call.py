@@ -28,9 +28,9 @@ import keras_dlopt as dlopt
 RESULTS = pathlib.Path(__file__).parent / "results" / "records_call.json"
 BATCH = 128
 # Per network: epochs in float, and dropout meanwhile; what the call is given; bytes of
-# the file, as a ratio, and error in percent that are asked for, None for 0.3 points over
-# the float network's. Files come out smaller than the goal, since the coder looks at
-# neighbours.
+# the file, as a ratio, and error in percent that are asked for, None for 0.3 points
+# over the float network's. Files come out smaller than the goal, since the coder looks
+# at neighbours.
 ROWS = {
     "lenet_300_100": (25, 0.3, {"ratio": 52}, (60, 1.58)),
     "lenet5": (8, 0.3, {"ratio": 110}, (110, 0.74)),
