@@ -112,6 +112,8 @@ def test_dead_channels_are_those_that_brute_force_finds():
     "network", ["MobileNetV2", "MobileNet", "ResNet50", "DenseNet121"]
 )
 def test_networks_against_brute_force(network):
+    # Else now and then a channel that is alive is still on all of the examples.
+    keras.utils.set_random_seed(0)
     build = getattr(keras.applications, network)
     options = {"input_shape": (32, 32, 3), "classes": 5, "classifier_activation": None}
     model = build(weights=None, **options)
