@@ -13,71 +13,27 @@ rule is named with its number, and the run ends.
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import numpy as np
 
 from keras_dlopt.codecs import Tensor
-from keras_dlopt.codecs.container import (
-    HEADER,
-    SHORT,
-    limit_of,
-    read_container,
-    version_of,
-    write_container,
-)
-from keras_dlopt.codecs.deflate import inflate, write_deflated
-from keras_dlopt.codecs.reader import Reader, varint
+from keras_dlopt.codecs.container import limit_of, version_of
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.contents import SavedState, read_contents, write_contents
-from keras_dlopt.storage.dictionary import DICTIONARY, SHORT_DICTIONARY
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
+TESTS = pathlib.Path(__file__).parents[1] / "tests"
+GOLDEN = TESTS / "golden"
+sys.path.insert(0, str(TESTS))
+
+from support.altered import broken, mutated  # noqa: E402
+
 RESULTS = pathlib.Path(__file__).parent / "results" / "mutations.json"
 MOST_SECONDS = 2.0
 LARGEST = 2**14  # bytes of a file that is altered
 RECORD_BYTES = 2**20  # that the array of an altered record may take
 WRITTEN_EVERY = 1000
-
-
-def mutated(data, rng):
-    """Some bytes altered, cut out, doubled, or set to what sizes are made of."""
-    data = bytearray(data)
-    for _ in range(int(rng.integers(1, 5))):
-        at, size = int(rng.integers(0, len(data) + 1)), int(rng.integers(1, 9))
-        action = int(rng.integers(0, 5))
-        if action == 0 and at < len(data):
-            data[at] ^= 1 << int(rng.integers(0, 8))
-        elif action == 1 and at < len(data):
-            data[at] = int(rng.integers(0, 256))
-        elif action == 2:
-            del data[at : at + size]
-        elif action == 3:
-            data[at:at] = data[at : at + size]
-        else:
-            data[at:at] = varint(int(rng.integers(0, 2 ** int(rng.integers(1, 62)))))
-    return bytes(data)
-
-
-def broken(data, rng):
-    """A mutation of a section, or of the header's text, under a checksum that fits."""
-    sections, version = read_container(data), version_of(data)
-    head = SHORT if SHORT in sections else HEADER
-    part = int(rng.integers(0, 4))
-    if part == 0:
-        kind = max(set(sections) - {SHORT})
-        sections[kind] = mutated(sections[kind], rng)
-    elif part == 1:
-        sections[head] = mutated(sections[head], rng)
-    else:
-        dictionary = SHORT_DICTIONARY if head == SHORT else DICTIONARY
-        reader = Reader(sections[head], max_bytes=2**24)
-        size, length = reader.varint("size"), reader.varint("length")
-        text = inflate(reader.take(length, "text"), size, "text", dictionary=dictionary)
-        text = mutated(text, rng)
-        stream = write_deflated(text, level=1, dictionary=dictionary)
-        sections[head] = varint(len(text)) + stream
-    return write_container(sections, version=version)
 
 
 def delta():

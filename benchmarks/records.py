@@ -13,6 +13,7 @@ is written at once and not run again.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -257,29 +258,38 @@ def identity(name, row, seed, judged):
     return {"row": name, "seed": seed, **settings, "judged on": judged}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", nargs="+", default=[*ROWS], choices=ROWS)
-    parser.add_argument("--seeds", type=int, default=5)
+def asked(doc, rows, seeds, results):
+    """The options, changed settings by name, and what rows are judged on."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--rows", nargs="+", default=[*rows], choices=rows)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--keep", help="folder for networks that are made once")
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--out", type=pathlib.Path, default=results)
     args = parser.parse_args()
     if args.set and not args.validate:
         parser.error("settings are chosen with --validate")
     changed = {k: json.loads(v) for k, v in (one.split("=") for one in args.set)}
-    rows = json.loads(args.out.read_text()) if args.out.exists() else []
-    judged = "validation" if args.validate else "test"
+    return args, changed, "validation" if args.validate else "test"
+
+
+def add(out, wanted, make):
+    """Adds what `make()` returns to the rows in a file, if it is not there yet."""
+    rows = json.loads(out.read_text()) if out.exists() else []
+    if not any(wanted.items() <= one.items() for one in rows):
+        rows.append(make())
+        print(json.dumps(rows[-1]), flush=True)
+        out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def main():
+    args, changed, judged = asked(__doc__, ROWS, 5, RESULTS)
     for name in args.rows:
         row = dataclasses.replace(ROWS[name], **changed)
         for seed in range(args.seeds):
-            wanted = identity(name, row, seed, judged)
-            if any(wanted.items() <= one.items() for one in rows):
-                continue
-            rows.append(run(name, row, seed, judged, args.keep))
-            print(json.dumps(rows[-1]), flush=True)
-            args.out.write_text(json.dumps(rows, indent=1) + "\n")
+            make = functools.partial(run, name, row, seed, judged, args.keep)
+            add(args.out, identity(name, row, seed, judged), make)
 
 
 if __name__ == "__main__":

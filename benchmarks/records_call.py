@@ -9,8 +9,7 @@ with `--set epochs=20` of others than its own; without it the test images are us
 a network and seed. A finished row is written at once and not run again.
 """
 
-import argparse
-import json
+import functools
 import os
 import pathlib
 import time
@@ -20,7 +19,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import keras
-from records import LOSS, NETWORKS, error, kept
+from records import LOSS, NETWORKS, add, asked, error, kept
 from records_cut import Cutting
 
 import keras_dlopt as dlopt
@@ -114,28 +113,12 @@ def given(name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", nargs="+", default=[*ROWS], choices=ROWS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--validate", action="store_true")
-    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
-    parser.add_argument("--keep", help="folder for networks that are made once")
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
-    args = parser.parse_args()
-    if args.set and not args.validate:
-        parser.error("options are chosen with --validate")
-    changed = {k: json.loads(v) for k, v in (one.split("=") for one in args.set)}
-    judged = "validation" if args.validate else "test"
-    for name in args.networks:
+    args, changed, judged = asked(__doc__, ROWS, 3, RESULTS)
+    for name in args.rows:
         options = {**ROWS[name][2], **changed}
         for seed in range(args.seeds):
-            rows = json.loads(args.out.read_text()) if args.out.exists() else []
-            wanted = identity(name, seed, judged, options)
-            if any(wanted.items() <= one.items() for one in rows):
-                continue
-            rows.append(run(name, seed, judged, options, args.keep))
-            print(json.dumps(rows[-1]), flush=True)
-            args.out.write_text(json.dumps(rows, indent=1) + "\n")
+            make = functools.partial(run, name, seed, judged, options, args.keep)
+            add(args.out, identity(name, seed, judged, options), make)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from keras_dlopt.data.tfds import PREFIX
 from keras_dlopt.errors import ModelError
 from keras_dlopt.graph.trace import input_specs
 from keras_dlopt.graph.walk import layers_below
+from keras_dlopt.report.examples import predicted
+from keras_dlopt.report.quality import are_logits
 
 # What bytes are made into before or inside models; `data.load` gives the first.
 RANGES = ((0, 1), (0, 255), (-1, 1))
@@ -137,13 +139,7 @@ def _moved(x: np.ndarray, to: tuple[int, int]) -> np.ndarray:
 
 def _right(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     """The share of examples whose class the model names."""
-    rows = np.concatenate(
-        [
-            keras.ops.convert_to_numpy(model(x[i : i + _AT_A_TIME], training=False))
-            for i in range(0, len(x), _AT_A_TIME)
-        ]
-    )
-    if rows.shape[1] > 1:
-        return float(np.mean(rows.argmax(axis=1) == y))
-    inside = rows.min() >= 0 and rows.max() <= 1
-    return float(np.mean((rows[:, 0] > (0.5 if inside else 0)) == y))
+    (rows,), y = predicted([model], (x, y), batch_size=_AT_A_TIME)
+    if rows.shape[1] == 1:
+        rows = np.hstack([np.full_like(rows, 0 if are_logits(rows) else 0.5), rows])
+    return float(np.mean(rows.argmax(axis=1) == y))  # also where numbers overflow

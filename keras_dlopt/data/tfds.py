@@ -45,7 +45,8 @@ def from_tfds(name: str, *, image_size: tuple[int, int] | None, seed: int) -> Ra
         if part in builder.info.splits:
             pairs = builder.as_dataset(split=part, as_supervised=True)
             x, y = _arrays(tfds.as_numpy(pairs), image_size, f"{PREFIX}{name}")
-            if y.size and y.min() >= 0:  # -1 where the labels are kept secret
+            # Classes are all -1 where they are kept secret.
+            if y.size and (y.dtype.kind not in "iu" or y.min() >= 0):
                 found |= {f"x_{kept}": x, f"y_{kept}": y}
     if "x_test" not in found and "x_val" in found:
         found |= {"x_test": found.pop("x_val"), "y_test": found.pop("y_val")}

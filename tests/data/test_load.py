@@ -455,6 +455,8 @@ def test_names_of_tensorflow_datasets(monkeypatch):
     given(train=_pairs(20), validation=_pairs(3), test=_pairs(4, label=-1))
     data = load("tfds:own")
     assert (len(data.x_train), len(data.x_val), len(data.x_test)) == (18, 2, 3)
+    given(train=_pairs(20, label=-1.5))  # numbers to predict
+    assert np.all(load("tfds:own").y_train == -1.5)
     given(train=_pairs(20, sizes=(4, 6)))
     with pytest.raises(DataError, match="Give image_size"):
         load("tfds:own")

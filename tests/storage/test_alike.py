@@ -7,6 +7,7 @@ from keras import layers
 
 from keras_dlopt.errors import ModelError
 from keras_dlopt.storage import load_compressed, probe, save_compressed
+from keras_dlopt.storage.alike import alike
 
 
 @pytest.fixture
@@ -78,3 +79,25 @@ def test_classes_of_ones_own_are_run(runs, tmp_path):
     model = keras.Sequential([keras.Input((4,)), Twice(), layers.Dense(2)])
     save_compressed(model, tmp_path / "m.dlopt")
     assert len(runs) == 1
+
+
+class Own:
+    pass
+
+
+def scaled(factor):
+    return lambda x: factor * x
+
+
+def test_what_others_made_is_not_taken_for_equal():
+    def dense():
+        made = layers.Dense(2, name="d")
+        return made, keras.Sequential([keras.Input((4,), name="x"), made], name="m")
+
+    for values in ((Own(), Own()), (scaled(1), scaled(2))):
+        (one, model), (other, loaded) = dense(), dense()
+        assert alike(model, loaded)
+        one.own, other.own = values
+        assert not alike(model, loaded)
+        other.own = one.own
+        assert alike(model, loaded)

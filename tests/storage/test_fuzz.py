@@ -8,21 +8,11 @@ import pytest
 from keras import layers
 
 from keras_dlopt.codecs import Tensor
-from keras_dlopt.codecs.container import (
-    HEADER,
-    INDEXED,
-    SHORT,
-    limit_of,
-    read_container,
-    version_of,
-    write_container,
-)
-from keras_dlopt.codecs.deflate import inflate, write_deflated
-from keras_dlopt.codecs.reader import Reader, varint
+from keras_dlopt.codecs.container import INDEXED, limit_of, read_container
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage import contents, load_compressed, save_compressed
 from keras_dlopt.storage.contents import read_contents
-from keras_dlopt.storage.dictionary import DICTIONARY, SHORT_DICTIONARY
+from support.altered import broken
 
 MOST_MEMORY, MOST_SECONDS = 300, 2.0  # MB above the start, and for one file
 REBUILT = 20  # one of so many files is also made a model: that takes 10 ms
@@ -67,46 +57,6 @@ def seeds(folder):
         files.append((folder / f"{i}.dlopt").read_bytes())
     assert [INDEXED in read_container(data) for data in files] == [True, False, False]
     return files
-
-
-def mutated(data, rng):
-    """Some bytes altered, cut out, doubled, or set to what sizes are made of."""
-    data = bytearray(data)
-    for _ in range(int(rng.integers(1, 5))):
-        at, size = int(rng.integers(0, len(data) + 1)), int(rng.integers(1, 9))
-        action = int(rng.integers(0, 5))
-        if action == 0 and at < len(data):
-            data[at] ^= 1 << int(rng.integers(0, 8))
-        elif action == 1 and at < len(data):
-            data[at] = int(rng.integers(0, 256))
-        elif action == 2:
-            del data[at : at + size]
-        elif action == 3:
-            data[at:at] = data[at : at + size]
-        else:
-            data[at:at] = varint(int(rng.integers(0, 2 ** int(rng.integers(1, 62)))))
-    return bytes(data)
-
-
-def broken(data, rng):
-    """A mutation of one part of a file, under a checksum that fits."""
-    sections, version = read_container(data), version_of(data)
-    part = int(rng.integers(0, 4))
-    head = SHORT if SHORT in sections else HEADER
-    dictionary = SHORT_DICTIONARY if head == SHORT else DICTIONARY
-    if part == 0:
-        kind = max(set(sections) - {SHORT})  # with an index or without
-        sections[kind] = mutated(sections[kind], rng)
-    elif part == 1:
-        sections[head] = mutated(sections[head], rng)
-    else:
-        reader = Reader(sections[head], max_bytes=2**20)
-        size, length = reader.varint("size"), reader.varint("length")
-        text = inflate(reader.take(length, "text"), size, "text", dictionary=dictionary)
-        text = mutated(text, rng)
-        stream = write_deflated(text, level=1, dictionary=dictionary)
-        sections[head] = varint(len(text)) + stream
-    return write_container(sections, version=version)
 
 
 def peak():
