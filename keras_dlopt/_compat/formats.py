@@ -27,7 +27,8 @@ def limited_variables(elements: int, drawn: Drawn | None = None) -> Iterator[Non
     """Inside, this thread can create Keras variables of so many elements in all.
 
     With a list `drawn` random numbers are not drawn: most are replaced by those of the
-    file. The variables are zeros, and `draw` gives those in the list their numbers.
+    file. What the variables are is open until `draw` gives those in the list their
+    numbers; memory that is not written is not taken either.
 
     A file may describe `Dense(10**12)` in a few bytes. Its weights are in the file
     too, so a model that asks for more elements than the file has is not its model.
@@ -58,7 +59,7 @@ def limited_variables(elements: int, drawn: Drawn | None = None) -> Iterator[Non
                     )
             mine = drawn is not None and threading.get_ident() == thread
             if drawn is not None and mine and type(initializer) in _DRAWS:
-                original(self, keras.initializers.Zeros(), shape, *args, **kwargs)
+                original(self, _unwritten, shape, *args, **kwargs)
                 drawn.append((self, initializer))
             else:
                 original(self, initializer, shape, *args, **kwargs)
@@ -71,6 +72,15 @@ def limited_variables(elements: int, drawn: Drawn | None = None) -> Iterator[Non
                 del keras.Variable.__init__
             else:  # a custom class that loads a file while it is loaded itself
                 keras.Variable.__init__ = outer
+
+
+def _unwritten(shape: Any, dtype: Any = None) -> Any:
+    """A tensor of any values."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.ops.zeros(shape, dtype)
+    import tensorflow as tf
+
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype or keras.config.floatx())
 
 
 def draw(drawn: Drawn, *, replaced: Collection[keras.Variable]) -> None:
