@@ -18,7 +18,7 @@ class Copies:
         x: images, (n, height, width, 1).
         y: labels, (n,).
         count: how often; 1 with `how=None` is the set as it is.
-        how: `"turn"`, `"flip"` or None.
+        how: `"turn"`, `"bend"`, `"flip"` or None.
         seed: of the moves.
     """
 
@@ -85,10 +85,13 @@ class Copies:
 def moves(rng, n, how, size):
     """Rows of `ImageProjectiveTransformV3`, turned and scaled about the middle.
 
-    Shifts are up to 2 of 28 pixels.
+    Shifts are up to 2 of 28 pixels, whole ones; to `"bend"` also shears, by up to a
+    tenth, and shifts by up to 1.5.
     """
     most = round(2 * size / 28)
     shift = rng.integers(-most, most + 1, (2, n)).astype("float32")
+    if how == "bend":
+        shift = rng.uniform(-1.5, 1.5, (2, n)).astype("float32") * size / 28
     across, along = np.zeros((2, n), "float32")
     width = height = np.ones(n, "float32")
     if how == "flip":
@@ -98,6 +101,9 @@ def moves(rng, n, how, size):
         scale = rng.uniform(0.9, 1.1, (2, n))
         width, across = np.cos(angle) * scale[0], -np.sin(angle) * scale[1]
         along, height = np.sin(angle) * scale[0], np.cos(angle) * scale[1]
+    if how == "bend":
+        shear = rng.uniform(-0.1, 0.1, (2, n))
+        across, along = across + shear[0], along + shear[1]
     middle = (size - 1) / 2
     right = middle - (width + across) * middle + shift[0]
     down = middle - (along + height) * middle + shift[1]

@@ -76,7 +76,7 @@ class Row:
 ROWS = {
     "lenet_300_100": Row("mnist", "lenet_300_100", 8_000, 5, 24, (7_500, 1.9)),
     "lenet_300_100_moved": Row(
-        "mnist", "lenet_300_100", 5_500, 12, 34, (4_500, 1.58), copies=10
+        "mnist", "lenet_300_100", 5_600, 20, 40, (4_500, 1.58), batch=512, copies=10
     ),
     "lenet5": Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85)),
     "lenet5_near": Row("mnist", "lenet5", 1_500, 3, 16, (1_500, 0.98)),
@@ -129,7 +129,7 @@ class Trainer:
     def __init__(self, row, seed):
         self.row, self.data = row, dlopt.data.load(row.data)
         x, y = self.data.train
-        how = None if row.copies == 1 else "turn" if row.data == "mnist" else "flip"
+        how = None if row.copies == 1 else "bend" if row.data == "mnist" else "flip"
         self.copies = Copies(x, y, row.copies, how, seed=seed)
         self.steps = len(x) // row.batch
         self.rng, self.copy = np.random.default_rng(seed), 0
