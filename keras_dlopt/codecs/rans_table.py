@@ -24,6 +24,8 @@ MAX_LOG_LANES = 11
 PRECISIONS = (9, 12, 15)
 MANTISSAS = (1, 3, 15)
 LARGE = 2**18  # symbols from which on only the finest table is tried
+NEARING = 6  # times that the scale of the frequencies is corrected by their sum,
+TRIES, STEP = 24, 2**-12  # and after that made smaller, by more each time
 LANE_BITS = 24  # what a lane takes beyond the information in its symbols
 LANES_SHARE = 0.0005  # of the stream, that the lanes may take
 
@@ -108,19 +110,20 @@ def frequencies(counts: np.ndarray, precision: int, mantissa: int) -> np.ndarray
     total, share = 1 << precision, float(1 << precision) / counts.sum()
     if counts.size > total:
         return None
-    rounded = np.ones(1, np.int64)
-    for _ in range(6):
+    for attempt in range(TRIES):
         rounded = np.maximum(np.rint(counts * share), 1).astype(np.int64)
         drop = np.maximum(_lengths(rounded) - 1 - mantissa, 0)
         rounded = (rounded + ((1 << drop) >> 1)) >> drop << drop
-        excess = int(rounded.sum()) - total
-        if abs(excess) <= total >> 10:
-            break
-        share *= max(1 - excess / total, 0.5)
-    rest = _rest(rounded)
-    rounded[rest] = 0
-    rounded[rest] = total - int(rounded.sum())
-    return rounded if rounded[rest] >= 1 and _rest(rounded) == rest else None
+        excess, rest = int(rounded.sum()) - total, _rest(rounded)
+        if abs(excess) > total >> 10 and attempt < NEARING:
+            share *= max(1 - excess / total, 0.5)
+            continue
+        rounded[rest] -= excess
+        if rounded[rest] >= 1 and _rest(rounded) == rest:
+            return rounded
+        # It would no longer be of the greatest length, so it shall have more.
+        share *= 1 - STEP * 1.5 ** max(attempt - NEARING, 0)
+    return None
 
 
 def _rest(frequency: np.ndarray) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from keras_dlopt.codecs import Gaps, Huffman, Rans, Tensor, get, rans, rans_table
-from keras_dlopt.codecs.bits import BitWriter
+from keras_dlopt.codecs.bits import BitReader, BitWriter
 from keras_dlopt.codecs.entropy import entropy_bits
 from keras_dlopt.codecs.huffman_table import write_used
 from keras_dlopt.codecs.reader import varint, zigzag
@@ -46,6 +46,29 @@ def test_the_table_of_the_specification():
     table = "1001" + "11010" + "0000" + "0001" + "1001" + "010" + "0"
     text = "".join(f"{byte:08b}" for byte in Rans().encode([0, 1, 0, 0])[1:])
     assert text.startswith(table.ljust(32, "0"))
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 9), st.integers(1, 10**6)), min_size=2),
+    st.sampled_from(rans_table.PRECISIONS),
+    st.sampled_from(rans_table.MANTISSAS),
+)
+def test_frequencies_are_found_for_any_counts(counts, precision, mantissa):
+    counts = np.array(counts)
+    found = rans_table.frequencies(counts, precision, mantissa)
+    assert found.sum() == 1 << precision
+    table = rans_table.RansTable(precision, 0, mantissa, np.arange(counts.size), found)
+    again = rans_table.read_table(BitReader(rans_table.write_table(table)))
+    assert again.frequency.tolist() == found.tolist()
+
+
+@pytest.mark.parametrize("width", [5, 30, 60])
+def test_bells_take_a_thousandth_more_than_their_entropy(width):
+    for seed in range(20):
+        codes = np.random.default_rng(seed).normal(127, width, 300_000)
+        counts = np.bincount(np.clip(np.rint(codes), 0, 254).astype(int))
+        _, bits = rans_table.plan(counts)
+        assert bits < 1.001 * entropy_bits(counts) + 8 * (16 + 2 * counts.size)
 
 
 @pytest.mark.parametrize("name", ["sparse", "dense", "ternary"])
