@@ -76,7 +76,10 @@ class Row:
 ROWS = {
     "lenet_300_100": Row("mnist", "lenet_300_100", 8_000, 5, 24, (7_500, 1.9)),
     "lenet_300_100_moved": Row(
-        "mnist", "lenet_300_100", 5_600, 20, 40, (4_500, 1.58), batch=512, copies=10
+        "mnist", "lenet_300_100", 5_000, 20, 40, (4_500, 1.58), batch=512, copies=10
+    ),
+    "lenet_300_100_moved_3000": Row(
+        "mnist", "lenet_300_100", 3_700, 20, 60, (3_000, 1.58), batch=512, copies=10
     ),
     "lenet5": Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85)),
     "lenet5_near": Row("mnist", "lenet5", 1_500, 3, 16, (1_500, 0.98)),

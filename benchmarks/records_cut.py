@@ -15,7 +15,7 @@ from keras import layers, ops
 
 import keras_dlopt as dlopt
 
-CUTS = (0.3, 0.45, 0.6, 0.75)  # shares of the training after which is cut
+CUTS = (0.15, 0.25, 0.35, 0.45, 0.6, 0.75)  # shares of the training after which is cut
 
 
 class Cutting:

@@ -13,6 +13,7 @@ from keras_dlopt.post_training.mixed import (
 )
 from keras_dlopt.post_training.normalization import recalibrate_batch_normalization
 from keras_dlopt.post_training.quantize import dynamic_range, quantize
+from keras_dlopt.post_training.rate_distortion import rate_distortion
 
 __all__ = [
     "FloatParts",
@@ -27,6 +28,7 @@ __all__ = [
     "foldable",
     "mixed_precision",
     "quantize",
+    "rate_distortion",
     "recalibrate_batch_normalization",
     "sensitivity",
 ]

@@ -212,12 +212,7 @@ def counted(codes: np.ndarray) -> tuple[float, np.ndarray, float]:
     """
     q = codes.reshape(-1, codes.shape[-1]) if codes.ndim > 1 else codes.reshape(1, -1)
     present = q != 0
-    density = min(max(float(present.mean()), 1e-4), 0.995)
-    rows, columns = q.shape
-    by_row = (present.sum(1) + _PRIOR * density) / (columns + _PRIOR)
-    by_column = (present.sum(0) + _PRIOR * density) / (rows + _PRIOR)
-    odds = _odds(by_row)[:, None] + _odds(by_column)[None] - _odds(np.array(density))
-    p = np.clip(1 / (1 + np.exp(-odds)), 2e-4, 0.98)
+    p = expected_shares(present)
     magnitudes = np.abs(q[present])
     mean = float(magnitudes.mean()) if magnitudes.size else 1.0
     rho = 1 - 1 / max(mean, 1.02)  # geometric from 1 on
@@ -226,6 +221,17 @@ def counted(codes: np.ndarray) -> tuple[float, np.ndarray, float]:
     bits += magnitudes.size * first + (magnitudes - 1).sum() * more
     becoming = np.maximum(np.log2((1 - p) / p) + first, 0.5)
     return float(bits), becoming.reshape(codes.shape).astype("float32"), float(more)
+
+
+def expected_shares(present: np.ndarray) -> np.ndarray:
+    """The share of non-zeros that its row and column let expect, for each element."""
+    density = min(max(float(present.mean()), 1e-4), 0.995)
+    rows, columns = present.shape
+    by_row = (present.sum(1) + _PRIOR * density) / (columns + _PRIOR)
+    by_column = (present.sum(0) + _PRIOR * density) / (rows + _PRIOR)
+    odds = _odds(by_row)[:, None] + _odds(by_column)[None] - _odds(np.array(density))
+    p: np.ndarray = np.clip(1 / (1 + np.exp(-odds)), 2e-4, 0.98)
+    return p
 
 
 def _odds(p: np.ndarray) -> np.ndarray:
