@@ -82,6 +82,7 @@ ROWS = {
         "mnist", "lenet_300_100", 3_700, 20, 60, (3_000, 1.58), batch=512, copies=10
     ),
     "lenet5": Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85)),
+    "lenet5_moved": Row("mnist", "lenet5", 2_400, 6, 20, (2_800, 0.85), copies=10),
     "lenet5_near": Row("mnist", "lenet5", 1_500, 3, 16, (1_500, 0.98)),
     "fashion_lenet_300_100": Row(
         "fashion_mnist", "lenet_300_100", 14_000, 5, 16, (15_000, None)

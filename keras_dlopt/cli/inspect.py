@@ -17,11 +17,23 @@ FILE = "A .dlopt file."
 def inspect(
     file: inputs.AnyModel,
     as_json: inputs.Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of a .dlopt file read the heads alone.")
+    ] = False,
 ) -> None:
     """Show where the bytes of a file went, or would go, by variable."""
     from keras_dlopt import storage
+    from keras_dlopt.errors import ConfigError
     from keras_dlopt.report.variants import ledger_of
 
+    if quick:
+        if file.suffix != ".dlopt":
+            raise ConfigError(
+                f"--quick reads the heads of a .dlopt file. Received: {str(file)!r}. "
+                "Leave it out."
+            )
+        _inspect_heads(file, as_json)
+        return
     if file.suffix == ".tflite":
         _inspect_litert(file, as_json)
         return
@@ -44,6 +56,34 @@ def inspect(
         f"architecture {found.architecture_bytes:,}, container "
         f"{found.container_bytes:,}"
     )
+
+
+def _inspect_heads(file: pathlib.Path, as_json: bool) -> None:
+    """The variables of a compressed file, none of which is decoded."""
+    from keras_dlopt.storage import CompressedFile
+
+    with CompressedFile(file) as opened:
+        rows = [
+            {
+                "path": name,
+                "shape": list(opened.shape(i)),
+                "dtype": opened.dtype(i).name,
+                "bytes": opened.stored_bytes(i),
+            }
+            for i, name in enumerate(opened.names)
+        ]
+    found = {"rows": rows, "file_bytes": file.stat().st_size}
+    if as_json:
+        inputs.say(found, as_json=True)
+        return
+    table = Table("variable", "shape", "type", "bytes")
+    for row in rows:
+        shape = "x".join(map(str, row["shape"]))
+        table.add_row(
+            *map(Text, (row["path"], shape, row["dtype"])), f"{row['bytes']:,}"
+        )
+    Console().print(table)
+    typer.echo(f"{found['file_bytes']:,} bytes")
 
 
 def _inspect_litert(file: pathlib.Path, as_json: bool) -> None:

@@ -163,6 +163,8 @@ def _bounds(size: np.ndarray) -> Bounds:
     below = (bits - one).view(size.dtype).astype(np.float64)
     above = (bits + one).view(size.dtype).astype(np.float64)
     middle = size.astype(np.float64)
+    # Above the largest number of a type there is none, but what rounds to it.
+    above = np.where(np.isfinite(above), above, 2 * middle - below)
     return (below + middle) / 2 * (1 - SLACK), (middle + above) / 2 * (1 + SLACK)
 
 

@@ -17,7 +17,13 @@ import numpy as np
 
 from keras_dlopt.codecs.bits import BitReader
 from keras_dlopt.codecs.coder import EntropyCodec, least_type
-from keras_dlopt.codecs.rans_table import RansTable, plan, read_table, write_table
+from keras_dlopt.codecs.rans_table import (
+    FEW,
+    RansTable,
+    plan,
+    read_table,
+    write_table,
+)
 from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.codecs.speed import compiled
 from keras_dlopt.errors import ConfigError, FormatError
@@ -25,7 +31,6 @@ from keras_dlopt.errors import ConfigError, FormatError
 LOW = 1 << 16  # the least state between two symbols
 IMPOSSIBLE = 1 << 60  # the cost of what cannot be written
 MAX_SYMBOL = 2**16
-FEW = 32  # lanes from which on rows are faster than one symbol after another
 PIECE = 2**16  # symbols that are kept as Python's integers
 
 

@@ -27,6 +27,8 @@ LARGE = 2**18  # symbols from which on only the finest table is tried
 NEARING = 6  # times that the scale of the frequencies is corrected by their sum,
 TRIES, STEP = 24, 2**-12  # and after that made smaller, by more each time
 LANE_BITS = 24  # what a lane takes beyond the information in its symbols
+FEW = 32  # lanes from which on NumPy goes over rows of them;
+AT_ONCE = 3  # fewer help a processor alone, and up to 2**3
 LANES_SHARE = 0.0005  # of the stream, that the lanes may take
 
 
@@ -91,7 +93,8 @@ def _plan(data: bytes) -> tuple[RansTable, int] | None:
 
 def _log_lanes(bits: float) -> int:
     share = int(bits * LANES_SHARE / LANE_BITS)
-    return min(max(share.bit_length() - 1, 0), MAX_LOG_LANES)
+    lanes = min(max(share.bit_length() - 1, 0), MAX_LOG_LANES)
+    return lanes if 1 << lanes >= FEW else min(lanes, AT_ONCE)
 
 
 def _bits(table: RansTable, used_bits: int) -> int:

@@ -128,6 +128,13 @@ class CompressedFile:
         _, dtype = self._head(name)
         return dtype
 
+    def stored_bytes(self, name: str | int) -> int:
+        """Bytes that an array takes in the file; 0 where it repeats another."""
+        place = self._at(name)
+        if self._tensors is not None:
+            return sum(self._tensors[place].bits.values()) // 8
+        return len(self._record(place).data) if place in self._place else 0
+
     def read(self, name: str | int) -> np.ndarray:
         """An array, decoded anew at each call.
 

@@ -39,6 +39,12 @@ def test_a_walk_from_a_file_to_a_small_file_and_back(folder):
     ledger = json.loads(run("inspect", small, "--json"))
     assert ledger["file_bytes"] == found["bytes"]
     assert "hidden/kernel" in run("inspect", small)
+    heads = json.loads(run("inspect", small, "--quick", "--json"))["rows"]
+    for head, row in zip(heads, ledger["rows"], strict=True):
+        assert (head["path"], head["shape"]) == (row["path"], row["shape"])
+        assert head["bytes"] == row["bits"] // 8
+    assert "hidden/kernel" in run("inspect", small, "--quick")
+    assert "Leave it out" in run("inspect", model, "--quick", code=2)
     again = folder / "again.keras"
     assert str(again) in run("decompress", small, again)
     x = dlopt.data.load(data).x_test

@@ -53,6 +53,18 @@ def test_other_dtypes(dtype):
     assert holds(find_grid(weight), weight)
 
 
+@pytest.mark.parametrize(
+    "dtype", ["float16", ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
+)
+def test_the_largest_number_of_a_type(dtype):
+    top = float(ml_dtypes.finfo(dtype).max)
+    weight = np.array([[0, top], [top, top / 2], [-top, top]] * 8).astype(dtype)
+    found = find_grid(weight)
+    assert found is None or holds(found, weight)
+    again = Tensor().decode(Tensor().encode(weight))
+    assert again.tobytes() == weight.tobytes()
+
+
 def test_a_channel_of_zeros():
     _, weight = made(4, (64, 32), (1, 32))
     weight[:, 3] = 0

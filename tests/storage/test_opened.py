@@ -69,6 +69,16 @@ def test_every_array_is_the_one_that_was_written(path):
         assert file.read("a/kernel").tobytes() == arrays()[0].tobytes()
 
 
+def test_heads_tell_what_arrays_take(path, taken):
+    with CompressedFile(path) as file:
+        found = [file.stored_bytes(i) for i in range(4)]
+        listed = sum(taken)
+    assert listed < 0.1 * path.stat().st_size
+    contents = read_contents(path.read_bytes(), max_bytes=2**24)
+    assert found == [sum(t.bits.values()) // 8 for t in contents.tensors]
+    assert found[3] == 0  # it is the first one, turned
+
+
 def test_opening_reads_heads_and_one_array_reads_its_record(path, taken):
     with CompressedFile(path) as file:
         assert [file.shape(i) for i in range(4)] == [a.shape for a in arrays()]
