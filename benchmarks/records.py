@@ -56,6 +56,7 @@ class Row:
         dropout: of the outputs of hidden layers, while training.
         copies: of the training set, each image moved otherwise in each; 1 is the plain
             set.
+        moves: how, as of `Copies`.
         width: hidden units of a teacher on the same copies, an ordinary network; 0 for
             none.
     """
@@ -70,19 +71,25 @@ class Row:
     rate: float = 1e-3
     dropout: float = 0.0
     copies: int = 1
+    moves: str | None = None
     width: int = 0
 
 
+PLAIN = Row("mnist", "lenet_300_100", 8_000, 5, 24, (7_500, 1.9))
+MOVED = dataclasses.replace(
+    PLAIN, first=20, batch=512, copies=10, moves="bend", goal=5_000, then=40
+)
+LENET5 = Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85))
 ROWS = {
-    "lenet_300_100": Row("mnist", "lenet_300_100", 8_000, 5, 24, (7_500, 1.9)),
-    "lenet_300_100_moved": Row(
-        "mnist", "lenet_300_100", 5_000, 20, 40, (4_500, 1.58), batch=512, copies=10
+    "lenet_300_100": PLAIN,
+    "lenet_300_100_moved": dataclasses.replace(MOVED, bar=(4_500, 1.58)),
+    "lenet_300_100_moved_3000": dataclasses.replace(
+        MOVED, goal=3_700, then=60, bar=(3_000, 1.58)
     ),
-    "lenet_300_100_moved_3000": Row(
-        "mnist", "lenet_300_100", 3_700, 20, 60, (3_000, 1.58), batch=512, copies=10
+    "lenet5": LENET5,
+    "lenet5_moved": dataclasses.replace(
+        LENET5, goal=2_400, first=6, then=20, copies=10, moves="bend"
     ),
-    "lenet5": Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85)),
-    "lenet5_moved": Row("mnist", "lenet5", 2_400, 6, 20, (2_800, 0.85), copies=10),
     "lenet5_near": Row("mnist", "lenet5", 1_500, 3, 16, (1_500, 0.98)),
     "fashion_lenet_300_100": Row(
         "fashion_mnist", "lenet_300_100", 14_000, 5, 16, (15_000, None)
@@ -133,8 +140,7 @@ class Trainer:
     def __init__(self, row, seed):
         self.row, self.data = row, dlopt.data.load(row.data)
         x, y = self.data.train
-        how = None if row.copies == 1 else "bend" if row.data == "mnist" else "flip"
-        self.copies = Copies(x, y, row.copies, how, seed=seed)
+        self.copies = Copies(x, y, row.copies, row.moves, seed=seed)
         self.steps = len(x) // row.batch
         self.rng, self.copy = np.random.default_rng(seed), 0
 

@@ -67,6 +67,7 @@ def to_int8(
     keep_float: Selector | None = None,
     mixed: Literal["auto"] | None = None,
     batch_size: int = 64,
+    limit: int | None = None,
 ) -> Int8File:
     """A trained model as a small, verified int8 LiteRT file, in one call.
 
@@ -94,6 +95,7 @@ def to_int8(
         keep_float: means what is not quantized; see `post_training.quantize`.
         mixed: `"auto"` leaves in float what hurts most on the data.
         batch_size: of the data.
+        limit: how many examples are used at most; of arrays they are drawn.
 
     Raises:
         ConfigError: for what int8 LiteRT cannot express, or a wrong argument.
@@ -127,7 +129,7 @@ def to_int8(
     else:
         model = fold(model)
         parameters["folded"] = model.count_params()
-    batches = Batches(model, data, batch_size=batch_size)
+    batches = Batches(model, data, batch_size=batch_size, limit=limit)
     quantized = quantize(
         model,
         batches,

@@ -1,6 +1,5 @@
 """An int8 file that holds the accuracy: after training, and trained on if need be."""
 
-import itertools
 import os
 import tempfile
 import time
@@ -9,7 +8,7 @@ from typing import Any
 
 from keras_dlopt.auto.compressed import Trial
 from keras_dlopt.auto.int8 import to_int8
-from keras_dlopt.auto.training import Job, taken
+from keras_dlopt.auto.training import Job, drawn_inputs
 from keras_dlopt.auto.wanted import Goals
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.export import Predictor, litert
@@ -100,6 +99,4 @@ def _judged(
 
 def inputs_of(train: Any) -> Any:
     """Some hundred examples without labels, as an array or as batches."""
-    if isinstance(train, tuple | list):
-        return taken(train[0], slice(_EXAMPLES))
-    return [batch[0] for batch in itertools.islice(train, 16)]
+    return drawn_inputs(train, _EXAMPLES)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -105,7 +104,7 @@ class Job:
         norms = layers_below(model.model, keras.layers.BatchNormalization)
         slowest = max((one.momentum for one in norms), default=0.0)
         if self.total * (1 - CLUSTERED) * (1 - slowest) < _WINDOWS and slowest:
-            x = _drawn(self.train, self.seed)
+            x = drawn_inputs(self.train, _EXAMPLES, seed=self.seed)
             recalibrate_batch_normalization(model, x, batch_size=self.batch_size)
 
     @functools.cached_property
@@ -301,12 +300,18 @@ def taken(x: Any, which: Any) -> Any:
     return keras.tree.map_structure(lambda part: part[which], x)
 
 
-def _drawn(train: Any, seed: int) -> Any:
+def drawn_inputs(train: Any, count: int, *, seed: int = 0) -> Any:
     """Inputs of some of the examples: drawn, since arrays may be in order."""
-    if not isinstance(train, tuple | list):
-        return [batch[0] for batch in itertools.islice(train, _EXAMPLES // 64)]
-    order = np.random.default_rng(seed).permutation(len(train[1]))[:_EXAMPLES]
-    return taken(train[0], order)
+    if isinstance(train, tuple | list):
+        order = np.random.default_rng(seed).permutation(len(train[1]))[:count]
+        return taken(train[0], order)
+    found: list[Any] = []
+    for batch in train:
+        found.append(batch[0])
+        count -= len(keras.tree.flatten(batch[0])[0])
+        if count <= 0:
+            break
+    return found
 
 
 def _steps(train: Any, batch_size: int) -> int:

@@ -37,11 +37,12 @@ def quantize(
     found = auto.to_int8(
         given,
         out or model.with_suffix(".tflite"),
-        train[0][:examples] if isinstance(train, tuple | list) else train.take(16),
+        train[0] if isinstance(train, tuple | list) else train,
         target=target,
         io=io,
         storage=storage,
         mixed="auto" if mixed else None,
+        limit=examples,
     )
     report = found.export
     plain = inputs.of_export(report)

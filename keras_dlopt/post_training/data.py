@@ -18,7 +18,8 @@ class Batches:
             batches such as a `tf.data.Dataset`; of a batch `(x, y)` only x is used.
             Another `Batches` is taken as it is, so that a generator is read once.
         batch_size: for arrays.
-        limit: at most so many examples are kept; None for all.
+        limit: at most so many examples are kept, of arrays drawn ones, since those may
+            be in order; None for all.
 
     Raises:
         DataError: for data that is empty, of another shape than the model's inputs, or
@@ -36,7 +37,7 @@ class Batches:
         if limit is None:
             _check_ends(data)
         read = iter(data) if isinstance(data, Batches) else None
-        for batch in read or _batches(data, batch_size, inputs):
+        for batch in read or _batches(data, batch_size, inputs, limit):
             if limit is not None and self.examples >= limit:
                 break
             batch = keras.tree.map_structure(np.asarray, batch)
@@ -75,7 +76,9 @@ def _is_whole(data: Any, inputs: int) -> bool:
     return bool(data) and all(hasattr(a, "shape") for a in data)
 
 
-def _batches(data: Any, batch_size: int, inputs: int) -> Iterator[Any]:
+def _batches(
+    data: Any, batch_size: int, inputs: int, limit: int | None
+) -> Iterator[Any]:
     if _is_whole(data, inputs):
         arrays = keras.tree.map_structure(np.asarray, data)
         sizes = {len(a) if a.ndim else 0 for a in keras.tree.flatten(arrays)}
@@ -83,7 +86,12 @@ def _batches(data: Any, batch_size: int, inputs: int) -> Iterator[Any]:
             raise DataError(
                 f"The arrays of the calibration data differ in length: {sorted(sizes)}."
             )
-        for start in range(0, sizes.pop() if sizes else 0, batch_size):
+        size = sizes.pop() if sizes else 0
+        if limit is not None and limit < size:
+            chosen = np.random.default_rng(0).choice(size, limit, replace=False)
+            arrays = keras.tree.map_structure(lambda a: a[np.sort(chosen)], arrays)
+            size = limit
+        for start in range(0, size, batch_size):
             yield keras.tree.map_structure(
                 lambda a, i=start: a[i : i + batch_size], arrays
             )

@@ -145,3 +145,11 @@ def test_options_of_the_quantization_and_the_file_are_passed_on(name, images, tm
     in_float = [island for island in made.export.islands if "next" in island]
     assert bool(in_float) == (name == "parts")
     assert any("4 bits" in r for r in made.export.remarks) == (name == "storage")
+
+
+def test_arrays_in_order_are_no_trap(images, tmp_path):
+    dark_first = np.concatenate([images / 10, images])
+    path = tmp_path / "m.tflite"
+    dlopt.auto.to_int8(network(), path, dark_first, io="int8", limit=64)
+    (scale, _) = interpreter(path).get_input_details()[0]["quantization"]
+    assert scale == pytest.approx(1, abs=0.05)

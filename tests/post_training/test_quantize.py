@@ -9,6 +9,7 @@ from keras import layers
 import keras_dlopt as dlopt
 from keras_dlopt import export, post_training
 from keras_dlopt.errors import ConfigError, DataError
+from keras_dlopt.post_training.data import Batches
 from keras_dlopt.transforms import PACT, FakeQuant, LSQActivation, LSQPlusActivation
 
 
@@ -288,3 +289,19 @@ def test_one_batch_is_run_once_unless_a_place_is_passed_twice(shared):
     expected = np.percentile(made, 90)
     found = float(small.groups[0].slots[0].state["high"])
     np.testing.assert_allclose(found, expected, atol=2 * made.max() / 2048)
+
+
+def test_of_arrays_in_order_examples_are_drawn():
+    inputs = keras.Input((3,), name="x")
+    model = keras.Model({"x": inputs}, layers.Dense(2)(inputs))
+    rows = {"x": np.repeat(np.arange(4.0), 250)[:, None] * np.ones(3)}
+    batches = Batches(model, rows, batch_size=64, limit=100)
+    kept = np.concatenate([batch["x"] for batch in batches])
+    counts = np.unique(kept[:, 0], return_counts=True)[1]
+    assert batches.examples == len(kept) == 100
+    assert counts.size == 4
+    assert counts.min() > 10
+    assert np.array_equal(kept, np.sort(kept, axis=0))
+    again = Batches(model, rows, limit=100)
+    assert np.array_equal(np.concatenate([b["x"] for b in again]), kept)
+    assert Batches(model, rows, limit=1000).examples == 1000
