@@ -40,7 +40,7 @@ def nearest(net, bits):
         if layer.weights:
             value = np.asarray(layer.kernel)
             step = np.float32(np.abs(value).max() / (2 ** (bits - 1) - 1))
-            layer.kernel.assign(np.rint(value / step) * step)
+            layer.kernel.assign(np.rint(value / step).astype(int) * step)
     return net
 
 

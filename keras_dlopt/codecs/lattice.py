@@ -47,6 +47,9 @@ def derive(array: np.ndarray) -> Grid | None:
         return None
     if np.all(array == array.flat[0]):
         return None
+    bits = to_bits(array)
+    if np.any(bits == bits.dtype.type(1) << (8 * bits.itemsize - 1)):
+        return None  # the code 0 has no sign
     for most, least in WIDTHS:
         for counts in _layouts(array.shape):
             if array.size >= least * np.prod(counts):
@@ -99,7 +102,7 @@ def _on_layout(array: np.ndarray, counts: tuple[int, ...], most: int) -> Grid | 
     safe = np.where(full == 0, 1, full).astype(np.float64)
     codes = np.rint(array.astype(np.float64) / safe).astype(np.int64)
     grid = Grid(codes=codes, scale=scale)
-    return grid if holds(grid, array) else None  # there may be a zero with a sign
+    return grid if holds(grid, array) else None
 
 
 def _scale(row: np.ndarray, most: int) -> np.float32 | None:

@@ -199,7 +199,8 @@ def _bytes_of(kernel: SeenKernel, coded: Coded) -> int:
 
 
 def _values(kernel: SeenKernel, coded: Coded) -> np.ndarray:
-    codes = from_rows(coded.rows, kernel.weight.shape)
+    # Integers, whose zero has no sign.
+    codes = from_rows(coded.rows, kernel.weight.shape).astype("int32")
     return (codes * np.float32(coded.step)).astype(kernel.weight.dtype)
 
 

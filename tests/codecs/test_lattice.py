@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_dlopt.codecs import Grid, Tensor, find_grid
+from keras_dlopt.codecs import Grid, Tensor, find_grid, lattice
 from keras_dlopt.codecs.grid import holds, rebuild
 
 LAYOUTS = [
@@ -61,6 +61,15 @@ def test_the_largest_number_of_a_type(dtype):
     weight = np.array([[0, top], [top, top / 2], [-top, top]] * 8).astype(dtype)
     found = find_grid(weight)
     assert found is None or holds(found, weight)
+    again = Tensor().decode(Tensor().encode(weight))
+    assert again.tobytes() == weight.tobytes()
+
+
+def test_zeros_with_a_sign_are_on_no_grid_and_cost_no_time(monkeypatch):
+    _, weight = made(8, (64, 32), ())
+    weight[3, 4] = -0.0
+    monkeypatch.setattr(lattice, "_scale", None)
+    assert find_grid(weight) is None
     again = Tensor().decode(Tensor().encode(weight))
     assert again.tobytes() == weight.tobytes()
 
