@@ -157,8 +157,9 @@ def records() -> str:
     found: dict[Row, list[Any]] = {}
     for r in result("records"):
         first, then = r["epochs"] if "epochs" in r else (r["first"], r["then"])
-        moved = f", {r['copies']} moved copies" if r.get("copies", 1) > 1 else ""
-        name = _NETWORKS[r["row"].removeprefix("fashion_").split("_moved")[0]]
+        how = {"turn": "turned", "bend": "turned and sheared"}.get(r.get("moves"))
+        moved = f", {r['copies']} copies {how}" if how else ""
+        name = _NETWORKS[r.get("network", r["row"])]
         data = "Fashion-MNIST" if "fashion" in r["row"] else "MNIST"
         most, error = r["bar"]
         bar = f"{most:,} B at {'0.3 over float' if error is None else error}"
@@ -402,9 +403,35 @@ _TINY = {
     "resnet8_cifar10": "ResNet-8",
     "wakeword_dscnn1d": "wake word, float and int8",
 }
+
+
+def rate_distortion() -> str:
+    """Rounding without training, by network and way."""
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for row in result("rate_distortion"):
+        way = f"`budget={row['budget']:_}`" if "budget" in row else ""
+        way = way or f"nearest, {row['bits']} bits"
+        rows.setdefault((row["network"], way), []).append(row)
+    columns = ("network", "rounded", "file, bytes", "error, %", "in float, %")
+    return table(
+        columns,
+        [
+            (
+                {"lenet_300_100": "LeNet-300-100", "lenet5": "LeNet-5"}[name],
+                way,
+                spread([r["bytes"] for r in found], 0),
+                spread([r["error"] for r in found]),
+                spread([r["error_float"] for r in found]),
+            )
+            for (name, way), found in rows.items()
+        ],
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "choosing": ("docs/choosing.md", choosing),
     "steps": ("docs/choosing.md", steps),
+    "rate_distortion": ("docs/compressing.md", rate_distortion),
     "removal": ("docs/speed.md", removal),
     "records": ("docs/records.md", records),
     "measured": ("README.md", measured),
