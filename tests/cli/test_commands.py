@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     return own_files(tmp_path_factory.mktemp("own"), digits, ("train", "test"))
 
 
+@pytest.mark.advice("cli/inspect.py", "Leave it out.")
 def test_a_walk_from_a_file_to_a_small_file_and_back(folder):
     model, data = folder / "model.keras", folder / "own.npz"
     text = run(
@@ -45,6 +46,7 @@ def test_a_walk_from_a_file_to_a_small_file_and_back(folder):
         assert head["bytes"] == row["bits"] // 8
     assert "hidden/kernel" in run("inspect", small, "--quick")
     assert "Leave it out" in run("inspect", model, "--quick", code=2)
+    assert "hidden/kernel" in run("inspect", model)
     again = folder / "again.keras"
     assert str(again) in run("decompress", small, again)
     x = dlopt.data.load(data).x_test

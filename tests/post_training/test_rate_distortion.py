@@ -228,10 +228,12 @@ def test_half_precision_and_shared_layers(tmp_path):
     assert small.layers[1].kernel.dtype == "bfloat16"
 
 
-def test_what_is_refused(trained):
+@pytest.mark.advice("post_training/rate_distortion.py", "Allow more.")
+def test_what_is_refused(trained, tmp_path):
     model, data = trained
     with pytest.raises(ConfigError, match="Kernels of zeros alone take more"):
         rate_distortion(model, data.x_train, budget=10)
+    assert size(rate_distortion(model, data.x_train, budget=99), tmp_path) <= 99
     flat = keras.Sequential([keras.Input((3,)), layers.Rescaling(2.0)])
     with pytest.raises(ConfigError, match="has no kernels to round"):
         rate_distortion(flat, np.ones((2, 3)), budget=900)
