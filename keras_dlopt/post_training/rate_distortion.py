@@ -97,14 +97,20 @@ def rate_distortion(
     ]
     if not kernels:
         raise ConfigError(f"{model.name!r} has no kernels to round.")
-    _look_atinputs_of(twin, kernels, batches, example)
+    for kernel in kernels:
+        if not np.isfinite(kernel.weight).all():
+            raise ConfigError(
+                f"{kernel.target.path} has values that are not finite, of which none "
+                "is near to a code. Give a model without them."
+            )
+    _look_at_inputs(twin, kernels, batches, example)
     _weigh(twin, kernels, batches)
     for kernel, coded in zip(kernels, _within(kernels, budget), strict=True):
         _assign(kernel, coded)
     return twin
 
 
-def _look_atinputs_of(
+def _look_at_inputs(
     model: keras.Model, kernels: list[SeenKernel], batches: Batches, example: Any
 ) -> None:
     """Gives kernels the moments of their inputs."""
@@ -128,6 +134,8 @@ def _look_atinputs_of(
 
     watch(model, batches, [linear.layer for linear, _ in watched], note)
     for (linear, kernel), (count, total, square) in zip(watched, sums, strict=True):
+        if not count:  # a layer that these examples do not come to
+            continue
         mean = total / count
         moments = square / count
         if linear.layer.use_bias or kernel.normalization is not None:

@@ -229,10 +229,15 @@ def test_half_precision_and_shared_layers(tmp_path):
 
 
 @pytest.mark.advice("post_training/rate_distortion.py", "Allow more.")
+@pytest.mark.advice("post_training/rate_distortion.py", "Give a model without them.")
 def test_what_is_refused(trained, tmp_path):
     model, data = trained
     with pytest.raises(ConfigError, match="Kernels of zeros alone take more"):
         rate_distortion(model, data.x_train, budget=10)
+    broken = copy_model(model)
+    broken.layers[-1].kernel.assign(np.full((32, 10), np.nan))
+    with pytest.raises(ConfigError, match="dense_1/kernel has values that are not"):
+        rate_distortion(broken, data.x_train, budget=99)
     assert size(rate_distortion(model, data.x_train, budget=99), tmp_path) <= 99
     flat = keras.Sequential([keras.Input((3,)), layers.Rescaling(2.0)])
     with pytest.raises(ConfigError, match="has no kernels to round"):
