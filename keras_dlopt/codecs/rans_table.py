@@ -114,7 +114,7 @@ def frequencies(counts: np.ndarray, precision: int, mantissa: int) -> np.ndarray
     if counts.size > total:
         return None
     for attempt in range(TRIES):
-        rounded = np.maximum(np.rint(counts * share), 1).astype(np.int64)
+        rounded: np.ndarray = np.maximum(np.rint(counts * share), 1).astype(np.int64)
         drop = np.maximum(_lengths(rounded) - 1 - mantissa, 0)
         rounded = (rounded + ((1 << drop) >> 1)) >> drop << drop
         excess, rest = int(rounded.sum()) - total, _rest(rounded)
