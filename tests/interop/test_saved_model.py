@@ -260,6 +260,15 @@ def test_keyword_spotting_of_mlperf_tiny():
     assert model.output_shape == (None, 12)
 
 
+def test_what_tensorflow_does_not_load_is_read_and_not_compared(monkeypatch):
+    def fails(folder):
+        raise AttributeError("no slots")
+
+    monkeypatch.setattr("tensorflow.saved_model.load", fails)
+    with pytest.warns(UserWarning, match=r"not run: TensorFlow does not .*no slots"):
+        assert load(SOURCE).count_params()
+
+
 def test_nested_models_in_h5_of_keras_2(tmp_path, expected):
     saved_model.write_h5(saved_model.read(SOURCE), tmp_path / "net.h5")
     x, y = expected
