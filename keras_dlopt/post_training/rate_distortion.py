@@ -11,6 +11,7 @@ from keras_dlopt import checks
 from keras_dlopt.codecs.tensor import encode_tensor
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.copying import copy_model
+from keras_dlopt.graph.kinds import ends_linear
 from keras_dlopt.graph.linear import Linear, fused_normalization, linear_layers, watch
 from keras_dlopt.graph.trace import trace
 from keras_dlopt.int8.recipes import kernel_targets
@@ -122,7 +123,8 @@ def _look_at_inputs(
         known = isinstance(linear.layer, _SEEN)
         if kernel is not None and known and kernel.target.name == "kernel":
             watched.append((linear, kernel))
-            if not linear.layer.use_bias:
+            # Behind an activation a normalization takes something else.
+            if not linear.layer.use_bias and ends_linear(linear.layer):
                 kernel.normalization = fused_normalization(graph, linear.layer)
     sums: list[list[Any]] = [[0, 0.0, 0.0] for _ in watched]
 

@@ -191,6 +191,16 @@ def test_means_of_outputs_stay(trained, tmp_path):
         assert change.max() < 0.1 * np.abs(got - wanted).mean()
 
 
+def test_statistics_behind_an_activation_stay():
+    keras.utils.set_random_seed(0)
+    shape = keras.Input((8,))
+    first = layers.Dense(6, "relu", use_bias=False)
+    model = keras.Sequential([shape, first, layers.BatchNormalization()])
+    small = rate_distortion(model, related(64, 8), budget=60)
+    assert np.unique(to_numpy(small.layers[0].kernel)).size < 48
+    assert not np.any(to_numpy(small.layers[1].moving_mean))
+
+
 def test_models_of_other_makes(tmp_path):
     class Inner(layers.Layer):
         def __init__(self, **kwargs):
