@@ -127,3 +127,28 @@ def _check(model: Any, batch: Any) -> None:
                 "The calibration data hold values that are not finite. Remove the "
                 "examples with NaN or infinity."
             )
+
+
+class Outputs:
+    """What a model makes of some batches, to be compared with itself later.
+
+    Args:
+        model: of which weights are changed in between.
+        batches: of its inputs.
+    """
+
+    def __init__(self, model: Any, batches: Batches):
+        self._model, self._batches = model, batches
+        self._wanted = self._made()
+        spread = (np.square(w - w.mean(axis=0)).sum() for w in self._wanted)
+        self._spread = float(sum(spread)) or 1.0
+
+    def change(self) -> float:
+        """Relative squared error: sum |f_now - f|^2 / sum |f - mean f|^2."""
+        pairs = zip(self._made(), self._wanted, strict=True)
+        return sum(float(np.square(g - w).sum()) for g, w in pairs) / self._spread
+
+    def _made(self) -> list[np.ndarray]:
+        predict = self._model.predict_on_batch
+        parts = [keras.tree.flatten(predict(batch)) for batch in self._batches]
+        return [np.concatenate(p).astype("float64") for p in zip(*parts, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.copying import copy_model
 from keras_dlopt.int8.recipes import kernel_targets
-from keras_dlopt.post_training.data import Batches
+from keras_dlopt.post_training.data import Batches, Outputs
 from keras_dlopt.runtime.values import to_numpy
 from keras_dlopt.select import at
 from keras_dlopt.transforms import FakeQuant, Recipe
@@ -88,8 +88,7 @@ def sensitivity(
     targets = kernel_targets(twin)
     if not targets:
         raise ConfigError(f"{model.name!r} has no kernels to quantize.")
-    wanted = _outputs(twin, batches)
-    spread = sum(float(np.square(w - w.mean(axis=0)).sum()) for w in wanted) or 1.0
+    outputs = Outputs(twin, batches)
     found: dict[str, dict[int, float]] = {}
     for target in targets:
         weight = to_numpy(target.variable)
@@ -97,18 +96,9 @@ def sensitivity(
         for b, grid in grids.items():
             state = {k: v.value for k, v in grid.init(target, weight).items()}
             target.variable.assign(grid.finalize(target, weight, state)[0])
-            got = _outputs(twin, batches)
-            error = sum(
-                float(np.square(g - w).sum()) for g, w in zip(got, wanted, strict=True)
-            )
-            found[target.path][b] = error / spread
+            found[target.path][b] = outputs.change()
         target.variable.assign(weight)
     return found
-
-
-def _outputs(model: Any, batches: Batches) -> list[np.ndarray]:
-    parts = [keras.tree.flatten(model.predict_on_batch(batch)) for batch in batches]
-    return [np.concatenate(part).astype("float64") for part in zip(*parts, strict=True)]
 
 
 def mixed_precision(

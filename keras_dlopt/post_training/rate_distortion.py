@@ -15,7 +15,7 @@ from keras_dlopt.graph.kinds import ends_linear
 from keras_dlopt.graph.linear import Linear, fused_normalization, linear_layers, watch
 from keras_dlopt.graph.trace import trace
 from keras_dlopt.int8.recipes import kernel_targets
-from keras_dlopt.post_training.data import Batches
+from keras_dlopt.post_training.data import Batches, Outputs
 from keras_dlopt.post_training.surgeon import (
     Coded,
     SeenKernel,
@@ -26,6 +26,7 @@ from keras_dlopt.post_training.surgeon import (
     upper_of,
 )
 from keras_dlopt.runtime.values import to_numpy
+from keras_dlopt.transforms.updating import hosts
 
 PROBE = 0.25  # of a standard deviation: the step at which a kernel is weighed
 PRICES = (-30.0, 10.0)  # their logarithms
@@ -70,8 +71,8 @@ def rate_distortion(
         A model of the same architecture. `save_compressed` finds its grids.
 
     Raises:
-        ConfigError: for a model without kernels, or a budget that is too small for
-            kernels of zeros.
+        ConfigError: for a model without kernels or with transforms, values that are
+            not finite, or a budget that is too small for kernels of zeros.
         DataError: for data that is empty or does not fit the model.
 
     Example:
@@ -89,6 +90,11 @@ def rate_distortion(
     taken from the state of the coder, and layers weigh by their measured gain.
     """
     checks.count(budget, name="budget", hint="Bytes of all kernels in the file.")
+    if hosts(model):
+        raise ConfigError(
+            f"{model.name!r} holds transforms, which would round its kernels once "
+            "more. Pass finalize(model)."
+        )
     twin = copy_model(model)
     batches = Batches(twin, data, batch_size=batch_size, limit=limit)
     kernels = [
@@ -151,24 +157,15 @@ _SEEN = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D)
 
 def _weigh(model: keras.Model, kernels: list[SeenKernel], batches: Batches) -> None:
     """Measures what the outputs change for an error of each kernel."""
-
-    def outputs() -> list[np.ndarray]:
-        parts = [keras.tree.flatten(model.predict_on_batch(one)) for one in batches]
-        return [np.concatenate(p).astype("float64") for p in zip(*parts, strict=True)]
-
-    wanted = outputs()
-    spread = sum(float(np.square(w - w.mean(axis=0)).sum()) for w in wanted) or 1.0
+    outputs = Outputs(model, batches)
     for kernel in kernels:
         step = PROBE * float(kernel.weight.std()) or 1.0
         codes, own = rounded(kernel, step, None, 0.0)
         kernel.target.variable.assign(from_rows(codes * step, kernel.weight.shape))
-        found = sum(
-            float(np.square(g - w).sum())
-            for g, w in zip(outputs(), wanted, strict=True)
-        )
+        found = outputs.change()
         kernel.target.variable.assign(kernel.weight)
         # What changes nothing at all still counts a little.
-        kernel.gain = max(found / spread, 1e-9) / max(own, 1e-30)
+        kernel.gain = max(found, 1e-9) / max(own, 1e-30)
 
 
 def _within(kernels: list[SeenKernel], room: int) -> list[Coded]:
@@ -177,6 +174,10 @@ def _within(kernels: list[SeenKernel], room: int) -> list[Coded]:
     def at(price: float) -> list[Coded]:
         return [coded_at(kernel, math.exp(price)) for kernel in kernels]
 
+    def fitting(price: float) -> list[Coded] | None:
+        found = at(price)
+        return found if sum(map(_bytes_of, kernels, found)) <= room else None
+
     low, high = PRICES
     while high - low > NEAR:  # by what the codes take about
         middle = (low + high) / 2
@@ -184,20 +185,21 @@ def _within(kernels: list[SeenKernel], room: int) -> list[Coded]:
         low, high = (low, middle) if fits else (middle, high)
     low, high, best = low - NEAR, high + NEAR, None
     while best is None and high < PRICES[1] + 4 * NEAR:
-        found = at(high)
-        if sum(map(_bytes_of, kernels, found)) <= room:
-            best = found
-        else:
+        best = fitting(high)
+        if best is None:
             low, high = high, high + 2 * NEAR
     if best is None:
         raise ConfigError(
             f"Kernels of zeros alone take more than the budget. Received: {room}. "
             "Allow more."
         )
+    # The count is above what the coder takes where this looks at neighbours.
+    while low > PRICES[0] and (found := fitting(low)) is not None:
+        best, low, high = found, low - 2 * NEAR, low
     for _ in range(EXACT):
         middle = (low + high) / 2
-        found = at(middle)
-        if sum(map(_bytes_of, kernels, found)) <= room:
+        found = fitting(middle)
+        if found is not None:
             best, high = found, middle
         else:
             low = middle

@@ -239,11 +239,17 @@ def test_half_precision_and_shared_layers(tmp_path):
 
 
 @pytest.mark.advice("post_training/rate_distortion.py", "Allow more.")
+@pytest.mark.advice("post_training/rate_distortion.py", "Pass finalize(model).")
 @pytest.mark.advice("post_training/rate_distortion.py", "Give a model without them.")
 def test_what_is_refused(trained, tmp_path):
     model, data = trained
     with pytest.raises(ConfigError, match="Kernels of zeros alone take more"):
         rate_distortion(model, data.x_train, budget=10)
+    bits = dlopt.Recipe([(dlopt.named("kernel"), dlopt.transforms.FakeQuant(bits=8))])
+    made = dlopt.transform(model, bits)
+    with pytest.raises(ConfigError, match="holds transforms, which would round"):
+        rate_distortion(made, data.x_train, budget=99)
+    assert rate_distortion(dlopt.finalize(made), data.x_train, budget=99)
     broken = copy_model(model)
     broken.layers[-1].kernel.assign(np.full((32, 10), np.nan))
     with pytest.raises(ConfigError, match="dense_1/kernel has values that are not"):
