@@ -31,7 +31,7 @@ import numpy as np
 from distill_copies import Copies
 from keras import layers, ops
 from keras.optimizers import Adam
-from records_cut import Cutting
+from records_cut import CUTS, EARLY, Cutting
 
 import keras_dlopt as dlopt
 
@@ -57,6 +57,7 @@ class Row:
         copies: of the training set, each image moved otherwise in each; 1 is the plain
             set.
         moves: how, as of `Copies`.
+        cuts: as of `Cutting.train`.
         width: hidden units of a teacher on the same copies, an ordinary network; 0 for
             none.
     """
@@ -72,12 +73,20 @@ class Row:
     dropout: float = 0.0
     copies: int = 1
     moves: str | None = None
+    cuts: tuple[float, ...] = CUTS
     width: int = 0
 
 
 PLAIN = Row("mnist", "lenet_300_100", 8_000, 5, 24, (7_500, 1.9))
 MOVED = dataclasses.replace(
-    PLAIN, first=20, batch=512, copies=10, moves="bend", goal=5_000, then=40
+    PLAIN,
+    first=20,
+    batch=512,
+    copies=10,
+    moves="bend",
+    cuts=EARLY,
+    goal=5_000,
+    then=40,
 )
 LENET5 = Row("mnist", "lenet5", 2_500, 2, 14, (2_800, 0.85))
 ROWS = {
@@ -88,7 +97,7 @@ ROWS = {
     ),
     "lenet5": LENET5,
     "lenet5_moved": dataclasses.replace(
-        LENET5, goal=2_400, first=6, then=20, copies=10, moves="bend"
+        LENET5, goal=2_400, first=6, then=20, copies=10, moves="bend", cuts=EARLY
     ),
     "lenet5_near": Row("mnist", "lenet5", 1_500, 3, 16, (1_500, 0.98)),
     "fashion_lenet_300_100": Row(
@@ -212,7 +221,8 @@ def made(row, seed, place):
         trainer.fit(small, optimizer, epochs, outputs)
 
     recipe = dlopt.Recipe([(dlopt.rank(1, 2, 4), rate_aware)])
-    left.train(recipe, lambda: Adam(Falling(row.rate, total)), fit, row.then)
+    adam = functools.partial(Adam, Falling(row.rate, total))
+    left.train(recipe, adam, fit, row.then, row.cuts)
     ledger = dlopt.save_compressed(net, place / "model.dlopt")
     seconds = time.process_time() - start
     if row.bar[1] is None:
@@ -263,7 +273,7 @@ def as_long(trainer, row, seed):
 
 def identity(name, row, seed, judged):
     """What tells a finished row from others."""
-    settings = dataclasses.asdict(row)
+    settings = dataclasses.asdict(row) | {"cuts": list(row.cuts)}
     del settings["bar"]
     return {"row": name, "seed": seed, **settings, "judged on": judged}
 

@@ -15,7 +15,8 @@ from keras import layers, ops
 
 import keras_dlopt as dlopt
 
-CUTS = (0.15, 0.25, 0.35, 0.45, 0.6, 0.75)  # shares of the training after which is cut
+CUTS = (0.3, 0.45, 0.6, 0.75)  # shares of the training after which is cut
+EARLY = (0.15, 0.25, 0.35, 0.45, 0.6, 0.75)
 
 
 class Cutting:
@@ -157,7 +158,7 @@ class Cutting:
             for own, weight in zip(self.parts[i].weights, layer.weights, strict=True):
                 own.assign(self.put(i, weight.numpy(), tuple(own.shape)))
 
-    def train(self, recipe, optimizer_of, fit, epochs):
+    def train(self, recipe, optimizer_of, fit, epochs, cuts=CUTS):
         """Trains towards few bytes, and fills the network of fixed architecture.
 
         Args:
@@ -165,8 +166,9 @@ class Cutting:
             optimizer_of: makes Adam.
             fit: of a model, an optimizer and a number of epochs.
             epochs: of the training.
+            cuts: shares of it after which is cut.
         """
-        ends = [round(share * epochs) for share in CUTS] + [epochs]
+        ends = [round(share * epochs) for share in cuts] + [epochs]
         done = iterations = 0
         for end in ends:
             small, optimizer = dlopt.transform(self.build(), recipe), optimizer_of()
