@@ -1,6 +1,7 @@
 """What a SavedModel's own program computes, if it does nothing but compute."""
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,16 @@ def check_outputs(model: Any, folder: Path) -> str | None:
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    data = (folder / "saved_model.pb").read_bytes()
-    graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0]
+    saved = saved_model_pb2.SavedModel.FromString(
+        (folder / "saved_model.pb").read_bytes()
+    )
+    graph = saved.meta_graphs[0]
     if _SIGNATURE not in graph.signature_def:
         return f"it has no signature {_SIGNATURE!r}"
     if others := sorted(_reached(graph) - _HARMLESS):
         return f"it holds operations that do more than compute: {others}"
     try:
-        program = tf.saved_model.load(str(folder)).signatures[_SIGNATURE]
+        program = _loaded(saved, folder).signatures[_SIGNATURE]
     except Exception as error:  # of TensorFlow's own reader; the model is read already
         return f"TensorFlow does not load it ({type(error).__name__}: {error})"
     given = _examples(model)
@@ -67,6 +70,20 @@ def check_outputs(model: Any, folder: Path) -> str | None:
             "load(path, compare=False)."
         )
     return None
+
+
+def _loaded(saved: Any, folder: Path) -> Any:
+    """The program, without the slots of an optimizer, which need tf_keras."""
+    import tensorflow as tf
+
+    for node in saved.meta_graphs[0].object_graph_def.nodes:
+        del node.slot_variables[:]
+    with tempfile.TemporaryDirectory() as place:
+        for one in folder.iterdir():
+            if one.name != "saved_model.pb":
+                Path(place, one.name).symlink_to(one.resolve())
+        Path(place, "saved_model.pb").write_bytes(saved.SerializeToString())
+        return tf.saved_model.load(place)
 
 
 def _difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:

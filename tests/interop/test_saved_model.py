@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_dlopt.errors import FormatError
 from keras_dlopt.interop import load, saved_model
@@ -254,17 +255,51 @@ def test_a_program_of_tensorflow_1(folder):
 
 
 @pytest.mark.skipif(not TINY.is_dir(), reason="KERAS_DLOPT_DATA has no mlperf_tiny")
-def test_keyword_spotting_of_mlperf_tiny():
+def test_keyword_spotting_of_mlperf_tiny(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
     model = load(TINY / "kws_ref_model")
     assert model.count_params() == 24_908
     assert model.output_shape == (None, 12)
+
+
+def test_the_slots_of_an_optimizer_need_no_tf_keras(tmp_path, monkeypatch):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    folder = tmp_path / "trained"
+    shutil.copytree(SOURCE, folder)
+    saved = saved_model_pb2.SavedModel.FromString(
+        (folder / "saved_model.pb").read_bytes()
+    )
+    nodes = saved.meta_graphs[0].object_graph_def.nodes
+    weight, slot = [i for i, n in enumerate(nodes) if n.HasField("variable")][:2]
+    nodes[0].children.add(node_id=len(nodes), local_name="optimizer")
+    optimizer = nodes.add()
+    optimizer.user_object.identifier = "optimizer"
+    optimizer.user_object.version.producer = 1
+    optimizer.slot_variables.add(
+        original_variable_node_id=weight, slot_name="m", slot_variable_node_id=slot
+    )
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
+    slots = []
+
+    def seen(place, loads=tf.saved_model.load):
+        data = pathlib.Path(place, "saved_model.pb").read_bytes()
+        graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0]
+        slots.extend(len(n.slot_variables) for n in graph.object_graph_def.nodes)
+        return loads(place)
+
+    monkeypatch.setattr(tf.saved_model, "load", seen)
+    assert load(folder).count_params() == load(SOURCE).count_params()
+    assert slots
+    assert not any(slots)
 
 
 def test_what_tensorflow_does_not_load_is_read_and_not_compared(monkeypatch):
     def fails(folder):
         raise AttributeError("no slots")
 
-    monkeypatch.setattr("tensorflow.saved_model.load", fails)
+    monkeypatch.setattr(tf.saved_model, "load", fails)
     with pytest.warns(UserWarning, match=r"not run: TensorFlow does not .*no slots"):
         assert load(SOURCE).count_params()
 
