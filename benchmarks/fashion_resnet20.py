@@ -41,28 +41,33 @@ def augment(images):
     return tf.image.random_crop(padded, [size, *images.shape[1:]])
 
 
-def run(seed, data, args):
+def compiled(seed, data, epochs, batch_size=128, peak=0.2, weight_decay=1e-3):
+    """A new network with its optimizer, and its batches."""
     keras.utils.set_random_seed(seed)
-    steps = args.epochs * -(-len(data.x_train) // args.batch_size)
+    steps = epochs * -(-len(data.x_train) // batch_size)
     model = dlopt.models.resnet20(input_shape=data.input_shape, classes=data.classes)
     dlopt.layers.use_fused(model)
     model.compile(
         optimizer=dlopt.optimizers.SGD(
-            dlopt.schedules.OneCycle(args.peak, steps=steps),
+            dlopt.schedules.OneCycle(peak, steps=steps),
             momentum=0.9,
             nesterov=True,
-            weight_decay=args.weight_decay,
+            weight_decay=weight_decay,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    train = dlopt.data.batches(
-        *data.train,
-        batch_size=args.batch_size,
-        shuffle=True,
-        augment=augment,
-        seed=seed,
+    return model, batches(seed, data, batch_size)
+
+
+def batches(seed, data, batch_size=128):
+    return dlopt.data.batches(
+        *data.train, batch_size=batch_size, shuffle=True, augment=augment, seed=seed
     )
+
+
+def run(seed, data, args):
+    model, train = compiled(seed, data, **settings(args))
     start, cpu = time.perf_counter(), time.process_time()
     history = model.fit(
         train,

@@ -224,7 +224,11 @@ def calls() -> str:
     return table((*columns, *costs), sorted(rows))
 
 
-_NETWORKS = {"lenet_300_100": "LeNet-300-100", "lenet5": "LeNet-5"}
+_NETWORKS = {
+    "resnet20": "ResNet-20",
+    "lenet_300_100": "LeNet-300-100",
+    "lenet5": "LeNet-5",
+}
 _STEPS = {
     "empty": "empty recipe",
     "prune": "`Prune`",
@@ -428,10 +432,31 @@ def rate_distortion() -> str:
     )
 
 
+def random_code() -> str:
+    """Random codes beside coded integers, by way and goal."""
+    rows: dict[tuple[str, int, bool], list[Any]] = {}
+    for row in result("random_code"):
+        rows.setdefault((row["way"], row["goal"], row["hashed"]), []).append(row)
+    columns = ("way", "file, bytes", "error, %", "in float, %")
+    return table(
+        columns,
+        [
+            (
+                f"`{way}({goal:_}, ...)`{', hashed to a quarter' if hashed else ''}",
+                spread([r["bytes"] for r in found], 0),
+                spread([r["error"] for r in found]),
+                spread([r["error_float"] for r in found]),
+            )
+            for (way, goal, hashed), found in rows.items()
+        ],
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "choosing": ("docs/choosing.md", choosing),
     "steps": ("docs/choosing.md", steps),
     "rate_distortion": ("docs/compressing.md", rate_distortion),
+    "random_code": ("docs/compressing.md", random_code),
     "removal": ("docs/speed.md", removal),
     "records": ("docs/records.md", records),
     "measured": ("README.md", measured),

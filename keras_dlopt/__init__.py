@@ -69,6 +69,7 @@ __all__ = [
     "HashedKernel",
     "HashedWeights",
     "LowRank",
+    "MinimalRandomCode",
     "OnlineLearner",
     "Prune",
     "RateAware",

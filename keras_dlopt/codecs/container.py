@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from keras_dlopt.codecs.deflate import read_deflated, write_deflated
@@ -11,7 +11,7 @@ from keras_dlopt.codecs.reader import REPAIR, Reader, varint
 from keras_dlopt.errors import FormatError
 
 MAGIC = b"\x89DLO"
-VERSION, LATEST = 1, 5  # what is read
+VERSION, LATEST = 1, 6  # what is read
 HEADER, TENSORS, INDEXED, SHORT = 1, 2, 3, 4  # section types
 CHECKSUM_BYTES = 8
 MAX_BYTES = 2**31
@@ -66,7 +66,7 @@ def write_file(
     records: Iterable[bytes],
     *,
     index_from: int,
-    version: int | None = None,
+    version: Callable[[], int | None] = lambda: None,
 ) -> bytes:
     """The file with a header and records, which are held once only.
 
@@ -74,7 +74,8 @@ def write_file(
         header: its section.
         records: each is let go when it has been taken.
         index_from: bytes of records from which on their sizes stand before them.
-        version: of the format; None for the oldest that has such sections.
+        version: of the format, asked for when all records have been taken; None for
+            the oldest that has such sections.
     """
     # What stands before the records is known after them, so room is left for it.
     ((kind, text),) = header.items()
@@ -87,7 +88,7 @@ def write_file(
     count, total = varint(len(sizes)), sum(sizes)
     index = b"".join(map(varint, sizes)) if total >= index_from else b""
     size = varint(len(count) + len(index) + total)
-    head = _start(header, version) + bytes([kind]) + varint(len(text)) + text
+    head = _start(header, version()) + bytes([kind]) + varint(len(text)) + text
     head += bytes([INDEXED if index else TENSORS]) + size + count + index
     with file.getbuffer() as view:
         body = view[room:]

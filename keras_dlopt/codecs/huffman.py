@@ -209,3 +209,12 @@ class Huffman(EntropyCodec):
         decoded = _Decoder(*table).decode(bits, count, what)
         reader.position = bits.finish()
         return decoded
+
+
+def write_stream(symbols: np.ndarray) -> bytes:
+    """The stream of symbols: `Huffman().write` under its first name.
+
+    >>> write_stream(np.array([0, 1, 0, 2, 0, 0, 3])).hex()
+    'c812d33900'
+    """
+    return Huffman().write(symbols)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dlopt.codecs.chosen import ChosenCodes
 from keras_dlopt.codecs.coder import Codec, ValueCoder
 from keras_dlopt.codecs.codes import GridValues
 from keras_dlopt.codecs.dtypes import dtype_of
@@ -14,7 +15,7 @@ from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.codecs.neighbours import NeighbourCodes, NeighbourIndices
 from keras_dlopt.codecs.planes import ByteValues
 from keras_dlopt.codecs.reader import Reader
-from keras_dlopt.codecs.record import Decoded, Records
+from keras_dlopt.codecs.record import SPARSE, Decoded, Records, read_head
 from keras_dlopt.codecs.symbols import CODERS, FIRST
 from keras_dlopt.codecs.values import (
     ConstantValues,
@@ -25,6 +26,7 @@ from keras_dlopt.codecs.values import (
 
 BYTES = 64  # kind of the planes of bytes
 NEWEST = 3  # version of the format that is written if nobody says otherwise
+SINCE = {67: 6}  # version of the format with a kind of values that came later
 
 
 def _plain(coders: int) -> dict[int, ValueCoder]:
@@ -58,6 +60,7 @@ def _records(coders: int, version: int) -> tuple[Records, Records]:
     neighbours: dict[int, ValueCoder] = {
         65: NeighbourIndices(),
         66: NeighbourCodes(lambda reader: scales.decode(reader).array),
+        67: ChosenCodes(lambda reader: scales.decode(reader).array),
     }
     return scales, Records(plain, grids, neighbours, version=version)
 
@@ -93,6 +96,13 @@ def _narrow(scale: np.ndarray, version: int) -> np.ndarray:
     short = scale.astype(dtype_of("bfloat16"))
     exact = version >= NEWEST and np.array_equal(short.astype(scale.dtype), scale)
     return short if exact else scale
+
+
+def least_version(record: bytes) -> int:
+    """The version of the format that a record needs, 0 for what all after 2 have."""
+    reader = Reader(record, max_bytes=2**63)
+    read_head(reader)
+    return SINCE.get(reader.take(1, "the method of a tensor")[0] & ~SPARSE, 0)
 
 
 def decode_tensor(reader: Reader) -> Decoded:

@@ -1,7 +1,7 @@
 """What is in a compressed file: one description, then one record per array."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ import numpy as np
 from keras_dlopt.codecs.container import (
     HEADER,
     INDEXED,
-    LATEST,
     SHORT,
     SMALL,
     TENSORS,
@@ -20,6 +19,7 @@ from keras_dlopt.codecs.container import (
 )
 from keras_dlopt.codecs.hints import Hint
 from keras_dlopt.codecs.reader import REPAIR, Reader
+from keras_dlopt.codecs.tensor import least_version
 from keras_dlopt.errors import FormatError
 from keras_dlopt.storage.decoding import Stored, StoredTensor, decoded
 from keras_dlopt.storage.delta import (
@@ -38,6 +38,7 @@ from keras_dlopt.storage.records import (
 )
 from keras_dlopt.storage.repeats import Repeats, damaged, read_repeats, repeats
 
+DIFFERENCE = 5  # version of the format with differences to other models
 FILE_GROWTH = 32  # a word of a vocabulary takes more as text than as bytes
 
 
@@ -113,11 +114,18 @@ def write_contents(
         unwritten = set(same)
     own = [i for i in range(len(arrays)) if i not in unwritten]
     records = write_records([arrays[i] for i in own], lambda new: hint_of(own[new]))
+    versions = {0 if base is None else DIFFERENCE}
+
+    def noted() -> Iterator[bytes]:
+        for record in records:
+            versions.add(least_version(record))
+            yield record
+
     return write_file(
         write_header(header),
-        records,
+        noted(),
         index_from=INDEX_FROM,
-        version=None if base is None else LATEST,
+        version=lambda: max(versions) or None,
     )
 
 

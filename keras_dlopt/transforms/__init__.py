@@ -33,6 +33,7 @@ from keras_dlopt.transforms.quantize import (
     Ternary,
     TrainedTernary,
 )
+from keras_dlopt.transforms.random_code import MinimalRandomCode
 from keras_dlopt.transforms.rate import RateAware
 from keras_dlopt.transforms.recipe import Recipe
 from keras_dlopt.transforms.share import HashedWeights, Share
@@ -63,6 +64,7 @@ __all__ = [
     "Member",
     "MinMax",
     "MinMaxInteger",
+    "MinimalRandomCode",
     "MovingAverage",
     "PeakHold",
     "Percentile",

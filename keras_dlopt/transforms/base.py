@@ -105,7 +105,8 @@ class Transform(Value):
         kind: `"weight"`, or `"activation"` for transforms of layer inputs and outputs.
         random: whether `apply` draws random numbers.
         statistics: names from `Member.statistics` that `update` reads.
-        sets_weight: whether `update` returns `"weight"`.
+        sets_weight: whether it gives the weight values of its own, in `update` as
+            `"weight"` or at the end: links before it would be undone.
         own_weight: whether it trains numbers of its own in place of the weight.
         keeps_weight: whether the weight still counts then, as what it is added to.
         fixed_from: the step from which it no longer looks at what comes in; None if it

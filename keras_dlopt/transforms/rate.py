@@ -126,7 +126,7 @@ class RateAware(Transform):
         if done <= PRICED:
             above = float(np.log(max(size, 1.0) / self.goal_at(done, first=first)))
             nearer = float(state["above"]) - above
-            price = _steered(price or _START, above, nearer, self._fastest)
+            price = steered(price or _START, above, nearer, self._fastest)
         shared = {
             "price": np.array(price, "float32"),
             "first": np.array(first, "float32"),
@@ -187,7 +187,7 @@ def _rate(phi, state):
     return ops.sum(state["mask"] * (state["becoming"] * near + state["more"] * far))
 
 
-def _steered(
+def steered(
     price: float, above: float, nearer: float = 0.0, fastest: float = 0.1
 ) -> float:
     """A price that goes up while the codes are above their goal, and down below.

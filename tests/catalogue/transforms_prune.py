@@ -50,6 +50,12 @@ CASES = [
         lambda: dlopt.VariationalDropout(100, warm_up=4, frequency=2),
         random=True,
     ),
+    Case(
+        "MinimalRandomCode",
+        "transform",
+        lambda: dlopt.MinimalRandomCode(50, end=6, frequency=2, bits=6),
+        random=True,
+    ),
     Case("RateAware", "transform", lambda: dlopt.RateAware(50, end=6, frequency=2)),
     Case(
         "L0", "transform", lambda: dlopt.L0(1e-3, pattern=prune.Filters()), random=True

@@ -12,7 +12,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 
-from reference import short_header
+from reference import random_code, short_header
 from reference.context_file import integers
 from reference.huffman import canonical
 
@@ -255,9 +255,12 @@ def tensor(source: Bytes) -> np.ndarray:
         zero = book.index(bytes(width))
         found = [book[zero + i] for i in integers(source, size, shape[-1])]
         return np.frombuffer(b"".join(found), dtype).reshape(shape)
-    if kind == 66:
+    if kind in (66, 67):
         scale = tensor(source)
-        codes = np.array(integers(source, size, shape[-1]), np.float64)
+        if kind == 66:
+            codes = np.array(integers(source, size, shape[-1]), np.float64)
+        else:
+            codes = np.array(random_code.codes(source, size), np.float64)
         product = codes.reshape(shape) * scale.astype(np.float64)
         return (product.astype("f4") if width < 4 else product).astype(dtype)
     elements = [bytes(width)] * size
@@ -279,7 +282,7 @@ def file(
 ) -> tuple[dict, list[np.ndarray]]:
     """Header and arrays of a whole file, or of one that is the difference to a base."""
     assert data[:4] == bytes.fromhex("89444C4F")
-    assert 1 <= data[4] <= 5
+    assert 1 <= data[4] <= 6
     assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
     source, sections = Bytes(data[5:-8]), []
     short = False

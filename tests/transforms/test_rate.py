@@ -14,7 +14,7 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context, RateAware
-from keras_dlopt.transforms.rate import FALLEN, KEPT, PRICES, _codes, _steered, counted
+from keras_dlopt.transforms.rate import FALLEN, KEPT, PRICES, _codes, counted, steered
 
 TARGET = Target("dense/kernel")
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -131,12 +131,12 @@ def test_the_goal_comes_down_and_the_price_follows():
         *(100, 110, 1_100),
         None,
     ]
-    assert _steered(1e-6, 4.0) == pytest.approx(1e-6 * math.exp(0.1))
-    assert _steered(1e-6, 0.02) == pytest.approx(1e-6 * math.exp(0.01))
+    assert steered(1e-6, 4.0) == pytest.approx(1e-6 * math.exp(0.1))
+    assert steered(1e-6, 0.02) == pytest.approx(1e-6 * math.exp(0.01))
     # What comes nearer by itself is not priced higher.
-    assert _steered(1e-6, 0.1, 0.01) == pytest.approx(1e-6)
-    assert _steered(1e-6, 0.1, 0.05) == pytest.approx(1e-6 * math.exp(-0.1))
-    assert (_steered(1.0, 9.0), _steered(0.0, 0.1)) == PRICES[::-1]
+    assert steered(1e-6, 0.1, 0.01) == pytest.approx(1e-6)
+    assert steered(1e-6, 0.1, 0.05) == pytest.approx(1e-6 * math.exp(-0.1))
+    assert (steered(1.0, 9.0), steered(0.0, 0.1)) == PRICES[::-1]
 
 
 @pytest.fixture(scope="module")
