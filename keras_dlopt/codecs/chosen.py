@@ -31,7 +31,9 @@ class ChosenCodes:
 
     def cost(self, values: Values) -> int | None:
         codes = values.codes
-        found = None if codes is None or values.places is not None else chosen(codes)
+        if codes is None or values.places is not None or values.scale[0] >> 4:
+            return None  # no grid, or one of several scales
+        found = chosen(codes)
         if found is None:
             return None
         length, numbers = found
@@ -88,8 +90,9 @@ def chosen(codes: np.ndarray) -> tuple[int, np.ndarray] | None:
     if max(-int(codes.min()), int(codes.max())) > random_code.LARGEST:
         return None
     wanted = codes.reshape(-1)[random_code.scattered(codes.size)]
+    smallest = _smallest(wanted)
     for bits in range(4, MOST + 1):
-        run = _run(wanted, bits)
+        run = int(np.searchsorted(smallest, 2**bits))
         # What comes after the first block may fit its number by chance.
         for length in range(run, max(run - CHANCE, bits // DEAR), -1):
             numbers = _numbers(wanted, length, bits)
@@ -98,18 +101,19 @@ def chosen(codes: np.ndarray) -> tuple[int, np.ndarray] | None:
     return None
 
 
-def _run(wanted: np.ndarray, bits: int) -> int:
-    """From the first on, the most codes that are candidates of one number."""
-    left = np.arange(2**bits)
+def _smallest(wanted: np.ndarray) -> np.ndarray:
+    """The smallest number for the first code, the first two, and so on, while any."""
+    left, found = np.arange(2**MOST), []
     for place, code in enumerate(wanted):
-        fit = left[random_code.candidates(left, place) == code]
-        if not fit.size:
-            return place
-        left = fit
-        if left.size == 1:
+        left = left[random_code.candidates(left, place) == code]
+        found.append(left[:1])
+        if left.size < 2:
             break
-    same = random_code.candidates(left[0], np.arange(wanted.size)) == wanted
-    return wanted.size if same.all() else int(np.argmin(same))
+    if left.size:
+        same = random_code.candidates(left[0], np.arange(wanted.size)) == wanted
+        run = wanted.size if same.all() else int(np.argmin(same))
+        found += [left] * (run - len(found))
+    return np.concatenate(found)
 
 
 def _numbers(wanted: np.ndarray, length: int, bits: int) -> np.ndarray | None:
