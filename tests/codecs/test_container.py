@@ -55,8 +55,8 @@ def test_any_cut_and_any_addition_is_found():
         (b"PK\x03\x04" + bytes(30), "Not a keras-dlopt file"),
         (b"\x89DLO\x01", "cut short after 5 bytes"),
         (
-            signed(b"\x89DLO\x06"),
-            "format version 6; this package reads versions 1 to 5",
+            signed(b"\x89DLO\x07"),
+            "format version 7; this package reads versions 1 to 6",
         ),
         (
             signed(b"\x89DLO\x01\x02\x00\x01\x00"),
