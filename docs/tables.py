@@ -452,10 +452,25 @@ def random_code() -> str:
     )
 
 
+def nncodec() -> str:
+    """Files beside NNCodec's, and the same integers by both coders."""
+    columns = ("network", "by", "bytes", "error, %", "in float, %", "the same integers")
+    rows = []
+    for row in result("codec_nncodec"):
+        network = _NETWORKS[row["network"].removeprefix("fashion_")]
+        for by, name in (("ours", "`rate_distortion`"), ("nncodec", "NNCodec")):
+            one = row[by]
+            found = (f"{one['bytes']:,}", f"{one['error']:.2f}")
+            codes = f"{row['codes'][by]:,}"
+            rows.append((network, name, *found, f"{row['error_float']:.2f}", codes))
+    return table(columns, rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "choosing": ("docs/choosing.md", choosing),
     "steps": ("docs/choosing.md", steps),
     "rate_distortion": ("docs/compressing.md", rate_distortion),
+    "nncodec": ("docs/compressing.md", nncodec),
     "random_code": ("docs/compressing.md", random_code),
     "removal": ("docs/speed.md", removal),
     "records": ("docs/records.md", records),
