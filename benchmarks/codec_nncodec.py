@@ -89,7 +89,9 @@ def ours(net, images, folder):
 
 
 def other(python, folder):
-    subprocess.run([python, __file__, "--worker", folder], check=True)
+    # It leaves its streams where it runs.
+    command = [pathlib.Path(python).absolute(), pathlib.Path(__file__).resolve()]
+    subprocess.run([*command, "--worker", folder], check=True, cwd=folder)
 
 
 def first(made, most, val, test, error):
