@@ -104,6 +104,21 @@ class ValueCoder(Protocol):
         """
 
 
+class Recorded:
+    """Base of coders whose size only writing tells: what is written is kept."""
+
+    name: ClassVar[str]
+
+    def kept(self, values: Values, record: bytes) -> int:
+        """Bytes of a record, which `write` gives."""
+        values.cache[self.name] = record
+        return len(record)
+
+    def write(self, values: Values) -> bytes:
+        """The elements, where `cost` is not None."""
+        return bytes(values.cache[self.name])
+
+
 class Codec:
     """Base of the codecs that stand alone: frozen dataclasses with a name."""
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from keras_dlopt.codecs import contexts
-from keras_dlopt.codecs.coder import Values
+from keras_dlopt.codecs.coder import Recorded, Values
 from keras_dlopt.codecs.codes import MAX_CODE, read_scale
 from keras_dlopt.codecs.dtypes import by_value
 from keras_dlopt.codecs.reader import REPAIR, Reader
@@ -17,7 +17,7 @@ from keras_dlopt.errors import FormatError
 PRUNED = 0.7  # share of non-zeros up to which it is tried
 
 
-class NeighbourIndices:
+class NeighbourIndices(Recorded):
     """Codebook, and the place of each element in it, less the place of zero."""
 
     name: ClassVar[str] = "context codebook"
@@ -31,10 +31,7 @@ class NeighbourIndices:
         rank = np.empty(order.size, np.int64)
         rank[order] = np.arange(order.size)
         codes = rank[values.index] - rank[0]
-        return _kept(self.name, values, codes, write_book(values))
-
-    def write(self, values: Values) -> bytes:
-        return bytes(values.cache[self.name])
+        return _cost(self, values, codes, write_book(values))
 
     def read(
         self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
@@ -53,7 +50,7 @@ class NeighbourIndices:
 
 
 @dataclasses.dataclass(frozen=True)
-class NeighbourCodes:
+class NeighbourCodes(Recorded):
     """The codes of a grid.
 
     Args:
@@ -69,10 +66,7 @@ class NeighbourCodes:
             return None
         if max(-int(codes.min()), int(codes.max())) >= MAX_CODE:
             return None
-        return _kept(self.name, values, codes.astype(np.int64), values.scale)
-
-    def write(self, values: Values) -> bytes:
-        return bytes(values.cache[self.name])
+        return _cost(self, values, codes.astype(np.int64), values.scale)
 
     def read(
         self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
@@ -95,10 +89,8 @@ def _is_pruned(values: Values, elements: np.ndarray) -> bool:
     return bool(np.count_nonzero(elements) <= PRUNED * elements.size)
 
 
-def _kept(name: str, values: Values, codes: np.ndarray, head: bytes) -> int | None:
-    """Only writing tells the size, so the stream is kept for `write`."""
+def _cost(
+    coder: Recorded, values: Values, codes: np.ndarray, head: bytes
+) -> int | None:
     stream = contexts.write(codes, values.shape, values.bits.nbytes)
-    if stream is None:
-        return None
-    values.cache[name] = head + stream
-    return len(head) + len(stream)
+    return None if stream is None else coder.kept(values, head + stream)

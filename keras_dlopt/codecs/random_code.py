@@ -1,95 +1,136 @@
-"""Numbers that a few bits choose: the same candidates in every process.
+"""The coder of arrays whose blocks are the candidates of a number."""
 
-The elements of an array have places, in an order that scatters neighbours, and at each
-place each number k has one candidate: a normal deviate that follows from both by whole
-numbers alone. A block of elements is stored as the number whose candidates it is.
-"""
-
-import functools
-import math
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
-DEVIATION = 60  # of a candidate
-LARGEST = 252  # candidates lie between this and its negative
-BITS = 20  # of a number at most
-PLACES = 2**24  # of an array at most
-PER_BIT = 512  # places that a bit may stand for: bounds the work
-LANES = 4  # candidates of one draw of 64 bits
+from keras_dlopt.codecs import candidates
+from keras_dlopt.codecs.coder import Recorded, Values
+from keras_dlopt.codecs.codes import read_scale
+from keras_dlopt.codecs.reader import REPAIR, Reader, varint
+from keras_dlopt.errors import FormatError
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64, as are the next two
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-def scattered(count: int) -> np.ndarray:
-    """The elements in the order of their places: those of a block lie far apart.
-
-    >>> scattered(8).tolist()
-    [0, 5, 2, 7, 4, 1, 6, 3]
-    """
-    step = max(1, count * 618_034 // 1_000_000)
-    while math.gcd(step, count) > 1:
-        step += 1
-    found: np.ndarray = np.arange(count, dtype=np.int64) * step % max(count, 1)
-    return found
+MOST = 16  # bits of a number that is looked for
+PIECE = 2**15  # places that are decoded at once: few stay in the cache
+CHANCE = 4  # places that may fit a number by chance
 
 
-@functools.cache
-def deviates() -> np.ndarray:
-    """The candidate that each number of 16 bits stands for.
-
-    >>> deviates()[[0, 32767, 32768 + 500]].tolist()
-    [0, 252, -1]
-    """
-    limits = [
-        round(32768 * math.erf((j - 0.5) / (DEVIATION * math.sqrt(2))))
-        for j in range(1, LARGEST + 1)
-    ]
-    size = np.searchsorted(limits, np.arange(32768), side="right").astype(np.int16)
-    return np.concatenate([size, -size])
-
-
-def candidates(numbers: Any, places: Any) -> np.ndarray:
-    """The candidates of numbers at places, in the shape that both broadcast to.
+@dataclasses.dataclass(frozen=True)
+class RandomCode(Recorded):
+    """For each block of a grid's codes the number of its candidates.
 
     Args:
-        numbers: whole numbers below 2**20.
-        places: whole numbers below 2**24.
-
-    Returns:
-        int16.
+        read_record: reads the record of a scale.
     """
-    places = np.asarray(places, np.uint64)
-    drawn = _drawn(np.asarray(numbers, np.uint64), places >> np.uint64(2))
-    drawn >>= (places & np.uint64(LANES - 1)) << np.uint64(4)
-    found: np.ndarray = deviates()[drawn & np.uint64(0xFFFF)]
-    return found
+
+    name: ClassVar[str] = "random code"
+    read_record: Callable[[Reader], np.ndarray]
+
+    def cost(self, values: Values) -> int | None:
+        codes = values.codes
+        if codes is None or values.places is not None or values.scale[0] >> 4:
+            return None  # no grid, or one of several scales
+        found = chosen(codes)
+        if found is None:
+            return None
+        length, numbers = found
+        bits = max(1, int(numbers.max()).bit_length())
+        bits = max(bits, -(-length // candidates.PER_BIT))
+        if bits > candidates.BITS:
+            return None
+        spread = numbers[:, None] >> np.arange(bits - 1, -1, -1) & 1
+        stream = np.packbits(spread.astype(np.uint8)).tobytes()
+        record = values.scale + bytes([bits]) + varint(length) + stream
+        return self.kept(values, record)
+
+    def read(
+        self, reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scale = read_scale(reader, self.read_record, dtype, shape)
+        bits = reader.take(1, "the bits of a random code")[0]
+        length = reader.varint("the length of a block")
+        if (
+            not 1 <= bits <= candidates.BITS
+            or not 1 <= length <= min(count, candidates.PER_BIT * bits)
+            or count > candidates.PLACES
+        ):
+            raise FormatError(
+                f"The file is damaged: a random code of {bits} bits for each {length} "
+                f"of {count} elements. {REPAIR}"
+            )
+        reader.check_temporary(40 * count, "a random code")
+        blocks = -(-count // length)
+        data = reader.take(-(-blocks * bits // 8), "the numbers of a random code")
+        reader.account("values")
+        spread = np.unpackbits(np.frombuffer(data, np.uint8))[: blocks * bits]
+        numbers = spread.reshape(blocks, bits) @ (1 << np.arange(bits - 1, -1, -1))
+        codes, order = np.empty(count, np.int32), candidates.scattered(count)
+        for start in range(0, count, PIECE):
+            places = np.arange(start, min(start + PIECE, count))
+            found = candidates.of(numbers[places // length], places)
+            codes[order[start : start + PIECE]] = found
+        return codes, scale
 
 
-def drawn(numbers: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """The candidates of numbers at all places of draws, sooner than one by one.
+def chosen(codes: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """The length of blocks and the number of each, if the codes are candidates.
 
     Args:
-        numbers: whole numbers below 2**20.
-        draws: whole numbers, of four places each: those of draw 5 are 20 to 23.
-
-    Returns:
-        int16, in the shape that both broadcast to, with four times its last dimension.
+        codes: whole numbers of any shape, at least one.
     """
-    found = _drawn(np.asarray(numbers, np.uint64), np.asarray(draws, np.uint64))
-    lanes = found.astype("<u8", copy=False).view("<u2")
-    return np.asarray(deviates()[lanes])
+    if codes.size > candidates.PLACES:
+        return None
+    if max(-int(codes.min()), int(codes.max())) > candidates.LARGEST:
+        return None
+    wanted = codes.reshape(-1)[candidates.scattered(codes.size)]
+    smallest = _smallest(wanted)
+    for bits in range(4, MOST + 1):
+        run = int(np.searchsorted(smallest, 2**bits))
+        # What comes after the first block may fit its number by chance.
+        for length in range(run, max(run - CHANCE, bits // candidates.DEAR), -1):
+            numbers = _numbers(wanted, length, bits)
+            if numbers is not None:
+                return length, numbers
+    return None
 
 
-@np.errstate(over="ignore")
-def _drawn(numbers: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """64 bits for each number and draw: a step of SplitMix64."""
-    x = np.asarray((numbers << np.uint64(44)) + draws + np.uint64(1))
-    x *= _GOLDEN
-    x ^= x >> np.uint64(30)
-    x *= _FIRST
-    x ^= x >> np.uint64(27)
-    x *= _SECOND
-    x ^= x >> np.uint64(31)
-    return x
+def _smallest(wanted: np.ndarray) -> np.ndarray:
+    """The smallest number for the first code, the first two, and so on, while any."""
+    left, found = np.arange(2**MOST), []
+    for place, code in enumerate(wanted):
+        left = left[candidates.of(left, place) == code]
+        found.append(left[:1])
+        if left.size < 2:
+            break
+    if left.size:
+        same = candidates.of(left[0], np.arange(wanted.size)) == wanted
+        run = wanted.size if same.all() else int(np.argmin(same))
+        found += [left] * (run - len(found))
+    return np.concatenate(found)
+
+
+def _numbers(wanted: np.ndarray, length: int, bits: int) -> np.ndarray | None:
+    """The number of each block of so many codes, if all have one."""
+    numbers = np.zeros(-(-wanted.size // length), np.int64)
+    for block in range(numbers.size):
+        some = wanted[block * length : (block + 1) * length]
+        number = _number(some, block * length, bits)
+        if number is None:
+            return None
+        numbers[block] = number
+    return numbers
+
+
+def _number(some: np.ndarray, start: int, bits: int) -> int | None:
+    """The first of so many bits whose candidates these are."""
+    left = np.arange(2**bits)
+    for place, code in enumerate(some, start):
+        left = left[candidates.of(left, place) == code]
+        if left.size < 2:
+            break
+    if not left.size:
+        return None
+    same = candidates.of(left[0], start + np.arange(some.size)) == some
+    return int(left[0]) if same.all() else None

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlopt.codecs.chosen import ChosenCodes
 from keras_dlopt.codecs.coder import Codec, ValueCoder
 from keras_dlopt.codecs.codes import GridValues
 from keras_dlopt.codecs.dtypes import dtype_of
@@ -14,6 +13,7 @@ from keras_dlopt.codecs.hints import Grid, Hint
 from keras_dlopt.codecs.lattice import find_grid
 from keras_dlopt.codecs.neighbours import NeighbourCodes, NeighbourIndices
 from keras_dlopt.codecs.planes import ByteValues
+from keras_dlopt.codecs.random_code import RandomCode
 from keras_dlopt.codecs.reader import Reader
 from keras_dlopt.codecs.record import SPARSE, Decoded, Records, read_head
 from keras_dlopt.codecs.symbols import CODERS, FIRST
@@ -60,7 +60,7 @@ def _records(coders: int, version: int) -> tuple[Records, Records]:
     neighbours: dict[int, ValueCoder] = {
         65: NeighbourIndices(),
         66: NeighbourCodes(lambda reader: scales.decode(reader).array),
-        67: ChosenCodes(lambda reader: scales.decode(reader).array),
+        67: RandomCode(lambda reader: scales.decode(reader).array),
     }
     return scales, Records(plain, grids, neighbours, version=version)
 

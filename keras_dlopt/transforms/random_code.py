@@ -9,13 +9,12 @@ import numpy as np
 from keras import ops
 
 from keras_dlopt import checks
-from keras_dlopt.codecs import random_code
+from keras_dlopt.codecs import candidates
 from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.codecs.hints import Grid
 from keras_dlopt.errors import ConfigError
-from keras_dlopt.schedules.parts import check_steps
-from keras_dlopt.transforms.base import State, Transform
-from keras_dlopt.transforms.rate import steered
+from keras_dlopt.transforms.base import State
+from keras_dlopt.transforms.towards_bytes import TowardsBytes
 
 # Shares of the training between `begin` and `end`.
 FALLEN, CUT, CODED = 0.5, 0.55, 0.98
@@ -23,12 +22,11 @@ FASTER = 10.0  # times that a deviation's logarithm changes as fast as a weight
 NARROW = 0.1  # of the prior's deviation, that of a weight at the start
 LESS = 1.0  # bits of a block's number that its divergence leaves free
 FACTORS = (1e-2, 1e2)  # of the price of a block
-_START = 1e-8
 _CANDIDATES = 2**21  # that are looked at together
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class MinimalRandomCode(Transform):
+class MinimalRandomCode(TowardsBytes):
     r"""Trains a distribution of weights, and stores the number of a sample of it.
 
     A weight is the mean of a Gaussian q = N(w, sigma^2) whose deviation is trained too.
@@ -53,7 +51,8 @@ class MinimalRandomCode(Transform):
     it was given and whether it was), some numbers a tensor and the price.
 
     Args:
-        goal: bytes of all blocks of the recipe entry.
+        goal: bytes of all blocks of the recipe entry. A weight takes 5 bits at most, so
+            that a goal above these is not used up.
         end: step at which the training ends.
         begin: step at which it begins.
         bits: of a block, 4 to 16. Twice the time to write for one more, and a sample
@@ -78,6 +77,8 @@ class MinimalRandomCode(Transform):
 
     random = True
     sets_weight = True
+    fallen = FALLEN
+    start = 1e-8
 
     def __init__(
         self,
@@ -89,35 +90,19 @@ class MinimalRandomCode(Transform):
         frequency: int = 10,
         seed: int = 0,
     ):
-        self.goal = checks.count(goal, name="goal", hint="Bytes of all blocks.")
-        self.begin = check_steps(begin, name="begin", least=0)
-        self.end = check_steps(end, name="end")
-        self.frequency = check_steps(frequency, name="frequency")
-        checks.ordered(begin=self.begin, end=self.end, strict=True)
+        super().__init__(goal, end=end, begin=begin, frequency=frequency)
         self.bits = checks.whole(bits, name="bits", least=4, most=16)
         self.seed = checks.seed(seed)
 
-    def progress(self, step: int) -> float:
-        """Share of the training that is done, from 0 to 1."""
-        return min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
-
-    def goal_at(self, progress: float, *, first: float) -> float:
-        """Bytes to be reached at a share of the training that began with `first`."""
-        left = max(0.0, 1 - progress / FALLEN)
-        return float(self.goal * (first / self.goal) ** left)
-
     def init_group(self, targets, weights):
-        shared = {
-            name: State(np.array(0.0, "float32"))
-            for name in ("price", "first", "above")
-        }
         for target, weight in zip(targets, weights, strict=True):
-            if weight.size > random_code.PLACES:
+            if weight.size > candidates.PLACES:
                 raise ConfigError(
                     f"{target.path!r} has {weight.size} numbers, and a random code at "
-                    f"most {random_code.PLACES}. Leave it out of the recipe entry, or "
+                    f"most {candidates.PLACES}. Leave it out of the recipe entry, or "
                     "hash it first: hashed_layers()."
                 )
+        shared = self.shared()
         return [{**shared, **_own(weight)} for weight in weights]
 
     def init(self, target, weight):
@@ -135,28 +120,14 @@ class MinimalRandomCode(Transform):
         drawn = weight + ops.exp(log_sigma) * noise
         return ops.where(written, state["value"], drawn)
 
-    def next_due(self, step):
-        if step >= self.end:
-            return None
-        return self.begin if step < self.begin else min(step + self.frequency, self.end)
-
     def update(self, group, step):
         if step < self.begin:
             return [{} for _ in group]
         done = self.progress(step)
         found = [self._updated(member, done) for member in group]
         size = sum(bits for bits, _ in found) / 8
-        state = group[0].state
-        first = float(state["first"]) or size
-        price, above = float(state["price"]), 0.0
-        if done <= CUT:
-            above = float(np.log(max(size, 1.0) / self.goal_at(done, first=first)))
-            nearer = float(state["above"]) - above
-            fastest = max(0.1, 20 * self.frequency / (self.end - self.begin))
-            price = steered(price or _START, above, nearer, fastest)
-        shared = {"price": price, "first": first, "above": above}
-        arrays = {name: np.array(one, "float32") for name, one in shared.items()}
-        return [own | arrays for _, own in found]
+        shared = self.steer(group[0].state, size, done, until=CUT)
+        return [own | shared for _, own in found]
 
     def _updated(self, member, done: float) -> tuple[float, dict[str, np.ndarray]]:
         """Bits that a tensor takes in a file, and its new state."""
@@ -168,7 +139,7 @@ class MinimalRandomCode(Transform):
         size += self.bits * own.chosen
         if done >= CUT:
             if not own.blocks:
-                own.cut(bits, self.wanted)
+                own.cut(bits, self.wanted, self.bits)
             state["factor"] = own.placed(own.steered(bits, self.wanted))
             due = (done - CUT) / (CODED - CUT)
             self._write(own, min(own.blocks, math.ceil(own.blocks * due)))
@@ -190,18 +161,10 @@ class MinimalRandomCode(Transform):
     def finalize(self, target, weight, state):
         own = _Posterior(target, weight, state)
         if not own.blocks:
-            own.cut(own.bits(), self.wanted)
+            own.cut(own.bits(), self.wanted, self.bits)
         self._write(own, own.blocks)
         value, unit = own.state()["value"].astype(weight.dtype), own.unit
         return value, Grid(codes=np.rint(value / unit).astype("int64"), scale=unit)
-
-    def remaining(self, step):
-        if step >= self.end:
-            return None
-        return (
-            f"MinimalRandomCode is {self.progress(step):.0%} on its way, until step "
-            f"{self.end}"
-        )
 
 
 def _own(weight: np.ndarray) -> dict[str, State]:
@@ -222,9 +185,9 @@ def _own(weight: np.ndarray) -> dict[str, State]:
 
 def _short(prior) -> np.ndarray:
     """A deviation whose candidates' unit has 2 bytes in a file."""
-    unit = np.float32(prior / random_code.DEVIATION)
+    unit = np.float32(prior / candidates.DEVIATION)
     short = unit.astype(dtype_of("bfloat16")).astype("float32")
-    return np.asarray(short * random_code.DEVIATION, "float32")
+    return np.asarray(short * candidates.DEVIATION, "float32")
 
 
 def _divergence(mean, log_sigma, prior, xp):
@@ -238,7 +201,7 @@ class _Posterior:
 
     def __init__(self, target, weight, state):
         self.target, self.shape = target, weight.shape
-        self.order = random_code.scattered(weight.size)
+        self.order = candidates.scattered(weight.size)
         self.prior = state["prior"]
         self.length, self.chosen = int(state["length"]), int(state["chosen"])
         self.mean = self.taken(weight).astype("float64")
@@ -269,7 +232,7 @@ class _Posterior:
     @property
     def unit(self) -> np.ndarray:
         """What a candidate is a multiple of."""
-        return np.asarray(self.prior / random_code.DEVIATION, "float32")
+        return np.asarray(self.prior / candidates.DEVIATION, "float32")
 
     def spread(self) -> float:
         """The deviation of a prior that costs the fewest bits."""
@@ -279,11 +242,17 @@ class _Posterior:
         """The divergence of each weight."""
         return _divergence(self.mean, self.log_sigma, float(self.prior), np)
 
-    def cut(self, bits, wanted: float) -> None:
-        """Cuts it into blocks of so many bits."""
-        blocks = max(1.0, float(bits.sum()) / wanted)
-        most = random_code.PER_BIT * math.ceil(wanted)
-        self.length = min(math.ceil(bits.size / blocks), most)
+    def cut(self, bits, wanted: float, number: int) -> None:
+        """Cuts it into blocks of so many bits, of lengths that a file can have.
+
+        Args:
+            bits: of each weight.
+            wanted: bits of the weights of a block.
+            number: bits of its number.
+        """
+        length = math.ceil(bits.size * wanted / max(float(bits.sum()), wanted))
+        least, most = number // candidates.DEAR + 1, number * candidates.PER_BIT
+        self.length = min(max(length, least), most)
 
     def steered(self, bits, wanted: float):
         """Factors of the price, which brings each block to its bits."""
@@ -300,16 +269,16 @@ class _Posterior:
         unit = float(self.unit)
         mean, sigma = self.mean[some] / unit, np.exp(self.log_sigma[some]) / unit
         # log q / p is this in powers of the candidate, but for a constant.
-        square = 0.5 / random_code.DEVIATION**2 - 0.5 / sigma**2
+        square = 0.5 / candidates.DEVIATION**2 - 0.5 / sigma**2
         square, plain = square.astype("f4"), (mean / sigma**2).astype("f4")
-        begin, end = start // random_code.LANES, start + mean.size
-        draws = np.arange(begin, -(-end // random_code.LANES))
-        own = slice(start - begin * random_code.LANES, end - begin * random_code.LANES)
+        begin, end = start // candidates.LANES, start + mean.size
+        draws = np.arange(begin, -(-end // candidates.LANES))
+        own = slice(start - begin * candidates.LANES, end - begin * candidates.LANES)
         step = max(1, _CANDIDATES // mean.size)
         best: tuple[float, Any] = (-np.inf, None)
         for first in range(0, 2**bits, step):
             numbers = np.arange(first, min(first + step, 2**bits))
-            codes = random_code.drawn(numbers[:, None], draws)[:, own]
+            codes = candidates.drawn(numbers[:, None], draws)[:, own]
             x = codes.astype("f4")
             likely = x @ plain + (x * x) @ square + rng.gumbel(size=numbers.size)
             at = int(np.argmax(likely))

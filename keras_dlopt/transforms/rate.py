@@ -4,23 +4,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dlopt import checks
 from keras_dlopt.codecs.dtypes import dtype_of
 from keras_dlopt.codecs.hints import Grid
-from keras_dlopt.schedules.parts import check_steps
-from keras_dlopt.transforms.base import State, Transform
+from keras_dlopt.transforms.base import State
+from keras_dlopt.transforms.towards_bytes import TowardsBytes
 
 # Shares of the training between `begin` and `end`.
 HARD, FALLEN, PRICED, KEPT = 0.12, 0.55, 0.75, 0.85
-PRICES = (1e-9, 1e-1)  # of a bit, in units of the loss
-_START = 2e-8
 _PRIOR = (
     10.0  # weights that a row's or column's share of zeros is believed to have seen
 )
 
 
 @keras.saving.register_keras_serializable("keras_dlopt")
-class RateAware(Transform):
+class RateAware(TowardsBytes):
     r"""Trains weights whose integer codes take few bits, down to a number of bytes.
 
     A weight is a whole number of steps, one trained step a weight tensor, and the loss
@@ -67,34 +64,14 @@ class RateAware(Transform):
     stands for it.
     """
 
+    fallen = FALLEN
+    start = 2e-8
+
     def __init__(self, goal: int, *, end: int, begin: int = 0, frequency: int = 10):
-        self.goal = checks.count(goal, name="goal", hint="Bytes of all codes.")
-        self.begin = check_steps(begin, name="begin", least=0)
-        self.end = check_steps(end, name="end")
-        self.frequency = check_steps(frequency, name="frequency")
-        checks.ordered(begin=self.begin, end=self.end, strict=True)
-
-    def progress(self, step: int) -> float:
-        """Share of the training that is done, from 0 to 1."""
-        return min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
-
-    @property
-    def _fastest(self) -> float:
-        """How much the price's logarithm may change in one count: few go faster."""
-        return max(0.1, 20 * self.frequency / (self.end - self.begin))
-
-    def goal_at(self, progress: float, *, first: float) -> float:
-        """Bytes to be reached at a share of the training that began with `first`."""
-        left = max(0.0, 1 - progress / FALLEN)
-        return float(self.goal * (first / self.goal) ** left)
+        super().__init__(goal, end=end, begin=begin, frequency=frequency)
 
     def init_group(self, targets, weights):
-        shared = {
-            "price": State(np.array(0.0, "float32")),
-            "first": State(np.array(0.0, "float32")),
-            "above": State(np.array(0.0, "float32")),
-            "hard": State(np.array(0.0, "float32")),
-        }
+        shared = self.shared() | {"hard": State(np.array(0.0, "float32"))}
         return [{**shared, **_own(weight)} for weight in weights]
 
     def init(self, target, weight):
@@ -109,28 +86,14 @@ class RateAware(Transform):
         rounded = phi + ops.stop_gradient(ops.round(phi) - phi) * state["hard"]
         return rounded * step * state["mask"]
 
-    def next_due(self, step):
-        if step >= self.end:
-            return None
-        return self.begin if step < self.begin else min(step + self.frequency, self.end)
-
     def update(self, group, step):
         if step < self.begin:
             return [{} for _ in group]
         done = self.progress(step)
         found = [counted(_codes(m.weight, m.state)) for m in group]
         size = sum(bits for bits, _, _ in found) / 8
-        state = group[0].state
-        first = float(state["first"]) or size
-        price, above = float(state["price"]), 0.0
-        if done <= PRICED:
-            above = float(np.log(max(size, 1.0) / self.goal_at(done, first=first)))
-            nearer = float(state["above"]) - above
-            price = steered(price or _START, above, nearer, self._fastest)
         shared = {
-            "price": np.array(price, "float32"),
-            "first": np.array(first, "float32"),
-            "above": np.array(above, "float32"),
+            **self.steer(group[0].state, size, done, until=PRICED),
             "hard": np.array(min(1.0, done / HARD), "float32"),
         }
         made = []
@@ -149,13 +112,6 @@ class RateAware(Transform):
         if codes.size and np.ptp(codes) >= 1 << 16:
             return (codes * scale).astype(weight.dtype), None
         return (codes * scale).astype(weight.dtype), Grid(codes=codes, scale=scale)
-
-    def remaining(self, step):
-        if step >= self.end:
-            return None
-        return (
-            f"RateAware is {self.progress(step):.0%} on its way, until step {self.end}"
-        )
 
 
 def _own(weight: np.ndarray) -> dict[str, State]:
@@ -185,22 +141,6 @@ def _rate(phi, state):
     size = ops.abs(phi)
     near, far = ops.minimum(size, 1.0), ops.maximum(size - 1.0, 0.0)
     return ops.sum(state["mask"] * (state["becoming"] * near + state["more"] * far))
-
-
-def steered(
-    price: float, above: float, nearer: float = 0.0, fastest: float = 0.1
-) -> float:
-    """A price that goes up while the codes are above their goal, and down below.
-
-    Args:
-        price: the present one.
-        above: logarithm of the codes over their goal.
-        nearer: how much nearer it came since the last count. What falls already needs
-            no higher price: without this a network is priced to death.
-        fastest: the largest change of the price's logarithm.
-    """
-    change = np.exp(np.clip(0.5 * above - 5.0 * nearer, -fastest, fastest))
-    return float(np.clip(price * change, *PRICES))
 
 
 def counted(codes: np.ndarray) -> tuple[float, np.ndarray, float]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dlopt.codecs import Tensor, random_code
-from keras_dlopt.codecs.chosen import chosen
+from keras_dlopt.codecs import Tensor, candidates
+from keras_dlopt.codecs.random_code import chosen
 from keras_dlopt.codecs.reader import Reader, varint
 from keras_dlopt.codecs.tensor import decode_tensor, least_version
 from keras_dlopt.errors import FormatError
@@ -34,8 +34,8 @@ def coded(rng, shape, length, bits, unit=2.0**-9):
     count = int(np.prod(shape))
     numbers = rng.integers(0, 2**bits, -(-count // length))
     codes = np.zeros(count)
-    found = random_code.candidates(np.repeat(numbers, length)[:count], np.arange(count))
-    codes[random_code.scattered(count)] = found
+    found = candidates.of(np.repeat(numbers, length)[:count], np.arange(count))
+    codes[candidates.scattered(count)] = found
     return (codes.reshape(shape) * unit).astype("float32"), numbers
 
 
@@ -43,12 +43,12 @@ def coded(rng, shape, length, bits, unit=2.0**-9):
 @given(st.integers(0, 2**20 - 1), st.integers(0, 2**24 - 1), st.integers(1, 300))
 def test_candidates_are_those_made_one_at_a_time(number, place, count):
     expected = reference.candidate(number, place)
-    assert random_code.candidates(number, place) == expected
+    assert candidates.of(number, place) == expected
     draws = place // 4 + np.arange(3)
-    found = random_code.drawn(np.array([[0], [number]]), draws)
+    found = candidates.drawn(np.array([[0], [number]]), draws)
     assert found.shape == (2, 12)
     assert found[1, place % 4] == expected
-    order = random_code.scattered(count)
+    order = candidates.scattered(count)
     assert order.tolist() == [reference.element(p, count) for p in range(count)]
     assert sorted(order) == list(range(count))
 
@@ -56,13 +56,13 @@ def test_candidates_are_those_made_one_at_a_time(number, place, count):
 def test_candidates_are_normal_deviates():
     from scipy import stats
 
-    every = random_code.deviates().astype(int)
+    every = candidates.deviates().astype(int)
     sizes = np.arange(1, 253)
     found = [(np.abs(every) >= j).mean() for j in sizes]
     expected = 2 * stats.norm.sf((sizes - 0.5) / 60)
     np.testing.assert_allclose(found, expected, atol=2**-16)
     # Of one number, of one place, and of neighbours of both: as good as independent.
-    drawn = random_code.candidates(np.arange(400)[:, None], np.arange(400)) / 60
+    drawn = candidates.of(np.arange(400)[:, None], np.arange(400)) / 60
     assert abs(drawn.mean()) < 0.01
     assert drawn.std() == pytest.approx(1, abs=0.01)
     for other in (drawn[1:], drawn[:, 1:]):
@@ -119,11 +119,11 @@ def test_a_code_out_of_place_is_found():
 def test_blocks_that_chance_makes_longer_are_found():
     # The first code of the second block fits the number of the first as well.
     for second in range(6, 2**12):
-        if random_code.candidates(5, 50) == random_code.candidates(second, 50):
+        if candidates.of(5, 50) == candidates.of(second, 50):
             break
     numbers = np.repeat([5, second], 50)
     codes = np.zeros(100, int)
-    codes[random_code.scattered(100)] = random_code.candidates(numbers, np.arange(100))
+    codes[candidates.scattered(100)] = candidates.of(numbers, np.arange(100))
     length, found = chosen(codes)
     assert length in (50, 51)
     assert found.tolist() == [5, second]

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import keras_dlopt as dlopt
-from keras_dlopt.codecs import random_code
+from keras_dlopt.codecs import candidates
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.storage import ledger_of
@@ -112,16 +112,16 @@ def test_blocks_are_cut_by_their_bits_and_written_in_turn():
     assert int(state["length"]) == length
     chosen = math.ceil(blocks * (at / 1_000 - CUT) / (CODED - CUT))
     assert int(state["chosen"]) == chosen
-    order = random_code.scattered(240)
+    order = candidates.scattered(240)
     assert np.array_equal(
         np.flatnonzero(state["written"].reshape(-1)),
         np.sort(order[: chosen * length]),
     )
     # What is written are candidates, and what comes after has a price for its bits.
-    codes = state["value"].reshape(-1)[order] * random_code.DEVIATION / prior
+    codes = state["value"].reshape(-1)[order] * candidates.DEVIATION / prior
     for block in range(chosen):
         places = np.arange(block * length, (block + 1) * length)
-        every = random_code.candidates(np.arange(256)[:, None], places)
+        every = candidates.of(np.arange(256)[:, None], places)
         assert np.any(np.all(every == np.rint(codes[places]), axis=1))
     sums = np.add.reduceat(bits[order], np.arange(0, 240, length))
     change = np.exp(np.clip(0.3 * np.log(sums / (8 - LESS)), -0.1, 0.1))
@@ -145,8 +145,8 @@ def test_candidates_are_chosen_with_probability_q_over_p():
         state = state_of(transform, w, log_sigma=log_sigma, length=4, prior=0.96)
         value, grid = transform.finalize(TARGET, w, state)
         assert np.array_equal(value, (grid.codes * grid.scale).astype("float32"))
-        order = random_code.scattered(2)
-        every = random_code.candidates(np.arange(16)[:, None], np.arange(2))
+        order = candidates.scattered(2)
+        every = candidates.of(np.arange(16)[:, None], np.arange(2))
         found = np.flatnonzero(np.all(every == grid.codes[order], axis=1))
         counts[found] += 1 / found.size
     x = every * float(grid.scale)
@@ -212,6 +212,23 @@ def test_what_is_finalized_early_is_written_then(trained, tmp_path):
     assert methods == ["random code"] * 2
 
 
+@pytest.mark.parametrize("bits", [4, 5, 10, 12])
+@pytest.mark.parametrize("spread", [1e-4, 1.0, 1e3])
+def test_blocks_are_such_that_a_file_has_them(bits, spread, tmp_path):
+    # Very sure, as it was trained, and indifferent: short blocks, and one for all.
+    net = keras.Sequential([keras.Input((64,)), keras.layers.Dense(50, name="d")])
+    transform = MinimalRandomCode(100, end=10, bits=bits)
+    small = dlopt.transform(net, dlopt.Recipe([(dlopt.rank(2), transform)]))
+    log_sigma = small.groups[0].slots[0].state["log_sigma"]
+    small.update_transforms(0)
+    log_sigma.assign(log_sigma + math.log(spread) / FASTER)
+    with pytest.warns(UserWarning, match="on its way"):
+        plain = dlopt.finalize(small)
+    row = dlopt.save_compressed(plain, tmp_path / "one.dlopt").rows[0]
+    assert row.method == "random code"
+    assert row.bits <= 5 * 3_200 + 200
+
+
 def test_a_chain_does_not_lose_what_came_before():
     with pytest.raises(ConfigError, match="must be the first of its chain"):
         dlopt.Prune(0.5) >> MinimalRandomCode(100, end=10)
@@ -219,7 +236,7 @@ def test_a_chain_does_not_lose_what_came_before():
 
 @pytest.mark.advice("transforms/random_code.py", "hashed_layers()")
 def test_a_weight_that_no_file_could_hold_is_refused(monkeypatch):
-    monkeypatch.setattr(random_code, "PLACES", 50)
+    monkeypatch.setattr(candidates, "PLACES", 50)
     net = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="wide")])
     net.add(keras.layers.Dense(2))
     transform = MinimalRandomCode(100, end=10, bits=4)

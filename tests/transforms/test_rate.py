@@ -14,7 +14,8 @@ import keras_dlopt as dlopt
 from keras_dlopt.errors import ConfigError
 from keras_dlopt.graph.targets import Target
 from keras_dlopt.transforms import Context, RateAware
-from keras_dlopt.transforms.rate import FALLEN, KEPT, PRICES, _codes, counted, steered
+from keras_dlopt.transforms.rate import FALLEN, KEPT, _codes, counted
+from keras_dlopt.transforms.towards_bytes import PRICES, steered
 
 TARGET = Target("dense/kernel")
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
